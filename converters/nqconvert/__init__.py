@@ -1,0 +1,1 @@
+"""Convert models to .nqz files and back."""

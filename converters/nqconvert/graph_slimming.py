@@ -1,0 +1,219 @@
+"""Split an ONNX model into a small graph and a table of tensors.
+
+The graph keeps what computes: nodes, inputs, outputs, small integer constants. Float tensors move
+into the table and are found again by name: a node input that is neither a graph input, nor a node
+output, nor an inline initializer, names a tensor of the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+import numpy as np
+
+from nqformat.errors import ConversionError
+from nqformat.tensor import ViewTensor
+
+from .binding import bind_tensors
+from .graph_scope import all_names, count_uses, defined_names, node_subgraphs, rename_uses, walk_graphs
+from .initializer_hoisting import belongs_in_table, shape_like_names
+from .onnx_tensor import array_of, stored_dtype
+
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+_ANNOTATIONS = ("doc_string", "metadata_props", "value_info", "quantization_annotation")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlimGraph:
+    """A slimmed graph and the tensors that were taken out of it.
+
+    Attributes
+    ----------
+    graph : bytes
+        Serialized ModelProto.
+    tensors : dict of str to ndarray
+    views : dict of str to ViewTensor
+        Names in the graph that are transposes of stored tensors.
+    reasons : dict of str to str
+        Why a weight stays inline, by name.
+    duplicates : dict of str to str
+        Former name of each tensor that is now read under another name, with that name.
+    unused : tuple of str
+        Tensors of the model that the graph does not read.
+    changed : tuple of str
+        Tensors of the model whose values the exporter changed.
+    """
+
+    graph: bytes
+    tensors: dict[str, np.ndarray]
+    views: dict[str, ViewTensor] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    duplicates: dict[str, str] = field(default_factory=dict)
+    unused: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+
+
+def slim_graph(model: Any, *, model_tensors: Mapping[str, np.ndarray] | None = None) -> SlimGraph:
+    """Take the tensors out of `model` and reduce the rest to what computes.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+        With its weights in the initializers of the main graph; changed in place.
+    model_tensors : mapping of str to ndarray, optional
+        The model's own tensors, to which graph tensors are bound by content.
+
+    Returns
+    -------
+    SlimGraph
+        The same model always gives the same bytes.
+    """
+    graph = model.graph
+    outputs = {value.name for value in graph.output}
+    reasons, moved = _take_initializers(graph)
+    reserved = all_names(graph) - set(moved)
+    bound = {name: array for name, array in moved.items() if name not in outputs}
+    binding = bind_tensors(bound, model_tensors, reserved=reserved | (set(moved) & outputs))
+    rename_uses(graph, binding.renames)
+    tensors = binding.tensors | {name: array for name, array in moved.items() if name in outputs}
+    _clear_annotations(model)
+    _shorten_names(graph, kept=set(tensors) | set(binding.views))
+    return SlimGraph(
+        graph=model.SerializeToString(deterministic=True),
+        tensors=tensors,
+        views=binding.views,
+        reasons=reasons,
+        duplicates=binding.renames,
+        unused=binding.unused,
+        changed=binding.changed,
+    )
+
+
+def _take_initializers(graph: Any) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    """Remove the initializers that go into the tensor table, and those that nothing reads."""
+    uses = count_uses(graph)
+    inputs = {value.name for value in graph.input}
+    shape_like = shape_like_names(graph)
+    reasons: dict[str, str] = {}
+    moved: dict[str, np.ndarray] = {}
+    inline = []
+    for proto in graph.initializer:
+        name = proto.name
+        if not uses[name] and name not in inputs:
+            continue
+        reason = _inline_reason(proto, inputs, shape_like)
+        if reason is None and belongs_in_table(proto):
+            moved[name] = array_of(proto)
+            continue
+        inline.append(_copy(proto))
+        if reason is not None:
+            reasons[name] = reason
+    del graph.initializer[:]
+    graph.initializer.extend(inline)
+    return reasons, moved
+
+
+def _inline_reason(proto: Any, inputs: set[str], shape_like: set[str]) -> str | None:
+    """Say why an initializer must stay in the graph, if there is a reason worth telling."""
+    if proto.name in inputs:
+        return "stays in the graph: it is also a graph input, which a caller may override"
+    if proto.name in shape_like:
+        return "stays in the graph: shape inference needs its values"
+    if stored_dtype(proto) is None:
+        return f"stays in the graph: ONNX data type {proto.data_type} has no place in the tensor table"
+    return None
+
+
+def _copy(message: Any) -> Any:
+    """Return an independent copy of a protobuf message."""
+    copy = type(message)()
+    copy.CopyFrom(message)
+    return copy
+
+
+def _clear_annotations(model: Any) -> None:
+    """Drop everything that does not change what the model computes."""
+    for name in ("doc_string", "producer_name", "producer_version", "domain", "model_version"):
+        model.ClearField(name)
+    for name in ("metadata_props", "training_info", "configuration"):
+        _clear_if_known(model, name)
+    for graph in walk_graphs(model.graph):
+        graph.name = "g"
+        _clear_all(graph, _ANNOTATIONS)
+        for value in (*graph.input, *graph.output, *graph.initializer):
+            _clear_all(value, _ANNOTATIONS)
+        for node in graph.node:
+            _clear_all(node, ("name", "doc_string", "metadata_props", "device_configurations"))
+            for attribute in node.attribute:
+                _clear_all(attribute, ("doc_string",))
+                if attribute.HasField("t"):
+                    _clear_all(attribute.t, ("doc_string", "metadata_props", "name"))
+    used = {node.domain for graph in walk_graphs(model.graph) for node in graph.node} | {""}
+    used |= {node.domain for function in model.functions for node in function.node}
+    used |= {function.domain for function in model.functions}
+    kept = [_copy(opset) for opset in model.opset_import if opset.domain in used or opset.domain == "ai.onnx"]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
+
+
+def _clear_all(message: Any, names: tuple[str, ...]) -> None:
+    """Clear those fields of `message` that its type has."""
+    for name in names:
+        _clear_if_known(message, name)
+
+
+def _clear_if_known(message: Any, name: str) -> None:
+    """Clear a field if this version of onnx knows it."""
+    if name in message.DESCRIPTOR.fields_by_name:
+        message.ClearField(name)
+
+
+def _short_names(kept: set[str]) -> Iterator[str]:
+    """Yield a, b, ..., z, aa, ab, ... without the names in `kept`."""
+    for number in count():
+        name, rest = "", number
+        while True:
+            name = _LETTERS[rest % 26] + name
+            rest = rest // 26 - 1
+            if rest < 0:
+                break
+        if name not in kept:
+            yield name
+
+
+def _shorten_names(graph: Any, *, kept: set[str]) -> None:
+    """Shorten names of values that nothing outside the graph can see.
+
+    Inputs, outputs and initializers of the main graph keep theirs. Every definition gets a name of
+    its own, so that nested graphs never hide a name of an enclosing one.
+    """
+    fixed = kept | {value.name for value in (*graph.input, *graph.output)}
+    fixed |= {tensor.name for tensor in graph.initializer}
+    undefined = fixed - set(defined_names(graph)) - kept
+    if undefined:
+        raise ConversionError(f"graph outputs that nothing computes: {', '.join(sorted(undefined))}")
+    _shorten_scope(graph, {name: name for name in fixed}, _short_names(fixed))
+
+
+def _shorten_scope(graph: Any, visible: dict[str, str], names: Iterator[str]) -> None:
+    """Rename the definitions of one graph and everything that reads them."""
+    scope = dict(visible)
+    scope.update((name, next(names)) for name in defined_names(graph) if name not in visible)
+    _apply_names(graph, scope)
+    for node in graph.node:
+        for body in node_subgraphs(node):
+            own = set(defined_names(body))
+            inner = {name: new for name, new in scope.items() if name not in own}
+            _shorten_scope(body, inner, names)
+
+
+def _apply_names(graph: Any, scope: Mapping[str, str]) -> None:
+    """Write the new names into the nodes and declarations of one graph, nested graphs left out."""
+    for node in graph.node:
+        node.input[:] = [scope.get(name, name) for name in node.input]
+        node.output[:] = [scope.get(name, name) for name in node.output]
+    for value in (*graph.input, *graph.output, *graph.initializer):
+        value.name = scope.get(value.name, value.name)

@@ -1,0 +1,115 @@
+"""Model sources: what a converter can take."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nqformat.errors import ConversionError
+
+from .model_source import ModelSource, Runner
+
+__all__ = ["ModelSource", "Runner", "load_source"]
+
+_PICKLE_SUFFIXES = (".pt", ".pth", ".th", ".bin")
+
+
+def load_source(
+    model: Any, *, example_inputs: Any = None, weights: Any = None, dynamic_batch: bool = True
+) -> ModelSource:
+    """Load a model from any of the supported forms.
+
+    Parameters
+    ----------
+    model : path, mapping, onnx.ModelProto or torch.nn.Module
+        Path of an .onnx, .safetensors or state dict (.pt, .pth, .th, .bin) file; mapping of names
+        to NumPy arrays or torch tensors; or the model object itself.
+    example_inputs : tensor, ndarray, sequence of these, or mapping by argument name, optional
+        Needed for a torch module only.
+    weights : path or mapping, optional
+        State dict to load into a copy of the torch module.
+    dynamic_batch : bool
+        Leave axis 0 of a torch module's inputs open.
+
+    Raises
+    ------
+    FileNotFoundError
+        If `model` or `weights` is a path that does not exist.
+    ConversionError
+        If the model cannot be represented; the message names the file, node or tensor.
+    TypeError
+        If `model` is none of the supported forms.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> sorted(load_source({"a": np.zeros(3), "b": np.ones(2)}).tensors)
+    ['a', 'b']
+    """
+    if _is_instance(model, "torch.nn", "Module"):
+        from .torch_module import load_torch_module
+
+        entries = None if weights is None else _weight_entries(weights)
+        return load_torch_module(model, example_inputs, weights=entries, dynamic_batch=dynamic_batch)
+    if weights is not None:
+        raise TypeError("weights can be given for a torch module only; other models bring their own")
+    if isinstance(model, str | os.PathLike):
+        return _load_path(Path(model))
+    if _is_instance(model, "onnx", "ModelProto"):
+        from .onnx_model import load_model_proto
+
+        return load_model_proto(model)
+    if isinstance(model, Mapping):
+        from .state_dict import load_mapping
+
+        return load_mapping(model)
+    raise TypeError(
+        "model must be a path, a mapping of names to arrays, an onnx.ModelProto or a torch.nn.Module, "
+        f"not {type(model).__name__}"
+    )
+
+
+def _load_path(path: Path) -> ModelSource:
+    """Load the model file at `path` by its suffix."""
+    suffix = _checked_suffix(path)
+    if suffix == ".onnx":
+        from .onnx_model import load_onnx_file
+
+        return load_onnx_file(path)
+    from .state_dict import load_pickled_state_dict, load_safetensors
+
+    if suffix == ".safetensors":
+        return load_safetensors(path)
+    if suffix in _PICKLE_SUFFIXES:
+        return load_pickled_state_dict(path)
+    raise ConversionError(
+        f"{path}: unknown kind of model; expected .onnx, .safetensors or {', '.join(_PICKLE_SUFFIXES)}"
+    )
+
+
+def _checked_suffix(path: Path) -> str:
+    """Return the lower-case suffix of an existing file."""
+    if not path.exists():
+        raise FileNotFoundError(f"model file {path} does not exist")
+    if not path.is_file():
+        raise ConversionError(f"{path} is not a file")
+    return path.suffix.lower()
+
+
+def _weight_entries(weights: Any) -> Mapping[str, Any]:
+    """Return the entries of a state dict given as a path or a mapping, for a torch module."""
+    if isinstance(weights, Mapping):
+        return weights
+    from .state_dict import named_entries
+
+    path = Path(weights)
+    return named_entries(path, _checked_suffix(path))
+
+
+def _is_instance(value: Any, module_name: str, class_name: str) -> bool:
+    """Tell whether `value` is an instance of a class whose package may not even be imported."""
+    module = sys.modules.get(module_name)
+    return module is not None and isinstance(value, getattr(module, class_name))

@@ -1,0 +1,307 @@
+"""PyTorch modules as sources: exported to ONNX, weights bound back to the module's own tensors."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+import io
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nqconvert.graph_slimming import SlimGraph
+from nqconvert.onnx_tensor import require_onnx
+from nqconvert.ort_session import check_feed_names, open_session, relative_difference, run_session
+from nqformat.errors import ConversionError, MissingDependencyError
+
+from .model_source import ModelSource, Runner
+from .onnx_model import attach_external_data, parse_model, slim_model
+from .state_dict import array_of_torch, is_torch_tensor, require_torch
+
+OPSET = 20
+_LARGE_BYTES = 1 << 30
+_EXPORT_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Example:
+    """Arguments of one forward call, as torch tensors."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    @property
+    def tensors(self) -> list[Any]:
+        """The tensors in the order of the exported graph's inputs."""
+        return [value for value in (*self.args, *self.kwargs.values()) if value is not None]
+
+    def with_tensors(self, tensors: list[Any]) -> _Example:
+        """Return the same arguments with other tensors in place of these."""
+        left = iter(tensors)
+        args = tuple(None if value is None else next(left) for value in self.args)
+        kwargs = {name: None if value is None else next(left) for name, value in self.kwargs.items()}
+        return _Example(args=args, kwargs=kwargs)
+
+
+def load_torch_module(
+    module: Any, example_inputs: Any, *, weights: Mapping[str, Any] | None = None, dynamic_batch: bool = True
+) -> ModelSource:
+    """Export a torch module and take it apart.
+
+    The module is exported in evaluation mode and left in the mode it was in.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+    example_inputs : tensor, ndarray, sequence of these, or mapping from argument name to these
+    weights : mapping of str to torch tensor, optional
+        State dict to load into a copy of the module first.
+    dynamic_batch : bool
+        Leave axis 0 of every input open. If the exporter cannot, shapes are fixed and a note says so.
+
+    Raises
+    ------
+    ConversionError
+        If the module cannot be exported, or the exported graph computes something else.
+    """
+    if example_inputs is None:
+        raise ConversionError("a torch module needs example_inputs, so that its graph can be traced")
+    if weights is not None:
+        module = _with_weights(module, weights)
+    example = _example_of(module, example_inputs)
+    with _evaluation_mode(module):
+        model, notes = _export(module, example, dynamic_batch)
+        input_names = tuple(value.name for value in model.graph.input)
+        output_names = tuple(value.name for value in model.graph.output)
+        if len(input_names) != len(example.tensors):
+            raise ConversionError(
+                f"the exported graph has inputs {list(input_names)}, "
+                f"the example has {len(example.tensors)} tensors"
+            )
+        run = _runner(module, example, input_names)
+        feeds = {
+            name: array_of_torch(name, tensor)
+            for name, tensor in zip(input_names, example.tensors, strict=True)
+        }
+        notes += _compare_export(model, run, feeds)
+    named = _module_tensors(module)
+    slim, slim_notes = slim_model(model, named_tensors=named)
+    return ModelSource(
+        tensors=slim.tensors,
+        views=slim.views,
+        graph=slim.graph,
+        reasons=slim.reasons,
+        run=run,
+        input_names=input_names,
+        output_names=output_names,
+        example_feeds=feeds,
+        notes=(*notes, *slim_notes, *_binding_notes(slim, named)),
+    )
+
+
+def _with_weights(module: Any, weights: Mapping[str, Any]) -> Any:
+    """Return a copy of `module` with the given state dict."""
+    torch = require_torch()
+    loaded = copy.deepcopy(module)
+    tensors = {name: torch.as_tensor(value) for name, value in weights.items()}
+    try:
+        loaded.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ConversionError(f"the weights do not fit the module: {error}") from None
+    return loaded
+
+
+def _example_of(module: Any, example_inputs: Any) -> _Example:
+    """Bring the accepted forms of example inputs into arguments of ``forward``."""
+    device = next((tensor.device for tensor in module.parameters()), None)
+    if isinstance(example_inputs, Mapping):
+        order = list(inspect.signature(module.forward).parameters)
+        names = sorted(example_inputs, key=lambda n: order.index(n) if n in order else len(order))
+        kwargs = {name: _tensor_of(name, example_inputs[name], device) for name in names}
+        return _Example(args=(), kwargs=kwargs)
+    values = example_inputs if isinstance(example_inputs, tuple | list) else (example_inputs,)
+    args = tuple(_tensor_of(f"input {i}", value, device) for i, value in enumerate(values))
+    return _Example(args=args, kwargs={})
+
+
+def _tensor_of(name: str, value: Any, device: Any) -> Any:
+    """Return one example input as a tensor on the module's device; None stays None."""
+    torch = require_torch()
+    if value is None:
+        return None
+    if not is_torch_tensor(value) and not isinstance(value, np.ndarray | np.generic):
+        raise TypeError(f"example inputs must be tensors or arrays, {name} is a {type(value).__name__}")
+    tensor = value.detach() if is_torch_tensor(value) else torch.from_numpy(np.array(value))
+    return tensor if device is None else tensor.to(device)
+
+
+@contextlib.contextmanager
+def _evaluation_mode(module: Any) -> Iterator[None]:
+    """Put every submodule in evaluation mode for a while."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter from printing, logging and warning."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)
+
+
+def _export(module: Any, example: _Example, dynamic_batch: bool) -> tuple[Any, tuple[str, ...]]:
+    """Return the exported ModelProto and notes; try an open batch axis first."""
+    require_onnx()
+    try:
+        import onnxscript  # noqa: F401
+    except ImportError:
+        raise MissingDependencyError("onnxscript", "convert") from None
+    notes: tuple[str, ...] = ()
+    if dynamic_batch and any(tensor.ndim for tensor in example.tensors):
+        try:
+            return _export_once(module, example, dynamic=True), notes
+        except Exception as error:
+            notes = (f"the batch size is fixed to that of the example: {_cause(error)}",)
+    try:
+        return _export_once(module, example, dynamic=False), notes
+    except Exception as error:
+        raise ConversionError(f"PyTorch cannot export {type(module).__name__}: {_cause(error)}") from error
+
+
+def _export_once(module: Any, example: _Example, *, dynamic: bool) -> Any:
+    """Export with the batch axis open or fixed."""
+    torch = require_torch()
+    with _quiet(), torch.inference_mode(False), torch.no_grad():
+        program = torch.onnx.export(
+            module,
+            example.args,
+            kwargs=example.kwargs,
+            dynamo=True,
+            opset_version=OPSET,
+            dynamic_shapes=_dynamic_shapes(module, example) if dynamic else None,
+            verbose=False,
+        )
+        return _proto_of_program(program, module)
+
+
+def _dynamic_shapes(module: Any, example: _Example) -> Any:
+    """Return the specification of open axes in the structure of the arguments."""
+    dynamic = require_torch().export.Dim.DYNAMIC
+
+    def axes(value: Any) -> dict[int, Any] | None:
+        return {0: dynamic} if value is not None and value.ndim else None
+
+    if example.kwargs:
+        return {name: axes(value) for name, value in example.kwargs.items()}
+    parameters = list(inspect.signature(module.forward).parameters.values())
+    starred = next((i for i, p in enumerate(parameters) if p.kind is p.VAR_POSITIONAL), None)
+    shapes = tuple(axes(value) for value in example.args)
+    return shapes if starred is None else (*shapes[:starred], shapes[starred:])
+
+
+def _proto_of_program(program: Any, module: Any) -> Any:
+    """Return the ModelProto of an exported program; large ones go through a temporary folder."""
+    if sum(p.numel() * p.element_size() for p in module.parameters()) < _LARGE_BYTES:
+        return program.model_proto
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        program.save(str(path), external_data=True)
+        model = parse_model(path.read_bytes(), path)
+        attach_external_data(model, path.parent)
+        return model
+
+
+def _cause(error: BaseException) -> str:
+    """Return a one-line reason: the innermost cause says most."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+
+
+def _runner(module: Any, example: _Example, input_names: tuple[str, ...]) -> Runner:
+    """Return a function that computes the outputs with the module itself."""
+    torch = require_torch()
+
+    def run(feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        check_feed_names(feeds, input_names)
+        tensors = [
+            torch.from_numpy(np.array(feeds[name])).to(device=like.device, dtype=like.dtype)
+            for name, like in zip(input_names, example.tensors, strict=True)
+        ]
+        call = example.with_tensors(tensors)
+        with _evaluation_mode(module), torch.inference_mode():
+            outputs = module(*call.args, **call.kwargs)
+        leaves = torch.utils._pytree.tree_leaves(outputs)
+        return [array_of_torch("output", leaf) for leaf in leaves if is_torch_tensor(leaf)]
+
+    return run
+
+
+def _module_tensors(module: Any) -> dict[str, np.ndarray]:
+    """Return parameters and buffers by name; a tied one by its first name only."""
+    named: dict[str, np.ndarray] = {}
+    for entries in (module.named_parameters(), module.named_buffers()):
+        for name, tensor in entries:
+            with contextlib.suppress(ConversionError):
+                named[name] = array_of_torch(name, tensor)
+    return named
+
+
+def _compare_export(model: Any, run: Callable[..., Any], feeds: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+    """Check that the exported graph computes what the module computes on the example."""
+    try:
+        import onnxruntime  # noqa: F401
+    except ImportError:
+        return ("the exported graph was not compared with the module: onnxruntime is not installed",)
+    if model.ByteSize() > _LARGE_BYTES:
+        return ("the exported graph was not compared with the module: it is too large",)
+    expected = run(feeds)
+    actual = run_session(open_session(model.SerializeToString()), feeds)
+    difference = max(map(relative_difference, expected, actual), default=0.0)
+    if len(expected) == len(actual) and difference <= _EXPORT_TOLERANCE:
+        return ()
+    if max(map(relative_difference, expected, run(feeds)), default=0.0) > 0:
+        return ("the module gives different outputs for the same inputs, so its export could not be checked",)
+    raise ConversionError(
+        f"PyTorch exported a graph with other outputs than the module (relative difference {difference:.1e})"
+    )
+
+
+def _binding_notes(slim: SlimGraph, named: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+    """Say which entries of the state dict the file does not carry as they were."""
+    notes = []
+    equal = {old: new for old, new in slim.duplicates.items() if old in slim.unused}
+    dropped = [name for name in slim.unused if name not in equal]
+    made = [name for name in slim.tensors if name not in named]
+    if made:
+        notes.append(f"made by the exporter, stored under its names: {', '.join(made)}")
+    if slim.changed:
+        notes.append(f"changed by the exporter (batch norm folded): {', '.join(slim.changed)}")
+    if equal:
+        notes.append("stored once: " + ", ".join(f"{old} = {new}" for old, new in equal.items()))
+    if dropped:
+        notes.append(f"not stored, the graph does not need them: {', '.join(dropped)}")
+    return tuple(notes)
