@@ -136,7 +136,8 @@ class CodebookTensor:
 
     def decode(self) -> np.ndarray:
         """Return the elements in the storage dtype."""
-        return cast_values(self.codebook.values, self.dtype)[self.indices]
+        elements: np.ndarray = cast_values(self.codebook.values, self.dtype)[self.indices]
+        return elements
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,7 +263,8 @@ class PackedTensor:
     def values(self) -> np.ndarray:
         """Return the stored elements as ``dtype.storage_dtype``, shape (n_stored,)."""
         if self.codebook is not None:
-            return cast_values(self.codebook, self.dtype)[self.symbols]
+            stored: np.ndarray = cast_values(self.codebook, self.dtype)[self.symbols]
+            return stored
         return cast_values(affine_values(self.symbols, self.step, self.offset), self.dtype)
 
     def decode(self) -> np.ndarray:

@@ -1,0 +1,74 @@
+"""Small neural-network files that run: reading and writing the .nqz format.
+
+Examples
+--------
+>>> import numpy as np, nqformat, os, tempfile
+>>> path = os.path.join(tempfile.mkdtemp(), "model.nqz")
+>>> n_bytes = nqformat.save_file({"weight": np.eye(4, dtype=np.float32)}, path)
+>>> nqformat.load_file(path)["weight"].trace()
+np.float32(4.0)
+"""
+
+from __future__ import annotations
+
+from .dtypes import DType
+from .errors import (
+    BadMagicError,
+    ConversionError,
+    CorruptError,
+    FormatError,
+    LimitExceededError,
+    MissingDependencyError,
+    NqError,
+    TruncatedError,
+    UnsupportedFeatureError,
+    UnsupportedVersionError,
+)
+from .limits import Limits
+from .reader import NqzFile, TensorInfo, from_bytes, load, load_file, safe_open
+from .tensor import (
+    AffineTensor,
+    Codebook,
+    CodebookTensor,
+    Layout,
+    PackedTensor,
+    RawTensor,
+    Tensor,
+    ViewSource,
+    ViewTensor,
+)
+from .writer import save, save_file
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AffineTensor",
+    "BadMagicError",
+    "Codebook",
+    "CodebookTensor",
+    "ConversionError",
+    "CorruptError",
+    "DType",
+    "FormatError",
+    "Layout",
+    "LimitExceededError",
+    "Limits",
+    "MissingDependencyError",
+    "NqError",
+    "NqzFile",
+    "PackedTensor",
+    "RawTensor",
+    "Tensor",
+    "TensorInfo",
+    "TruncatedError",
+    "UnsupportedFeatureError",
+    "UnsupportedVersionError",
+    "ViewSource",
+    "ViewTensor",
+    "from_bytes",
+    "load",
+    "load_file",
+    "safe_open",
+    "save",
+    "save_file",
+]

@@ -1,0 +1,566 @@
+"""Reading .nqz files: whole, or tensor by tensor from a memory map (spec 2 to 9)."""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+import threading
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from .checksums import PageVerifier
+from .codebooks import CodebookRecord, decode_codebook
+from .cursor import ByteCursor
+from .deflate import inflate
+from .directory import BlobRecord, Directory, StreamSlice, parse_directory
+from .dtypes import DType, bfloat16_array
+from .errors import CorruptError, FormatError, LimitExceededError, UnsupportedFeatureError
+from .header import HEADER_BYTES, Header
+from .limits import Limits
+from .metadata import decode_metadata
+from .planes import join_planes
+from .prefix_code import PrefixCode
+from .streams import ChunkEntry, StreamRecord, decode_chunk, read_chunk_index
+from .tensor import Layout, PackedTensor, affine_values, cast_values
+from .tensor_records import (
+    AffineOrder,
+    AffineRule,
+    CodebookValues,
+    ConstantFields,
+    PackedFields,
+    RawFields,
+    TensorRecord,
+    ViewFields,
+)
+from .tensor import MAX_AFFINE_K
+
+_DECODE_BYTES_PER_ELEMENT = 24
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorInfo:
+    """What the directory says of one tensor.
+
+    Attributes
+    ----------
+    name : str
+    dtype : DType or None
+        None if this reader does not know the type.
+    shape : tuple of int
+    layout : Layout or None
+        None if the tensor is not supported.
+    n_stored : int
+        Elements with a symbol of their own (nonzeros when sparse); all elements for other layouts.
+    codebook_entries : int
+        0 without a codebook.
+    unsupported : str
+        Why the tensor cannot be read, or an empty string.
+    sources : tuple of str
+        Names of the tensors that a view takes its elements from.
+    """
+
+    name: str
+    dtype: DType | None
+    shape: tuple[int, ...]
+    layout: Layout | None
+    n_stored: int
+    codebook_entries: int
+    unsupported: str
+    sources: tuple[str, ...]
+
+    @property
+    def n_elements(self) -> int:
+        """Product of the dimensions."""
+        return math.prod(self.shape)
+
+    @property
+    def plain_bytes(self) -> int:
+        """Bytes of the decoded tensor; 0 for an unknown dtype."""
+        return self.n_elements * (self.dtype.itemsize if self.dtype is not None else 0)
+
+
+class NqzFile:
+    """An open .nqz file; use :func:`safe_open` or :func:`from_bytes`.
+
+    Methods may be called from several threads. Each page of the file is checked against its checksum before its first use.
+    """
+
+    def __init__(
+        self, buffer: bytes | mmap.mmap, *, limits: Limits | None = None, verify: bool = True, bfloat16: str = "ml_dtypes"
+    ) -> None:
+        self._limits = limits or Limits()
+        self._bfloat16 = bfloat16
+        self._owner = buffer
+        self._view = memoryview(buffer)
+        try:
+            self.header = Header.parse(bytes(self._view[:HEADER_BYTES]), len(self._view))
+            self._directory = self._read_directory(verify)
+        except BaseException:
+            self._view.release()
+            raise
+        self._numbers = {record.name: i for i, record in enumerate(self._directory.tensors)}
+        self._indexes: dict[int, list[ChunkEntry]] = {}
+        self._last_chunk: dict[int, tuple[int, list[np.ndarray]]] = {}
+        self._lock = threading.Lock()
+
+    def _read_directory(self, verify: bool) -> Directory:
+        header = self.header
+        stored = bytes(self._view[HEADER_BYTES : header.body_start_abs])
+        if zlib.crc32(stored) != header.directory_crc32:
+            raise CorruptError("directory checksum differs", section="DIRECTORY", offset_abs=HEADER_BYTES)
+        n_checksums = 4 * header.n_pages
+        checksums = np.frombuffer(stored, dtype="<u4", count=header.n_pages).tolist()
+        self._verifier = PageVerifier(
+            self._view, header.body_start_abs, checksums, header.page_log2, enabled=verify
+        )
+        plain = stored[n_checksums:]
+        if len(plain) > self._limits.directory_bytes:
+            raise LimitExceededError(f"directory of {len(plain)} bytes", section="DIRECTORY", offset_abs=HEADER_BYTES)
+        if header.deflated:
+            cursor = ByteCursor(plain, "DIRECTORY", HEADER_BYTES + n_checksums)
+            plain_bytes = cursor.varint()
+            plain = inflate(cursor.take(cursor.remaining), plain_bytes, self._limits.directory_bytes, "DIRECTORY")
+        return parse_directory(plain, header.body_start_abs, header.file_bytes, self._limits)
+
+    def __enter__(self) -> NqzFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the memory map; arrays handed out stay valid."""
+        with self._lock:
+            self._last_chunk.clear()
+        self._view.release()
+        if isinstance(self._owner, mmap.mmap):
+            self._owner.close()
+
+    @property
+    def directory(self) -> Directory:
+        """The parsed directory, for tools that inspect files."""
+        return self._directory
+
+    def keys(self) -> list[str]:
+        """Tensor names in file order."""
+        return list(self._numbers)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._numbers
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._numbers)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the metadata object; empty if the file has none."""
+        blob = self._directory.metadata
+        return {} if blob is None else decode_metadata(self._read_blob(blob, self._limits.metadata_bytes, "METADATA"))
+
+    def graph(self) -> bytes | None:
+        """Return the slim ONNX ModelProto, or None if the file has no graph."""
+        blob = self._directory.graph
+        return None if blob is None else self._read_blob(blob, self._limits.graph_bytes, "GRAPH")
+
+    def _read_blob(self, blob: BlobRecord, limit_bytes: int, section: str) -> bytes:
+        if blob.unsupported:
+            raise UnsupportedFeatureError(blob.unsupported)
+        stored = self._bytes(blob.payload_start_abs, blob.payload_bytes)
+        if not blob.deflated:
+            return bytes(stored)
+        return inflate(stored, blob.plain_bytes, limit_bytes, section)
+
+    def _bytes(self, start_abs: int, n_bytes: int) -> memoryview:
+        """Checked bytes of the file."""
+        self._verifier.check(start_abs, start_abs + n_bytes)
+        return self._view[start_abs : start_abs + n_bytes]
+
+    def verify_checksums(self) -> None:
+        """Check every page; CorruptError names the first that differs."""
+        self._verifier.check_all()
+
+    def info(self, name: str) -> TensorInfo:
+        """Describe a tensor without decoding it; KeyError if there is none of that name."""
+        record = self._record(name)
+        fields = record.fields
+        entries = 0
+        if isinstance(fields, PackedFields) and isinstance(fields.rule, CodebookValues):
+            codebook = self._directory.codebooks[fields.rule.codebook]
+            entries = codebook.n_entries if isinstance(codebook, CodebookRecord) else 0
+        sources: tuple[str, ...] = ()
+        if isinstance(fields, ViewFields):
+            sources = tuple(self._directory.tensors[p.tensor].name for p in fields.parts)
+        return TensorInfo(
+            name=name,
+            dtype=record.dtype,
+            shape=record.shape,
+            layout=record.layout,
+            n_stored=fields.n_stored if isinstance(fields, PackedFields) else record.n_elements,
+            codebook_entries=entries,
+            unsupported=record.unsupported,
+            sources=sources,
+        )
+
+    def _record(self, name: str) -> TensorRecord:
+        try:
+            return self._directory.tensors[self._numbers[name]]
+        except KeyError:
+            raise KeyError(f"the file has no tensor named {name!r}") from None
+
+    def get_tensor(self, name: str) -> np.ndarray:
+        """Decode one tensor.
+
+        Raises
+        ------
+        KeyError
+            If the file has no such tensor.
+        FormatError, UnsupportedFeatureError
+            If its bytes are damaged or newer than this reader.
+        """
+        record = self._record(name)
+        bits = self._decode_bits(record)
+        return bfloat16_array(bits, self._bfloat16) if record.dtype is DType.BFLOAT16 else bits
+
+    def get_packed(self, name: str) -> PackedTensor | np.ndarray:
+        """Undo a tensor's entropy coding only.
+
+        Returns
+        -------
+        PackedTensor for the layouts DENSE, SPARSE and MASK; otherwise the decoded array, as :meth:`get_tensor` gives it.
+        """
+        record = self._record(name)
+        if isinstance(record.fields, PackedFields):
+            return self._packed(record, record.fields)
+        return self.get_tensor(name)
+
+    def get_slice(self, name: str, start: int, stop: int) -> np.ndarray:
+        """Decode rows ``start:stop`` of axis 0, reading only the chunks that hold them where the layout allows it.
+
+        Raises
+        ------
+        ValueError
+            If the tensor is a scalar or the range leaves it.
+        """
+        record = self._record(name)
+        if not record.shape or not 0 <= start <= stop <= record.shape[0]:
+            raise ValueError(f"rows {start}:{stop} of tensor {name!r} with shape {record.shape}")
+        fields = record.fields
+        if isinstance(fields, PackedFields) and record.layout is Layout.DENSE and not fields.column_scan:
+            assert record.dtype is not None
+            row = math.prod(record.shape[1:])
+            stored = self._slice_numbers(self._slice(record, "values"), start * row, stop * row)
+            values = cast_values(self._stored_values(record, fields, stored), record.dtype)
+            bits = values.reshape(stop - start, *record.shape[1:])
+            return bfloat16_array(bits, self._bfloat16) if record.dtype is DType.BFLOAT16 else bits
+        return self.get_tensor(name)[start:stop]
+
+    def _decode_bits(self, record: TensorRecord) -> np.ndarray:
+        """Decode to the storage dtype (bfloat16 as uint16)."""
+        fields = record.fields
+        if fields is None or record.dtype is None:
+            raise UnsupportedFeatureError(f"tensor {record.name!r}: {record.unsupported}")
+        self._check_size(record)
+        if isinstance(fields, PackedFields):
+            return self._packed(record, fields).decode()
+        if isinstance(fields, ConstantFields):
+            element = np.frombuffer(fields.element, dtype=record.dtype.storage_dtype)[0]
+            return np.full(record.shape, element, dtype=record.dtype.storage_dtype)
+        if isinstance(fields, ViewFields):
+            return self._decode_view(record, fields)
+        return self._decode_raw(record, record.dtype, fields)
+
+    def _check_size(self, record: TensorRecord) -> None:
+        assert record.dtype is not None
+        n_bytes = record.n_elements * record.dtype.itemsize
+        fields = record.fields
+        if isinstance(fields, PackedFields):
+            n_bytes += _DECODE_BYTES_PER_ELEMENT * fields.n_stored
+            n_bytes += record.n_elements if record.layout is Layout.MASK else 0
+        if n_bytes > self._limits.materialised_bytes:
+            raise LimitExceededError(
+                f"tensor {record.name!r} of shape {record.shape} needs {n_bytes} bytes, "
+                f"limit {self._limits.materialised_bytes}",
+                section="TENSOR",
+            )
+
+    def _decode_view(self, record: TensorRecord, fields: ViewFields) -> np.ndarray:
+        tensors = self._directory.tensors
+        decoded = {p.tensor: self._decode_bits(tensors[p.tensor]) for p in fields.parts}
+        rows = [decoded[p.tensor][p.start : p.start + p.n_rows] for p in fields.parts]
+        joined = rows[0] if len(rows) == 1 else np.concatenate(rows, axis=0)
+        return np.ascontiguousarray(joined.transpose(fields.permutation)).reshape(record.shape)
+
+    def _decode_raw(self, record: TensorRecord, dtype: DType, fields: RawFields) -> np.ndarray:
+        stored = self._bytes(record.payload_start_abs, record.payload_bytes)
+        if not fields.coded_planes:
+            if dtype is DType.BOOL and record.n_elements and np.frombuffer(stored, dtype=np.uint8).max() > 1:
+                raise CorruptError(f"tensor {record.name!r} has a bool beyond 1", section="TENSOR")
+            array = np.frombuffer(stored, dtype=dtype.storage_dtype).reshape(record.shape)
+            return array.copy()
+        planes = []
+        offset = 0
+        for plane in range(dtype.itemsize):
+            if plane in fields.coded_planes:
+                coded = self._slice(record, f"plane{plane}")
+                planes.append(self._slice_numbers(coded, 0, record.n_elements))
+            else:
+                planes.append(np.frombuffer(stored[offset : offset + record.n_elements], dtype=np.uint8))
+                offset += record.n_elements
+        bits = join_planes(planes, dtype)
+        if dtype is DType.BOOL and bits.size and bits.view(np.uint8).max() > 1:
+            raise CorruptError(f"tensor {record.name!r} has a bool beyond 1", section="TENSOR")
+        return bits.reshape(record.shape)
+
+    def _slice(self, record: TensorRecord, role: str) -> StreamSlice:
+        return self._directory.slices[self._numbers[record.name], role]
+
+    def _packed(self, record: TensorRecord, fields: PackedFields) -> PackedTensor:
+        assert record.dtype is not None and record.layout is not None
+        self._check_size(record)
+        stored = self._slice_numbers(self._slice(record, "values"), 0, fields.n_stored)
+        positions = self._positions(record, fields)
+        if fields.column_scan:
+            stored, positions = _row_order(record.shape, stored, positions)
+        codebook, step, offset = None, 0.0, 0.0
+        if isinstance(fields.rule, CodebookValues):
+            codebook = self._codebook(fields.rule.codebook)
+            if stored.size and int(stored.max()) >= codebook.size:
+                raise CorruptError(
+                    f"tensor {record.name!r} has an index beyond its codebook of {codebook.size} entries", section="TENSOR"
+                )
+            symbols = stored.astype(_index_dtype(codebook.size), copy=False)
+        else:
+            symbols, step, offset = _affine_k(record, fields.rule, stored), fields.rule.step, fields.rule.offset
+        return PackedTensor(
+            name=record.name,
+            dtype=record.dtype,
+            shape=record.shape,
+            layout=record.layout,
+            symbols=symbols,
+            positions=positions,
+            codebook=codebook,
+            step=step,
+            offset=offset,
+        )
+
+    def _stored_values(self, record: TensorRecord, fields: PackedFields, stored: np.ndarray) -> np.ndarray:
+        """Reconstruction values, float32, of stored numbers of a dense tensor."""
+        if isinstance(fields.rule, AffineRule):
+            return affine_values(_affine_k(record, fields.rule, stored), fields.rule.step, fields.rule.offset)
+        codebook = self._codebook(fields.rule.codebook)
+        if stored.size and int(stored.max()) >= codebook.size:
+            raise CorruptError(f"tensor {record.name!r} has an index beyond its codebook", section="TENSOR")
+        values: np.ndarray = codebook[stored]
+        return values
+
+    def _positions(self, record: TensorRecord, fields: PackedFields) -> np.ndarray | None:
+        """Scan positions of the stored elements, ascending; None when dense."""
+        if record.layout is Layout.DENSE:
+            return None
+        if record.layout is Layout.MASK:
+            mask_bytes = self._slice_numbers(self._slice(record, "positions"), 0, -(-record.n_elements // 8))
+            mask = np.unpackbits(mask_bytes, bitorder="little")
+            positions = np.flatnonzero(mask)
+            if positions.size != fields.n_stored or (positions.size and positions[-1] >= record.n_elements):
+                raise CorruptError(f"mask of tensor {record.name!r} does not fit its nonzeros", section="TENSOR")
+            return positions
+        positions = self._gap_positions(record, self._slice(record, "positions"))
+        if positions.size and int(positions[-1]) >= record.n_elements:
+            raise CorruptError(f"a gap of tensor {record.name!r} leads beyond its end", section="TENSOR")
+        return positions
+
+    def _gap_positions(self, record: TensorRecord, part: StreamSlice) -> np.ndarray:
+        """Add up gaps; each chunk's stored start position must continue the one before."""
+        position = 0
+        pieces = []
+        for entry, numbers in self._slice_chunks(part, 0, part.n_elements):
+            if entry.span.continues_slice and entry.scan_start != position:
+                raise CorruptError(f"chunks of tensor {record.name!r} do not join", section="STREAM")
+            if numbers.size and int(numbers.max()) > record.n_elements:
+                raise CorruptError(f"a gap of tensor {record.name!r} leads beyond its end", section="TENSOR")
+            ends = np.cumsum(numbers.astype(np.int64) + 1) + position
+            pieces.append(ends - 1)
+            position = int(ends[-1])
+        return np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.int64)
+
+    def _codebook(self, number: int) -> np.ndarray:
+        record = self._directory.codebooks[number]
+        if isinstance(record, str):
+            raise UnsupportedFeatureError(record)
+        return decode_codebook(record, bytes(self._bytes(record.payload_start_abs, record.payload_bytes)))
+
+    def _slice_numbers(self, part: StreamSlice, start: int, stop: int) -> np.ndarray:
+        """Numbers ``start:stop`` of a slice."""
+        pieces = [numbers for _, numbers in self._slice_chunks(part, start, stop)]
+        if not pieces:
+            return np.zeros(0, dtype=np.uint8)
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+    def _slice_chunks(self, part: StreamSlice, start: int, stop: int) -> Iterator[tuple[ChunkEntry, np.ndarray]]:
+        """Decode the chunks that hold numbers ``start:stop`` of a slice, in order."""
+        if stop <= start:
+            return
+        record = self._directory.streams[part.stream]
+        if isinstance(record, str):
+            raise UnsupportedFeatureError(record)
+        code: PrefixCode | str | None = None if record.table is None else self._directory.tables[record.table]
+        if isinstance(code, str):
+            raise UnsupportedFeatureError(code)
+        for number, entry in enumerate(self._chunk_index(part.stream, record)):
+            for place, span in enumerate(entry.span.parts):
+                if span.slice_index == part.index and span.start < stop and span.stop > start:
+                    numbers = self._chunk(part.stream, number, record, code, entry)[place]
+                    yield entry, numbers[max(start - span.start, 0) : stop - span.start]
+
+    def _chunk_index(self, stream: int, record: StreamRecord) -> list[ChunkEntry]:
+        entries = self._indexes.get(stream)
+        if entries is None:
+            lengths = self._directory.slice_lengths[stream]
+            if sum(length >> record.chunk_log2 for length in lengths) > record.payload_bytes:
+                raise CorruptError("more chunks than bytes", section="STREAM", offset_abs=record.payload_start_abs)
+            payload = self._bytes(record.payload_start_abs, record.payload_bytes)
+            entries = self._indexes[stream] = read_chunk_index(record, payload, lengths)
+        return entries
+
+    def _chunk(
+        self, stream: int, number: int, record: StreamRecord, code: PrefixCode | None, entry: ChunkEntry
+    ) -> list[np.ndarray]:
+        """Decode a chunk; one that several tensors share is kept until another of its stream is wanted."""
+        with self._lock:
+            kept = self._last_chunk.get(stream)
+        if kept is not None and kept[0] == number:
+            return kept[1]
+        base_abs = record.payload_start_abs + entry.start_off
+        parts = decode_chunk(record, code, entry, self._bytes(base_abs, entry.n_bytes), base_abs)
+        if len(entry.span.parts) > 1:
+            with self._lock:
+                self._last_chunk[stream] = (number, parts)
+        return parts
+
+
+def _index_dtype(n_entries: int) -> type[np.unsignedinteger[Any]]:
+    """Smallest unsigned dtype for indices of `n_entries` entries."""
+    if n_entries <= 1 << 8:
+        return np.uint8
+    return np.uint16 if n_entries <= 1 << 16 else np.uint32
+
+
+def _affine_k(record: TensorRecord, rule: AffineRule, stored: np.ndarray) -> np.ndarray:
+    """Integers k of stored numbers: int32."""
+    numbers = stored.astype(np.int64)
+    if rule.order is AffineOrder.ASCENDING:
+        k = numbers + rule.k_min
+    else:
+        if record.layout is not Layout.DENSE:
+            numbers = numbers + 1
+        k = (numbers >> 1) ^ -(numbers & 1)
+    if k.size and int(np.abs(k).max()) >= MAX_AFFINE_K:
+        raise CorruptError(f"tensor {record.name!r} has an affine integer beyond 2**24", section="TENSOR")
+    if record.dtype is not None and not record.dtype.is_float and k.size:
+        info = np.iinfo(record.dtype.storage_dtype.name)
+        if int(k.min()) < info.min or int(k.max()) > info.max:
+            raise CorruptError(f"tensor {record.name!r} has an integer beyond {record.dtype.label}", section="TENSOR")
+    return k.astype(np.int32)
+
+
+def _row_order(
+    shape: tuple[int, ...], stored: np.ndarray, positions: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Turn a column scan of the (shape[0], rest) matrix into C order (spec 7.4)."""
+    n_rows, n_columns = shape[0], math.prod(shape[1:])
+    if positions is None:
+        return np.ascontiguousarray(stored.reshape(n_columns, n_rows).T).reshape(-1), None
+    row_major = (positions % n_rows) * n_columns + positions // n_rows if positions.size else positions
+    order = np.argsort(row_major, kind="stable")
+    return stored[order], row_major[order]
+
+
+def safe_open(
+    path: str | os.PathLike[str],
+    *,
+    limits: Limits | None = None,
+    verify: bool = True,
+    bfloat16: str = "ml_dtypes",
+) -> NqzFile:
+    """Open a file for random access by tensor name, through a memory map.
+
+    Parameters
+    ----------
+    path : path-like
+    limits : Limits, optional
+    verify : bool
+        Check the CRC-32 of every page before its first use.
+    bfloat16 : {"ml_dtypes", "uint16", "float32"}
+        How bfloat16 tensors are handed out.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be opened.
+    FormatError, UnsupportedVersionError, UnsupportedFeatureError
+        If it is not a readable .nqz file.
+
+    Examples
+    --------
+    >>> import numpy as np, tempfile, os
+    >>> path = os.path.join(tempfile.mkdtemp(), "m.nqz")
+    >>> save_path = __import__("nqformat").save_file({"w": np.ones((2, 3), np.float32)}, path)
+    >>> with safe_open(path) as f:
+    ...     f.get_tensor("w").shape
+    (2, 3)
+    """
+    with open(path, "rb") as stream:
+        if os.fstat(stream.fileno()).st_size == 0:
+            return NqzFile(b"", limits=limits)
+        mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    try:
+        return NqzFile(mapped, limits=limits, verify=verify, bfloat16=bfloat16)
+    except BaseException:
+        mapped.close()
+        raise
+
+
+def from_bytes(
+    content: bytes, *, limits: Limits | None = None, verify: bool = True, bfloat16: str = "ml_dtypes"
+) -> NqzFile:
+    """Open a file that is already in memory; see :func:`safe_open`."""
+    return NqzFile(content, limits=limits, verify=verify, bfloat16=bfloat16)
+
+
+def load(content: bytes, *, limits: Limits | None = None, bfloat16: str = "ml_dtypes") -> dict[str, np.ndarray]:
+    """Decode every tensor of a file in memory; see :func:`load_file`."""
+    chosen = limits or Limits()
+    with from_bytes(content, limits=chosen, bfloat16=bfloat16) as file:
+        total = sum(file.info(name).plain_bytes for name in file)
+        if total > chosen.materialised_bytes:
+            raise LimitExceededError(f"tensors take {total} bytes decoded, limit {chosen.materialised_bytes}")
+        file.verify_checksums()
+        return {name: file.get_tensor(name) for name in file}
+
+
+def load_file(
+    path: str | os.PathLike[str], *, limits: Limits | None = None, bfloat16: str = "ml_dtypes"
+) -> dict[str, np.ndarray]:
+    """Read and decode every tensor of a file; the whole file is checked first.
+
+    Returns
+    -------
+    dict of str to ndarray
+        In file order.
+
+    Raises
+    ------
+    OSError, FormatError, UnsupportedVersionError, UnsupportedFeatureError
+    """
+    with open(path, "rb") as stream:
+        return load(stream.read(), limits=limits, bfloat16=bfloat16)

@@ -1,0 +1,395 @@
+"""Directory records of tensors (spec 7)."""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+
+from .cursor import ByteCursor, encode_varint, encode_zigzag
+from .dtypes import DType
+from .errors import CorruptError, LimitExceededError, UnsupportedFeatureError
+from .limits import MAX_NAME_BYTES, MAX_RANK
+from .tensor import MAX_AFFINE_K, Layout
+
+_FLAG_AFFINE = 0x01
+_FLAG_COLUMN_SCAN = 0x02
+
+
+class AffineOrder(IntEnum):
+    """How a stored index becomes k (spec 6.2)."""
+
+    ASCENDING = 0
+    ZIGZAG = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodebookValues:
+    """Values are entries of codebook number `codebook`."""
+
+    codebook: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AffineRule:
+    """Values are ``step * k + offset``; `k_min` is used with ascending order only."""
+
+    step: float
+    offset: float
+    order: AffineOrder
+    k_min: int = 0
+
+
+ValueRule = CodebookValues | AffineRule
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawFields:
+    """RAW: byte planes; those in `coded_planes` are slices of streams, the rest lies in the payload."""
+
+    coded_planes: tuple[int, ...] = ()
+    streams: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConstantFields:
+    """CONSTANT: every element has these stored bits."""
+
+    element: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedFields:
+    """DENSE, SPARSE and MASK.
+
+    Attributes
+    ----------
+    rule : CodebookValues or AffineRule
+    column_scan : bool
+        Elements are visited column by column of the (shape[0], rest) matrix.
+    n_stored : int
+        Elements with a symbol; all of them when dense.
+    value_stream : int
+    position_stream : int or None
+        Gap stream (SPARSE) or mask stream (MASK).
+    """
+
+    rule: ValueRule
+    column_scan: bool
+    n_stored: int
+    value_stream: int
+    position_stream: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ViewPart:
+    """Rows of an earlier tensor, by its number."""
+
+    tensor: int
+    start: int
+    n_rows: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ViewFields:
+    """VIEW: rows of other tensors, permuted and reshaped."""
+
+    parts: tuple[ViewPart, ...]
+    permutation: tuple[int, ...]
+
+
+Fields = RawFields | ConstantFields | PackedFields | ViewFields
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorRecord:
+    """One tensor of the directory.
+
+    Attributes
+    ----------
+    name : str
+    dtype : DType or None
+        None if this reader does not know the type.
+    shape : tuple of int
+    layout : Layout or None
+        None if this reader does not know the layout.
+    fields : Fields or None
+        None where `unsupported` says why the tensor cannot be read.
+    unsupported : str
+    payload_start_abs, payload_bytes : int
+    """
+
+    name: str
+    dtype: DType | None
+    shape: tuple[int, ...]
+    layout: Layout | None
+    fields: Fields | None
+    unsupported: str = ""
+    payload_start_abs: int = 0
+    payload_bytes: int = 0
+
+    @property
+    def n_elements(self) -> int:
+        """Product of the dimensions."""
+        return math.prod(self.shape)
+
+    def to_bytes(self, previous_name: str) -> bytes:
+        """Serialize the fixed fields of the record's body (spec 7.1)."""
+        assert self.dtype is not None and self.layout is not None and self.fields is not None
+        name, previous = self.name.encode(), previous_name.encode()
+        shared = 0
+        while shared < min(len(name), len(previous)) and name[shared] == previous[shared]:
+            shared += 1
+        out = bytearray([self.layout | len(self.shape) << 4, self.dtype])
+        out += encode_varint(shared) + encode_varint(len(name) - shared) + name[shared:]
+        for dim in self.shape:
+            out += encode_varint(dim)
+        return bytes(out) + _field_bytes(self.layout, self.fields)
+
+
+def _field_bytes(layout: Layout, fields: Fields) -> bytes:
+    if isinstance(fields, RawFields):
+        mask = sum(1 << plane for plane in fields.coded_planes)
+        return bytes([mask]) + b"".join(encode_varint(s) for s in fields.streams)
+    if isinstance(fields, ConstantFields):
+        return fields.element
+    if isinstance(fields, ViewFields):
+        out = encode_varint(len(fields.parts))
+        for part in fields.parts:
+            out += encode_varint(part.tensor) + encode_varint(part.start) + encode_varint(part.n_rows)
+        return out + bytes([len(fields.permutation), *fields.permutation])
+    flags = (_FLAG_COLUMN_SCAN if fields.column_scan else 0) | (
+        _FLAG_AFFINE if isinstance(fields.rule, AffineRule) else 0
+    )
+    out = bytes([flags]) + _rule_bytes(fields.rule)
+    if layout is not Layout.DENSE:
+        out += encode_varint(fields.n_stored)
+    out += encode_varint(fields.value_stream)
+    if fields.position_stream is not None:
+        out += encode_varint(fields.position_stream)
+    return out
+
+
+def _rule_bytes(rule: ValueRule) -> bytes:
+    if isinstance(rule, CodebookValues):
+        return encode_varint(rule.codebook)
+    head = struct.pack("<ffB", rule.step, rule.offset, rule.order)
+    return head + (encode_zigzag(rule.k_min) if rule.order is AffineOrder.ASCENDING else b"")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DirectoryCounts:
+    """How many codebooks, streams and tensors stand before a tensor record."""
+
+    codebooks: int
+    streams: int
+    tensors: int
+
+
+def read_tensor_record(
+    cursor: ByteCursor,
+    previous_name: str,
+    counts: DirectoryCounts,
+    payload_start_abs: int,
+    payload_bytes: int,
+) -> TensorRecord:
+    """Parse the fixed fields of a tensor record.
+
+    An unknown dtype, layout or option gives a record with `unsupported` set, so that the other tensors stay readable.
+
+    Raises
+    ------
+    CorruptError, LimitExceededError
+        If a field contradicts the rest of the directory or exceeds a fixed limit.
+    """
+    head, dtype_number = cursor.u8(), cursor.u8()
+    name = _read_name(cursor, previous_name)
+    rank = head >> 4
+    if rank > MAX_RANK:
+        raise LimitExceededError(f"tensor {name!r} has rank {rank}, limit {MAX_RANK}", section="TENSOR")
+    shape = tuple(cursor.varint() for _ in range(rank))
+    if math.prod(shape) >= 1 << 63:
+        raise LimitExceededError(f"tensor {name!r} has 2**63 elements or more", section="TENSOR")
+    try:
+        dtype, layout = DType.from_number(dtype_number), _layout(head & 0x0F)
+        fields = _read_fields(cursor, layout, dtype, shape, counts)
+    except UnsupportedFeatureError as error:
+        return TensorRecord(
+            name=name,
+            dtype=DType(dtype_number) if dtype_number in tuple(DType) else None,
+            shape=shape,
+            layout=None,
+            fields=None,
+            unsupported=str(error),
+            payload_start_abs=payload_start_abs,
+            payload_bytes=payload_bytes,
+        )
+    record = TensorRecord(
+        name=name,
+        dtype=dtype,
+        shape=shape,
+        layout=layout,
+        fields=fields,
+        payload_start_abs=payload_start_abs,
+        payload_bytes=payload_bytes,
+    )
+    if payload_bytes != _expected_payload(record):
+        raise cursor.corrupt(f"tensor {name!r} needs {_expected_payload(record)} payload bytes, has {payload_bytes}")
+    return record
+
+
+def _layout(number: int) -> Layout:
+    if number not in tuple(Layout) or number == Layout.HASHED:
+        raise UnsupportedFeatureError(f"layout {number} is unknown to this reader")
+    return Layout(number)
+
+
+def _expected_payload(record: TensorRecord) -> int:
+    if not isinstance(record.fields, RawFields):
+        return 0
+    assert record.dtype is not None
+    return record.n_elements * (record.dtype.itemsize - len(record.fields.coded_planes))
+
+
+def _read_name(cursor: ByteCursor, previous_name: str) -> str:
+    previous = previous_name.encode()
+    shared, n_rest = cursor.varint(), cursor.varint()
+    if shared > len(previous) or not 1 <= shared + n_rest <= MAX_NAME_BYTES:
+        raise cursor.corrupt(f"tensor name of {shared} shared and {n_rest} own bytes")
+    raw = previous[:shared] + cursor.take(n_rest)
+    if previous[shared : shared + 1] and previous[shared : shared + 1] == raw[shared : shared + 1]:
+        raise cursor.corrupt("tensor name shares more bytes than it says")
+    try:
+        name = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        raise cursor.corrupt("tensor name is not UTF-8") from None
+    if "\0" in name:
+        raise cursor.corrupt("tensor name holds a NUL character")
+    return name
+
+
+def _read_fields(
+    cursor: ByteCursor, layout: Layout, dtype: DType, shape: tuple[int, ...], counts: DirectoryCounts
+) -> Fields:
+    if layout is Layout.RAW:
+        return _read_raw(cursor, dtype, counts)
+    if layout is Layout.CONSTANT:
+        if 0 in shape:
+            raise cursor.corrupt("an empty tensor has no constant")
+        element = cursor.take(dtype.itemsize)
+        if dtype is DType.BOOL and element not in (b"\0", b"\1"):
+            raise cursor.corrupt("a bool is 0 or 1")
+        return ConstantFields(element=element)
+    if layout is Layout.VIEW:
+        return _read_view(cursor, counts)
+    return _read_packed(cursor, layout, dtype, shape, counts)
+
+
+def _read_raw(cursor: ByteCursor, dtype: DType, counts: DirectoryCounts) -> RawFields:
+    mask = cursor.u8()
+    if mask >> dtype.itemsize:
+        raise cursor.corrupt(f"plane mask {mask:#x} for elements of {dtype.itemsize} bytes")
+    planes = tuple(i for i in range(dtype.itemsize) if mask >> i & 1)
+    return RawFields(coded_planes=planes, streams=tuple(_stream(cursor, counts) for _ in planes))
+
+
+def _stream(cursor: ByteCursor, counts: DirectoryCounts) -> int:
+    number = cursor.varint()
+    if number >= counts.streams:
+        raise cursor.corrupt(f"stream {number} does not exist")
+    return number
+
+
+def _read_view(cursor: ByteCursor, counts: DirectoryCounts) -> ViewFields:
+    n_parts = cursor.varint()
+    if not 1 <= n_parts <= cursor.remaining:
+        raise cursor.corrupt(f"view of {n_parts} parts")
+    parts = []
+    for _ in range(n_parts):
+        part = ViewPart(tensor=cursor.varint(), start=cursor.varint(), n_rows=cursor.varint())
+        if part.tensor >= counts.tensors:
+            raise cursor.corrupt(f"view of tensor {part.tensor}, which does not stand before it")
+        parts.append(part)
+    rank = cursor.u8()
+    permutation = tuple(cursor.take(rank))
+    if not 1 <= rank <= MAX_RANK or sorted(permutation) != list(range(rank)):
+        raise cursor.corrupt(f"view permutation {permutation}")
+    return ViewFields(parts=tuple(parts), permutation=permutation)
+
+
+def _read_packed(
+    cursor: ByteCursor, layout: Layout, dtype: DType, shape: tuple[int, ...], counts: DirectoryCounts
+) -> PackedFields:
+    flags = cursor.u8()
+    if flags & ~(_FLAG_AFFINE | _FLAG_COLUMN_SCAN):
+        raise UnsupportedFeatureError(f"tensor options {flags:#04x} are unknown to this reader")
+    column_scan = bool(flags & _FLAG_COLUMN_SCAN)
+    if column_scan and len(shape) < 2:
+        raise cursor.corrupt("column scan of a tensor with fewer than two dimensions")
+    rule = _read_affine(cursor, dtype) if flags & _FLAG_AFFINE else _read_codebook_rule(cursor, dtype, counts)
+    n_elements = n_stored = math.prod(shape)
+    if layout is not Layout.DENSE:
+        n_stored = cursor.varint()
+        if n_stored > n_elements:
+            raise cursor.corrupt(f"{n_stored} nonzeros in {n_elements} elements")
+    value_stream = _stream(cursor, counts)
+    position_stream = None if layout is Layout.DENSE else _stream(cursor, counts)
+    return PackedFields(
+        rule=rule,
+        column_scan=column_scan,
+        n_stored=n_stored,
+        value_stream=value_stream,
+        position_stream=position_stream,
+    )
+
+
+def _read_codebook_rule(cursor: ByteCursor, dtype: DType, counts: DirectoryCounts) -> CodebookValues:
+    codebook = cursor.varint()
+    if codebook >= counts.codebooks:
+        raise cursor.corrupt(f"codebook {codebook} does not exist")
+    if not dtype.is_float:
+        raise cursor.corrupt(f"codebook values of dtype {dtype.label}")
+    return CodebookValues(codebook=codebook)
+
+
+def _read_affine(cursor: ByteCursor, dtype: DType) -> AffineRule:
+    step, offset, number = cursor.f32(), cursor.f32(), cursor.u8()
+    if not math.isfinite(step) or not math.isfinite(offset):
+        raise cursor.corrupt("affine step or offset is not finite")
+    if not dtype.is_float and (dtype is DType.BOOL or step != 1.0 or offset != 0.0):
+        raise cursor.corrupt(f"affine values of dtype {dtype.label} need step 1 and offset 0")
+    if number not in tuple(AffineOrder):
+        raise UnsupportedFeatureError(f"affine order {number} is unknown to this reader")
+    order = AffineOrder(number)
+    k_min = cursor.zigzag() if order is AffineOrder.ASCENDING else 0
+    if abs(k_min) >= MAX_AFFINE_K:
+        raise cursor.corrupt(f"affine k starts at {k_min}")
+    return AffineRule(step=step, offset=offset, order=order, k_min=k_min)
+
+
+def check_view(record: TensorRecord, earlier: list[TensorRecord]) -> None:
+    """Check a view against its sources.
+
+    Raises
+    ------
+    CorruptError
+        If a source is itself a view, ranges leave a source, shapes or dtypes differ, or element counts differ.
+    """
+    fields = record.fields
+    assert isinstance(fields, ViewFields)
+    where = f"view {record.name!r}"
+    first = earlier[fields.parts[0].tensor]
+    n_rows = 0
+    for part in fields.parts:
+        source = earlier[part.tensor]
+        if source.layout is Layout.VIEW:
+            raise CorruptError(f"{where} refers to another view", section="TENSOR")
+        if not source.shape or source.shape[1:] != first.shape[1:] or source.dtype != record.dtype:
+            raise CorruptError(f"{where} joins tensors of unlike shape or dtype", section="TENSOR")
+        if part.start + part.n_rows > source.shape[0]:
+            raise CorruptError(f"{where} reaches beyond tensor {source.name!r}", section="TENSOR")
+        n_rows += part.n_rows
+    if len(fields.permutation) != len(first.shape) or n_rows * math.prod(first.shape[1:]) != record.n_elements:
+        raise CorruptError(f"{where} does not have the shape of its sources", section="TENSOR")
+
