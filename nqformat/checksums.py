@@ -38,7 +38,13 @@ class PageVerifier:
     """
 
     def __init__(
-        self, buffer: memoryview, body_start_abs: int, checksums: list[int], page_log2: int, *, enabled: bool = True
+        self,
+        buffer: memoryview,
+        body_start_abs: int,
+        checksums: list[int],
+        page_log2: int,
+        *,
+        enabled: bool = True,
     ) -> None:
         self._buffer = buffer
         self._start = body_start_abs

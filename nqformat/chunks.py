@@ -39,8 +39,8 @@ class ChunkSpan:
 def chunk_grid(slice_lengths: list[int], chunk_log2: int) -> list[ChunkSpan]:
     """Lay slices out in chunks of at most ``2**chunk_log2`` elements.
 
-    A slice that fits into the room left in the last chunk is put there whole; any other starts a new chunk and fills as
-    many as it needs. Empty slices are in no chunk.
+    A slice that fits into the room left in the last chunk is put there whole; any other starts a new chunk
+    and fills as many as it needs. Empty slices are in no chunk.
     """
     capacity = 1 << chunk_log2
     chunks: list[list[ChunkPart]] = []

@@ -52,18 +52,22 @@ class CodebookRecord:
 
     @classmethod
     def read(cls, cursor: ByteCursor, payload_start_abs: int, payload_bytes: int) -> CodebookRecord:
-        """Parse the fixed fields; UnsupportedFeatureError for grouped or vector codebooks and unknown codings."""
+        """Parse the fixed fields; UnsupportedFeatureError for grouped or vector codebooks."""
         head = cursor.u8()
         n_groups, n_entries, n_dims = cursor.varint(), cursor.varint(), cursor.varint()
         if n_groups != 1 or n_dims != 1:
-            raise UnsupportedFeatureError(f"codebook of shape ({n_groups}, {n_entries}, {n_dims}) is reserved")
+            raise UnsupportedFeatureError(
+                f"codebook of shape ({n_groups}, {n_entries}, {n_dims}) is reserved"
+            )
         if head >> 4 not in tuple(CodebookCoding):
             raise UnsupportedFeatureError(f"codebook coding {head >> 4} is unknown to this reader")
         stored_as = DType.from_number(head & 0x0F)
         if stored_as not in _STORED_AS:
             raise cursor.corrupt(f"codebook entries of {stored_as.label}")
         if not 1 <= n_entries <= MAX_ENTRIES:
-            raise LimitExceededError(f"codebook of {n_entries} entries, allowed are 1 to {MAX_ENTRIES}", section="CODEBOOK")
+            raise LimitExceededError(
+                f"codebook of {n_entries} entries, allowed are 1 to {MAX_ENTRIES}", section="CODEBOOK"
+            )
         coding = CodebookCoding(head >> 4)
         if coding is CodebookCoding.PLAIN and payload_bytes != n_entries * stored_as.itemsize:
             raise cursor.corrupt(f"{n_entries} {stored_as.label} entries do not take {payload_bytes} bytes")
@@ -153,7 +157,9 @@ def decode_codebook(record: CodebookRecord, payload: bytes) -> np.ndarray:
     else:
         values = bits.astype(np.uint32).view("<f4").astype(np.float32)
     if not np.isfinite(values).all():
-        raise CorruptError("codebook entry is not finite", section="CODEBOOK", offset_abs=record.payload_start_abs)
+        raise CorruptError(
+            "codebook entry is not finite", section="CODEBOOK", offset_abs=record.payload_start_abs
+        )
     return values
 
 

@@ -64,7 +64,9 @@ class ByteCursor:
         """Read exactly `n_bytes`."""
         if n_bytes > self.remaining:
             raise TruncatedError(
-                f"{n_bytes} bytes wanted, {self.remaining} left", section=self.section, offset_abs=self.offset_abs
+                f"{n_bytes} bytes wanted, {self.remaining} left",
+                section=self.section,
+                offset_abs=self.offset_abs,
             )
         start = self._off
         self._off += n_bytes

@@ -84,10 +84,12 @@ class Directory:
 
     Attributes
     ----------
-    codebooks : list of CodebookRecord or str, streams : list of StreamRecord or str, tables : list of PrefixCode or str
+    codebooks : list of CodebookRecord or str, streams : list of StreamRecord or str, tables : list of
+    PrefixCode or str
         A string says why this reader does not support the item; tensors that use it cannot be read.
     slices : dict
-        (tensor number, role) to StreamSlice; roles are ``values``, ``positions`` and ``plane0`` to ``plane7``.
+        (tensor number, role) to StreamSlice; roles are ``values``, ``positions`` and ``plane0`` to
+        ``plane7``.
     slice_lengths : list of list of int
         For each stream, the lengths of its slices in order.
     """
@@ -108,7 +110,9 @@ class Directory:
         if isinstance(fields, PackedFields):
             self._add_slice(number, "values", fields.value_stream, fields.n_stored)
             if fields.position_stream is not None:
-                n_positions = fields.n_stored if record.layout is Layout.SPARSE else -(-record.n_elements // 8)
+                n_positions = (
+                    fields.n_stored if record.layout is Layout.SPARSE else -(-record.n_elements // 8)
+                )
                 self._add_slice(number, "positions", fields.position_stream, n_positions)
         elif isinstance(fields, RawFields):
             for plane, stream in zip(fields.coded_planes, fields.streams, strict=True):
@@ -120,7 +124,9 @@ class Directory:
         lengths.append(n_elements)
 
 
-def record_bytes(kind: RecordKind, body: bytes, payload_bytes: int | None = None, *, aligned: bool = False) -> bytes:
+def record_bytes(
+    kind: RecordKind, body: bytes, payload_bytes: int | None = None, *, aligned: bool = False
+) -> bytes:
     """Frame a record: tag, body length, payload length if it has a payload, body (spec 3.5)."""
     tag = kind << _KIND_SHIFT | (0 if kind in _ANCILLARY else _CRITICAL)
     if payload_bytes is not None:
@@ -167,7 +173,9 @@ def _frames(cursor: ByteCursor, body_start_abs: int, file_bytes: int) -> Iterato
         position += payload_bytes
     if position != file_bytes:
         raise CorruptError(
-            f"payloads end at byte {position}, the file at {file_bytes}", section="DIRECTORY", offset_abs=position
+            f"payloads end at byte {position}, the file at {file_bytes}",
+            section="DIRECTORY",
+            offset_abs=position,
         )
 
 
@@ -334,7 +342,7 @@ def _check_streams(directory: Directory, record: TensorRecord) -> None:
     for number, kind in wanted:
         stream = directory.streams[number]
         if isinstance(stream, StreamRecord) and stream.kind is not kind:
+            had = stream.kind.name.lower()
             raise CorruptError(
-                f"tensor {record.name!r} takes {kind.name.lower()} from a stream of {stream.kind.name.lower()}",
-                section="TENSOR",
+                f"tensor {record.name!r} takes {kind.name.lower()} from a stream of {had}", section="TENSOR"
             )

@@ -105,7 +105,9 @@ class _Encoder:
         for name, tensor in tensors.items():
             _check_name(name)
             if len(tensor.shape) > MAX_RANK:
-                raise ValueError(f"tensor {name!r} has rank {len(tensor.shape)}, at most {MAX_RANK} can be stored")
+                raise ValueError(
+                    f"tensor {name!r} has rank {len(tensor.shape)}, at most {MAX_RANK} can be stored"
+                )
         views = {name: t for name, t in tensors.items() if isinstance(t, ViewTensor)}
         self._stored = {name: t for name, t in tensors.items() if name not in views}
         self._views = views
@@ -236,14 +238,20 @@ class _Encoder:
         saved = 0.0
         for number, plane in enumerate(split_planes(bits, tensor.dtype)):
             counts = histogram(plane)
-            gain = bits.size - coded_bytes(counts) + len(PrefixCode.from_counts(counts, WRITER_CODE_LENGTH).to_bytes())
+            gain = (
+                bits.size
+                - coded_bytes(counts)
+                + len(PrefixCode.from_counts(counts, WRITER_CODE_LENGTH).to_bytes())
+            )
             if gain > _MIN_PLANE_GAIN * bits.size:
                 coded[number] = plane
                 saved += gain
         if saved <= _MIN_PLANE_GAIN * len(content):
             return
         for number, plane in coded.items():
-            self._add_slice(name, f"plane{number}", StreamKind.PLANE, GroupMapping(), SymbolSlice(values=plane))
+            self._add_slice(
+                name, f"plane{number}", StreamKind.PLANE, GroupMapping(), SymbolSlice(values=plane)
+            )
 
     def _add_slice(
         self,
@@ -361,7 +369,9 @@ class _Encoder:
 def _check_name(name: str) -> None:
     encoded = name.encode("utf-8", errors="surrogatepass")
     if not 1 <= len(encoded) <= MAX_NAME_BYTES or "\0" in name:
-        raise ValueError(f"tensor name {name[:40]!r} must have 1 to {MAX_NAME_BYTES} bytes and no NUL character")
+        raise ValueError(
+            f"tensor name {name[:40]!r} must have 1 to {MAX_NAME_BYTES} bytes and no NUL character"
+        )
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:
@@ -369,7 +379,7 @@ def _check_name(name: str) -> None:
 
 
 def _affine_numbers(k: np.ndarray, layout: Layout | None) -> tuple[AffineOrder, np.ndarray, int]:
-    """Order, stored numbers and their alphabet for integers k; zigzag where k spreads to both sides of zero."""
+    """Order, stored numbers and their alphabet for integers k; zigzag where k has both signs."""
     if k.size == 0:
         return AffineOrder.ZIGZAG, np.zeros(0, dtype=np.uint32), 1
     wide = k.astype(np.int64)

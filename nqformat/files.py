@@ -12,7 +12,8 @@ from pathlib import Path
 def write_atomically(path: str | os.PathLike[str], pieces: Iterable[bytes]) -> None:
     """Write `pieces` to `path` so that a fault leaves the old file, or none, but never half of one.
 
-    A temporary file beside the target is written, synced and renamed over it, then the folder is synced where the system
+    A temporary file beside the target is written, synced and renamed over it, then the folder is synced
+    where the system
     allows it. An existing file's permission bits are kept; a new one gets those the process's umask gives.
 
     Raises

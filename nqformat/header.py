@@ -7,7 +7,13 @@ import zlib
 from dataclasses import dataclass
 
 from .checksums import DEFAULT_PAGE_LOG2, MIN_PAGE_LOG2, n_pages
-from .errors import BadMagicError, CorruptError, TruncatedError, UnsupportedFeatureError, UnsupportedVersionError
+from .errors import (
+    BadMagicError,
+    CorruptError,
+    TruncatedError,
+    UnsupportedFeatureError,
+    UnsupportedVersionError,
+)
 
 MAGIC = b"\x89NQZ\r\n\x1a\n"
 HEADER_BYTES = 32
@@ -60,7 +66,14 @@ class Header:
         """Serialize, with the header's own checksum."""
         flags = (_FLAG_DEFLATED if self.deflated else 0) | (self.page_log2 - MIN_PAGE_LOG2) << 4
         fields = _FIELDS.pack(
-            MAGIC, VERSION_MAJOR, self.minor, flags, 0, self.directory_bytes, self.file_bytes, self.directory_crc32
+            MAGIC,
+            VERSION_MAJOR,
+            self.minor,
+            flags,
+            0,
+            self.directory_bytes,
+            self.file_bytes,
+            self.directory_crc32,
         )
         return fields + struct.pack("<I", zlib.crc32(fields))
 
@@ -80,7 +93,9 @@ class Header:
         if start[: len(MAGIC)] != MAGIC[: len(start)]:
             raise BadMagicError("this is not a .nqz file", section="HEADER", offset_abs=0)
         if len(start) < HEADER_BYTES:
-            raise TruncatedError(f"{len(start)} bytes, the header has {HEADER_BYTES}", section="HEADER", offset_abs=0)
+            raise TruncatedError(
+                f"{len(start)} bytes, the header has {HEADER_BYTES}", section="HEADER", offset_abs=0
+            )
         _, major, minor, flags, _, directory_bytes, file_bytes, directory_crc32 = _FIELDS.unpack(start[:28])
         if struct.unpack("<I", start[28:32])[0] != zlib.crc32(start[:28]):
             raise CorruptError("header checksum differs", section="HEADER", offset_abs=28)
@@ -105,7 +120,9 @@ class Header:
     def _check_lengths(self, actual_file_bytes: int) -> None:
         if actual_file_bytes < self.file_bytes:
             raise TruncatedError(
-                f"file has {actual_file_bytes} bytes, {self.file_bytes} are declared", section="HEADER", offset_abs=16
+                f"file has {actual_file_bytes} bytes, {self.file_bytes} are declared",
+                section="HEADER",
+                offset_abs=16,
             )
         if actual_file_bytes > self.file_bytes:
             raise CorruptError(

@@ -14,8 +14,8 @@ MAX_EXPONENT = 47
 class HybridMapping:
     """Split of a number into a symbol and extra bits.
 
-    Values below ``2**split_log2`` are their own symbol. For a larger one, the symbol names its highest set bit and the
-    `mantissa_bits` bits below that; the remaining low bits go to the extra-bit string.
+    Values below ``2**split_log2`` are their own symbol. For a larger one, the symbol names its highest set
+    bit and the `mantissa_bits` bits below that; the remaining low bits go to the extra-bit string.
 
     Attributes
     ----------
@@ -31,6 +31,12 @@ class HybridMapping:
     def __post_init__(self) -> None:
         if not 0 <= self.split_log2 <= 7 or not 0 <= self.mantissa_bits <= min(3, self.split_log2):
             raise ValueError(f"hybrid mapping ({self.split_log2}, {self.mantissa_bits}) is not allowed")
+
+    @property
+    def max_value(self) -> int:
+        """Largest value that has a symbol."""
+        n_exponents = (256 - (1 << self.split_log2)) >> self.mantissa_bits
+        return (1 << min(self.split_log2 + n_exponents, MAX_EXPONENT + 1)) - 1
 
     @cached_property
     def symbol_widths(self) -> np.ndarray:
@@ -61,22 +67,20 @@ class HybridMapping:
 
         Parameters
         ----------
-        values : ndarray of int64, shape (n,), 0 <= value < 2**(MAX_EXPONENT + 1) and within the 256 symbols
+        values : ndarray of int64, shape (n,), 0 <= value <= max_value
 
         Returns
         -------
         symbols : ndarray of uint8, extra : ndarray of uint64, widths : ndarray of uint8; each of shape (n,)
         """
-        mantissa, exponent = np.frexp(values.astype(np.float64))
-        del mantissa
-        exponent = exponent.astype(np.int64) - 1
+        if values.size and int(values.max()) > self.max_value:
+            raise ValueError(f"{int(values.max())} is too large for this hybrid mapping")
+        exponent = np.frexp(values.astype(np.float64))[1].astype(np.int64) - 1
         large = values >= 1 << self.split_log2
         drop = np.where(large, exponent - self.mantissa_bits, 0)
         kept = (values >> drop) & ((1 << self.mantissa_bits) - 1)
         index = (1 << self.split_log2) + ((exponent - self.split_log2) << self.mantissa_bits) + kept
         symbols = np.where(large, index, values)
-        if symbols.size and int(symbols.max()) > 255:
-            raise ValueError("a value is too large for this hybrid mapping")
         extra = (values & ((np.int64(1) << drop) - 1)).astype(np.uint64)
         return symbols.astype(np.uint8), extra, drop.astype(np.uint8)
 

@@ -51,7 +51,8 @@ def best_value_coding(numbers: np.ndarray, width: int) -> CodedNumbers:
     """Choose the grouping (or, above 256, the hybrid split) of indices below `width`."""
     if width > 256:
         wide = numbers.astype(np.int64)
-        best = min(_WIDE_MAPPINGS, key=lambda mapping: hybrid_bytes(mapping, wide))
+        able = [mapping for mapping in _WIDE_MAPPINGS if mapping.max_value >= width - 1]
+        best = min(able, key=lambda mapping: hybrid_bytes(mapping, wide))
         return CodedNumbers(mapping=best, numbers=wide, n_bytes=hybrid_bytes(best, wide))
     small = numbers.astype(np.uint8)
     choice = CodedNumbers(mapping=GroupMapping(), numbers=small, n_bytes=coded_bytes(histogram(small)))
@@ -93,7 +94,9 @@ class LayoutChoice:
     scan_positions: np.ndarray | None
 
 
-def choose_layout(shape: tuple[int, ...], indices: np.ndarray, nonzero_indices: np.ndarray, width: int) -> LayoutChoice:
+def choose_layout(
+    shape: tuple[int, ...], indices: np.ndarray, nonzero_indices: np.ndarray, width: int
+) -> LayoutChoice:
     """Compare dense, sparse and mask layouts in both scan directions by exact coded bytes.
 
     Parameters

@@ -13,7 +13,9 @@ _SECTION = "METADATA"
 
 def encode_metadata(metadata: Mapping[str, Any]) -> bytes:
     """Serialize compactly with sorted keys; ValueError or TypeError for what JSON cannot hold."""
-    text = json.dumps(dict(metadata), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    text = json.dumps(
+        dict(metadata), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
     return text.encode("utf-8")
 
 
@@ -39,7 +41,9 @@ def decode_metadata(plain: bytes) -> dict[str, Any]:
     except (RecursionError, ValueError) as error:
         if isinstance(error, CorruptError):
             raise
-        raise CorruptError("metadata is nested too deeply or holds a number too long", section=_SECTION) from None
+        raise CorruptError(
+            "metadata is nested too deeply or holds a number too long", section=_SECTION
+        ) from None
     if not isinstance(parsed, dict):
         raise CorruptError("metadata is not a JSON object", section=_SECTION)
     return parsed

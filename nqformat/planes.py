@@ -10,8 +10,9 @@ from .dtypes import DType
 def split_planes(bits: np.ndarray, dtype: DType) -> list[np.ndarray]:
     """Split elements into byte planes, lowest byte first.
 
-    Floating-point elements are first rotated left by one bit, so that the sign comes last and the top byte is the
-    exponent (float32, bfloat16) or the exponent and the first mantissa bits (float16), or most of it (float64).
+    Floating-point elements are first rotated left by one bit, so that the sign comes last and the top byte
+    is the exponent (float32, bfloat16) or the exponent and the first mantissa bits (float16), or most of it
+    (float64).
 
     Parameters
     ----------

@@ -55,7 +55,8 @@ def limited_code_lengths(counts: np.ndarray, max_length: int) -> np.ndarray:
     for _ in range(max_length):
         merged = sorted(leaves + packages, key=lambda item: item[0])
         packages = [
-            (merged[i][0] + merged[i + 1][0], merged[i][1] + merged[i + 1][1]) for i in range(0, len(merged) - 1, 2)
+            (merged[i][0] + merged[i + 1][0], merged[i][1] + merged[i + 1][1])
+            for i in range(0, len(merged) - 1, 2)
         ]
     for _, symbols in packages[: used.size - 1]:
         for symbol in symbols:

@@ -20,14 +20,14 @@ from .cursor import ByteCursor
 from .deflate import inflate
 from .directory import BlobRecord, Directory, StreamSlice, parse_directory
 from .dtypes import DType, bfloat16_array
-from .errors import CorruptError, FormatError, LimitExceededError, UnsupportedFeatureError
+from .errors import CorruptError, LimitExceededError, UnsupportedFeatureError
 from .header import HEADER_BYTES, Header
 from .limits import Limits
 from .metadata import decode_metadata
 from .planes import join_planes
 from .prefix_code import PrefixCode
 from .streams import ChunkEntry, StreamRecord, decode_chunk, read_chunk_index
-from .tensor import Layout, PackedTensor, affine_values, cast_values
+from .tensor import MAX_AFFINE_K, Layout, PackedTensor, affine_values, cast_values
 from .tensor_records import (
     AffineOrder,
     AffineRule,
@@ -38,7 +38,6 @@ from .tensor_records import (
     TensorRecord,
     ViewFields,
 )
-from .tensor import MAX_AFFINE_K
 
 _DECODE_BYTES_PER_ELEMENT = 24
 
@@ -88,11 +87,17 @@ class TensorInfo:
 class NqzFile:
     """An open .nqz file; use :func:`safe_open` or :func:`from_bytes`.
 
-    Methods may be called from several threads. Each page of the file is checked against its checksum before its first use.
+    Methods may be called from several threads. Each page of the file is checked against its checksum before
+    its first use.
     """
 
     def __init__(
-        self, buffer: bytes | mmap.mmap, *, limits: Limits | None = None, verify: bool = True, bfloat16: str = "ml_dtypes"
+        self,
+        buffer: bytes | mmap.mmap,
+        *,
+        limits: Limits | None = None,
+        verify: bool = True,
+        bfloat16: str = "ml_dtypes",
     ) -> None:
         self._limits = limits or Limits()
         self._bfloat16 = bfloat16
@@ -121,11 +126,15 @@ class NqzFile:
         )
         plain = stored[n_checksums:]
         if len(plain) > self._limits.directory_bytes:
-            raise LimitExceededError(f"directory of {len(plain)} bytes", section="DIRECTORY", offset_abs=HEADER_BYTES)
+            raise LimitExceededError(
+                f"directory of {len(plain)} bytes", section="DIRECTORY", offset_abs=HEADER_BYTES
+            )
         if header.deflated:
             cursor = ByteCursor(plain, "DIRECTORY", HEADER_BYTES + n_checksums)
             plain_bytes = cursor.varint()
-            plain = inflate(cursor.take(cursor.remaining), plain_bytes, self._limits.directory_bytes, "DIRECTORY")
+            plain = inflate(
+                cursor.take(cursor.remaining), plain_bytes, self._limits.directory_bytes, "DIRECTORY"
+            )
         return parse_directory(plain, header.body_start_abs, header.file_bytes, self._limits)
 
     def __enter__(self) -> NqzFile:
@@ -165,7 +174,11 @@ class NqzFile:
     def metadata(self) -> dict[str, Any]:
         """Return the metadata object; empty if the file has none."""
         blob = self._directory.metadata
-        return {} if blob is None else decode_metadata(self._read_blob(blob, self._limits.metadata_bytes, "METADATA"))
+        return (
+            {}
+            if blob is None
+            else decode_metadata(self._read_blob(blob, self._limits.metadata_bytes, "METADATA"))
+        )
 
     def graph(self) -> bytes | None:
         """Return the slim ONNX ModelProto, or None if the file has no graph."""
@@ -181,7 +194,7 @@ class NqzFile:
         return inflate(stored, blob.plain_bytes, limit_bytes, section)
 
     def _bytes(self, start_abs: int, n_bytes: int) -> memoryview:
-        """Checked bytes of the file."""
+        """Return checked bytes of the file."""
         self._verifier.check(start_abs, start_abs + n_bytes)
         return self._view[start_abs : start_abs + n_bytes]
 
@@ -236,7 +249,8 @@ class NqzFile:
 
         Returns
         -------
-        PackedTensor for the layouts DENSE, SPARSE and MASK; otherwise the decoded array, as :meth:`get_tensor` gives it.
+        PackedTensor for the layouts DENSE, SPARSE and MASK; otherwise the decoded array, as
+        :meth:`get_tensor` gives it.
         """
         record = self._record(name)
         if isinstance(record.fields, PackedFields):
@@ -244,7 +258,7 @@ class NqzFile:
         return self.get_tensor(name)
 
     def get_slice(self, name: str, start: int, stop: int) -> np.ndarray:
-        """Decode rows ``start:stop`` of axis 0, reading only the chunks that hold them where the layout allows it.
+        """Decode rows ``start:stop`` of axis 0; dense tensors read only the chunks that hold them.
 
         Raises
         ------
@@ -336,11 +350,16 @@ class NqzFile:
             codebook = self._codebook(fields.rule.codebook)
             if stored.size and int(stored.max()) >= codebook.size:
                 raise CorruptError(
-                    f"tensor {record.name!r} has an index beyond its codebook of {codebook.size} entries", section="TENSOR"
+                    f"tensor {record.name!r} has an index beyond its codebook of {codebook.size} entries",
+                    section="TENSOR",
                 )
             symbols = stored.astype(_index_dtype(codebook.size), copy=False)
         else:
-            symbols, step, offset = _affine_k(record, fields.rule, stored), fields.rule.step, fields.rule.offset
+            symbols, step, offset = (
+                _affine_k(record, fields.rule, stored),
+                fields.rule.step,
+                fields.rule.offset,
+            )
         return PackedTensor(
             name=record.name,
             dtype=record.dtype,
@@ -372,7 +391,9 @@ class NqzFile:
             mask = np.unpackbits(mask_bytes, bitorder="little")
             positions = np.flatnonzero(mask)
             if positions.size != fields.n_stored or (positions.size and positions[-1] >= record.n_elements):
-                raise CorruptError(f"mask of tensor {record.name!r} does not fit its nonzeros", section="TENSOR")
+                raise CorruptError(
+                    f"mask of tensor {record.name!r} does not fit its nonzeros", section="TENSOR"
+                )
             return positions
         positions = self._gap_positions(record, self._slice(record, "positions"))
         if positions.size and int(positions[-1]) >= record.n_elements:
@@ -406,7 +427,9 @@ class NqzFile:
             return np.zeros(0, dtype=np.uint8)
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
-    def _slice_chunks(self, part: StreamSlice, start: int, stop: int) -> Iterator[tuple[ChunkEntry, np.ndarray]]:
+    def _slice_chunks(
+        self, part: StreamSlice, start: int, stop: int
+    ) -> Iterator[tuple[ChunkEntry, np.ndarray]]:
         """Decode the chunks that hold numbers ``start:stop`` of a slice, in order."""
         if stop <= start:
             return
@@ -427,7 +450,9 @@ class NqzFile:
         if entries is None:
             lengths = self._directory.slice_lengths[stream]
             if sum(length >> record.chunk_log2 for length in lengths) > record.payload_bytes:
-                raise CorruptError("more chunks than bytes", section="STREAM", offset_abs=record.payload_start_abs)
+                raise CorruptError(
+                    "more chunks than bytes", section="STREAM", offset_abs=record.payload_start_abs
+                )
             payload = self._bytes(record.payload_start_abs, record.payload_bytes)
             entries = self._indexes[stream] = read_chunk_index(record, payload, lengths)
         return entries
@@ -469,7 +494,9 @@ def _affine_k(record: TensorRecord, rule: AffineRule, stored: np.ndarray) -> np.
     if record.dtype is not None and not record.dtype.is_float and k.size:
         info = np.iinfo(record.dtype.storage_dtype.name)
         if int(k.min()) < info.min or int(k.max()) > info.max:
-            raise CorruptError(f"tensor {record.name!r} has an integer beyond {record.dtype.label}", section="TENSOR")
+            raise CorruptError(
+                f"tensor {record.name!r} has an integer beyond {record.dtype.label}", section="TENSOR"
+            )
     return k.astype(np.int32)
 
 
@@ -537,7 +564,9 @@ def from_bytes(
     return NqzFile(content, limits=limits, verify=verify, bfloat16=bfloat16)
 
 
-def load(content: bytes, *, limits: Limits | None = None, bfloat16: str = "ml_dtypes") -> dict[str, np.ndarray]:
+def load(
+    content: bytes, *, limits: Limits | None = None, bfloat16: str = "ml_dtypes"
+) -> dict[str, np.ndarray]:
     """Decode every tensor of a file in memory; see :func:`load_file`."""
     chosen = limits or Limits()
     with from_bytes(content, limits=chosen, bfloat16=bfloat16) as file:

@@ -36,8 +36,8 @@ def merge_slices(counts: list[np.ndarray]) -> list[list[int]]:
 
     Notes
     -----
-    The pair with the largest saving is merged until none saves a byte: O(n**2) estimates. Beyond 400 slices only
-    neighbours in the list of groups are considered.
+    The pair with the largest saving is merged until none saves a byte: O(n**2) estimates. Beyond 400 slices
+    only neighbours in the list of groups are considered.
     """
     groups = [[i] for i in range(len(counts))]
     tables = [c.astype(np.float64) for c in counts]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import pairwise
 
 import numpy as np
 
@@ -94,7 +95,9 @@ class StreamRecord:
         return bytes(out)
 
     @classmethod
-    def read(cls, cursor: ByteCursor, n_tables: int, payload_start_abs: int, payload_bytes: int) -> StreamRecord:
+    def read(
+        cls, cursor: ByteCursor, n_tables: int, payload_start_abs: int, payload_bytes: int
+    ) -> StreamRecord:
         """Parse the fixed fields.
 
         Raises
@@ -108,7 +111,9 @@ class StreamRecord:
         try:
             kind, codec = StreamKind(kind_number), Codec(coding & 0x0F)
         except ValueError:
-            raise UnsupportedFeatureError(f"stream kind {kind_number} or codec {coding & 15} is unknown") from None
+            raise UnsupportedFeatureError(
+                f"stream kind {kind_number} or codec {coding & 15} is unknown"
+            ) from None
         if codec not in (Codec.STORED, Codec.HUFFMAN):
             raise UnsupportedFeatureError(f"codec {codec.name.lower()} is not implemented by this reader")
         mapping = _read_mapping(cursor, coding >> 4)
@@ -117,7 +122,9 @@ class StreamRecord:
             raise UnsupportedFeatureError(f"stream flags {chunking:#04x} are unknown to this reader")
         chunk_log2 = MIN_CHUNK_LOG2 + (chunking & 0x0F)
         if chunk_log2 > MAX_CHUNK_LOG2:
-            raise cursor.corrupt(f"chunks of 2**{chunk_log2} elements, at most 2**{MAX_CHUNK_LOG2} are allowed")
+            raise cursor.corrupt(
+                f"chunks of 2**{chunk_log2} elements, at most 2**{MAX_CHUNK_LOG2} are allowed"
+            )
         table = None
         if codec is Codec.HUFFMAN:
             table = cursor.varint()
@@ -157,7 +164,8 @@ class SymbolSlice:
     ----------
     values : ndarray of uint8 (grouped) or int64 (hybrid), shape (n_elements,)
     starts : ndarray of int64 or None
-        For gap slices: ``starts[i]`` is the scan position before element i, used where a chunk begins inside the slice.
+        For gap slices: ``starts[i]`` is the scan position before element i, used where a chunk begins
+        inside the slice.
     """
 
     values: np.ndarray
@@ -224,9 +232,7 @@ def _encode_chunk(
         return [b""] * (len(bounds) - 1), extra
     codes, lengths = code.codewords
     codewords, code_lengths = codes.astype(np.uint64)[symbols], lengths[symbols]
-    return [
-        kernels.pack_bits(codewords[a:b], code_lengths[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)
-    ], extra
+    return [kernels.pack_bits(codewords[a:b], code_lengths[a:b]) for a, b in pairwise(bounds)], extra
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -334,7 +340,9 @@ def decode_chunk(
     n_symbols = chunk_symbols(record.mapping, entry.span)
     symbols = _decode_symbols(record, code, entry, chunk, n_symbols)
     if symbols is None:
-        raise CorruptError("bitstream does not end with its last symbol", section="STREAM", offset_abs=base_abs)
+        raise CorruptError(
+            "bitstream does not end with its last symbol", section="STREAM", offset_abs=base_abs
+        )
     if isinstance(record.mapping, GroupMapping):
         return _split_groups(record.mapping, entry, symbols, base_abs)
     values = _join_hybrid(record.mapping, symbols, chunk[sum(entry.substream_bytes) :], base_abs)
@@ -347,7 +355,7 @@ def _decode_symbols(
 ) -> np.ndarray | None:
     coded = np.frombuffer(chunk[: sum(entry.substream_bytes)], dtype=np.uint8)
     if record.codec is Codec.STORED:
-        return coded if coded.size == n_symbols else None
+        return coded.copy() if coded.size == n_symbols else None
     assert code is not None
     if code.single is not None:
         return np.full(n_symbols, code.single, dtype=np.uint8) if coded.size == 0 else None
@@ -355,7 +363,9 @@ def _decode_symbols(
     for n_bytes in entry.substream_bytes:
         byte_bounds.append(byte_bounds[-1] + n_bytes)
     symbol_bounds = substream_bounds(n_symbols, len(entry.substream_bytes))
-    return kernels.decode_prefix_streams(coded, byte_bounds, code.decode_table, code.max_length, symbol_bounds)
+    return kernels.decode_prefix_streams(
+        coded, byte_bounds, code.decode_table, code.max_length, symbol_bounds
+    )
 
 
 def _split_groups(

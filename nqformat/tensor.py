@@ -60,8 +60,12 @@ class Codebook:
         if not np.isfinite(self.values).all():
             raise ValueError("codebook values must be finite")
         if self.stored_as not in (DType.FLOAT32, DType.FLOAT16, DType.BFLOAT16):
-            raise ValueError(f"a codebook is stored as float32, float16 or bfloat16, not {self.stored_as.label}")
-        if not np.array_equal(round_codebook(self.values, self.stored_as).view("<u4"), self.values.view("<u4")):
+            raise ValueError(
+                f"a codebook is stored as float32, float16 or bfloat16, not {self.stored_as.label}"
+            )
+        if not np.array_equal(
+            round_codebook(self.values, self.stored_as).view("<u4"), self.values.view("<u4")
+        ):
             raise ValueError(f"codebook values are not exactly representable in {self.stored_as.label}")
 
 
@@ -238,7 +242,8 @@ class PackedTensor:
     symbols : ndarray, shape (n_stored,)
         One for each stored element, in ascending C-order position.
     positions : ndarray of int64, shape (n_stored,), or None
-        Ascending C-order positions of the stored elements; all others are zero. None: every element is stored.
+        Ascending C-order positions of the stored elements; all others are zero. None: every element is
+        stored.
     codebook : ndarray of float32, shape (n_entries,), or None
     step, offset : float
         Used when `codebook` is None.

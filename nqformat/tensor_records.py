@@ -196,7 +196,8 @@ def read_tensor_record(
 ) -> TensorRecord:
     """Parse the fixed fields of a tensor record.
 
-    An unknown dtype, layout or option gives a record with `unsupported` set, so that the other tensors stay readable.
+    An unknown dtype, layout or option gives a record with `unsupported` set, so that the other tensors stay
+    readable.
 
     Raises
     ------
@@ -235,7 +236,9 @@ def read_tensor_record(
         payload_bytes=payload_bytes,
     )
     if payload_bytes != _expected_payload(record):
-        raise cursor.corrupt(f"tensor {name!r} needs {_expected_payload(record)} payload bytes, has {payload_bytes}")
+        raise cursor.corrupt(
+            f"tensor {name!r} needs {_expected_payload(record)} payload bytes, has {payload_bytes}"
+        )
     return record
 
 
@@ -374,7 +377,8 @@ def check_view(record: TensorRecord, earlier: list[TensorRecord]) -> None:
     Raises
     ------
     CorruptError
-        If a source is itself a view, ranges leave a source, shapes or dtypes differ, or element counts differ.
+        If a source is itself a view, ranges leave a source, shapes or dtypes differ, or element counts
+        differ.
     """
     fields = record.fields
     assert isinstance(fields, ViewFields)
@@ -390,6 +394,8 @@ def check_view(record: TensorRecord, earlier: list[TensorRecord]) -> None:
         if part.start + part.n_rows > source.shape[0]:
             raise CorruptError(f"{where} reaches beyond tensor {source.name!r}", section="TENSOR")
         n_rows += part.n_rows
-    if len(fields.permutation) != len(first.shape) or n_rows * math.prod(first.shape[1:]) != record.n_elements:
+    if (
+        len(fields.permutation) != len(first.shape)
+        or n_rows * math.prod(first.shape[1:]) != record.n_elements
+    ):
         raise CorruptError(f"{where} does not have the shape of its sources", section="TENSOR")
-

@@ -102,7 +102,9 @@ def _as_tensor(name: str, tensor: TensorLike) -> Tensor:
         except TypeError as error:
             raise TypeError(f"tensor {name!r}: {error}") from None
     if not isinstance(tensor, Tensor):
-        raise TypeError(f"tensor {name!r} is a {type(tensor).__name__}, not an array or a tensor of this package")
+        raise TypeError(
+            f"tensor {name!r} is a {type(tensor).__name__}, not an array or a tensor of this package"
+        )
     return tensor
 
 
@@ -151,10 +153,10 @@ def _blob(plain: bytes) -> tuple[bytes, bytes]:
 def _settle_directory(
     directory: bytes, payloads: list[tuple[bytes, bool]], *, edge: bool
 ) -> tuple[bytes, bool, int]:
-    """Stored directory, whether it is deflated, and the number of page checksums.
+    """Return the stored directory, whether it is deflated, and the number of page checksums.
 
-    The padding of aligned payloads depends on where the body starts, hence on the number of checksums, which depends on the
-    padding; where the two never agree, a padding record shifts the body.
+    The padding of aligned payloads depends on where the body starts, hence on the number of checksums,
+    which depends on the padding; where the two never agree, a padding record shifts the body.
     """
     for n_padding in range(PAYLOAD_ALIGNMENT):
         plain = directory + (record_bytes(RecordKind.PADDING, bytes(n_padding - 1)) if n_padding else b"")

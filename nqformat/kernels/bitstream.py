@@ -19,7 +19,7 @@ _OUT = types.Array(types.uint8, 1, "C")
 
 @numba.njit(types.int64(_WORDS, _BYTES, _OUT), cache=True, nogil=True)
 def pack_bits(values, widths, out):  # type: ignore[no-untyped-def]
-    """Kernel of :func:`~nqformat.kernels.reference.pack_bits_reference`; returns bytes written, -1 if `out` is short."""
+    """Pack as the reference does; returns bytes written, -1 if `out` is short."""
     buffer = np.uint64(0)
     n_buffered = np.uint64(0)
     n_written = 0
@@ -80,8 +80,8 @@ def decode_prefix_streams(buffer, byte_bounds, table, max_length, symbol_bounds,
 
     Notes
     -----
-    Each round reads 8 bytes and takes 4 codewords: 7 + 4 * 13 = 59 bits at most. A round runs only while 8 bytes lie
-    ahead inside the sub-stream and 4 symbols are wanted, so no read or write passes a bound.
+    Each round reads 8 bytes and takes 4 codewords: 7 + 4 * 13 = 59 bits at most. A round runs only while 8
+    bytes lie ahead inside the sub-stream and 4 symbols are wanted, so no read or write passes a bound.
     """
     n_streams = byte_bounds.size - 1
     if symbol_bounds.size != byte_bounds.size or table.size != 1 << max_length or max_length > 13:
@@ -112,7 +112,9 @@ def decode_prefix_streams(buffer, byte_bounds, table, max_length, symbol_bounds,
         while place < last:
             if position >= n_bits:
                 return 1
-            word = _load_tail(buffer, start + np.int64(position >> np.uint64(3)), stop) >> (position & np.uint64(7))
+            word = _load_tail(buffer, start + np.int64(position >> np.uint64(3)), stop) >> (
+                position & np.uint64(7)
+            )
             entry = np.uint64(table[word & mask])
             out[place] = np.uint8(entry & np.uint64(0xFF))
             place += 1
