@@ -1,0 +1,69 @@
+"""Settings that quantizers share, and the shape of a quantizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from nqformat.dtypes import DType
+from nqformat.tensor import Tensor
+
+__all__ = ["MAX_CLUSTERS", "Quantizer", "QuantizerSettings"]
+
+MAX_CLUSTERS = 1 << 16
+_SCOPES = ("layer", "global")
+_CODEBOOK_DTYPES = (DType.FLOAT32, DType.FLOAT16, DType.BFLOAT16)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizerSettings:
+    """What the caller may choose for any quantizer.
+
+    Attributes
+    ----------
+    clusters : int
+        Most entries of a codebook, not counting the zero that pruned tensors keep besides; 1 to 65,536.
+    scope : {"layer", "global"}
+        One codebook for each tensor, or one for all tensors of a dtype.
+    codebook_dtype : DType
+        FLOAT32, FLOAT16 or BFLOAT16: how entries made by the quantizer are stored, where that does no harm.
+    keep_zeros : bool
+        Whether the zeros of a pruned tensor stay exactly zero.
+    seed : int
+        For quantizers that draw random numbers; exact k-means does not.
+    """
+
+    clusters: int = 256
+    scope: str = "layer"
+    codebook_dtype: DType = DType.FLOAT16
+    keep_zeros: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.clusters <= MAX_CLUSTERS:
+            raise ValueError(f"clusters must be 1 to {MAX_CLUSTERS}, not {self.clusters}")
+        if self.scope not in _SCOPES:
+            raise ValueError(f"scope must be one of {', '.join(_SCOPES)}, not {self.scope!r}")
+        if self.codebook_dtype not in _CODEBOOK_DTYPES:
+            raise ValueError(
+                f"codebook_dtype must be float32, float16 or bfloat16, not {self.codebook_dtype!r}"
+            )
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, but is {self.seed}")
+
+
+class Quantizer(Protocol):
+    """A function from arrays to compressed tensors; it keeps every name, shape and dtype."""
+
+    def __call__(
+        self,
+        weights: Mapping[str, np.ndarray],
+        sensitivities: Mapping[str, np.ndarray] | None,
+        settings: QuantizerSettings,
+        /,
+    ) -> dict[str, Tensor]:
+        """Quantize all `weights`; `sensitivities` are diagonal Hessians of the same names and shapes."""
+        ...
