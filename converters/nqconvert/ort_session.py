@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,30 @@ def require_onnxruntime() -> Any:
     return onnxruntime
 
 
-def open_session(model: bytes | Path, *, external: Mapping[str, np.ndarray] | None = None) -> Any:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExternalValue:
+    """Value of an initializer that is handed over beside the model.
+
+    Attributes
+    ----------
+    bits : ndarray
+        Contiguous, in the storage dtype (bfloat16 as uint16 bits).
+    data_type : int
+        TensorProto.DataType number.
+    """
+
+    bits: np.ndarray
+    data_type: int
+
+
+def open_session(model: bytes | Path, *, external: Mapping[str, ExternalValue] | None = None) -> Any:
     """Create a single-threaded session on the CPU.
 
     Parameters
     ----------
     model : bytes or Path
         Serialized ModelProto, or the path of one.
-    external : mapping of str to ndarray, optional
+    external : mapping of str to ExternalValue, optional
         Values of initializers that the model declares as external data.
 
     Raises
@@ -47,9 +64,8 @@ def open_session(model: bytes | Path, *, external: Mapping[str, np.ndarray] | No
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
     if external:
-        values = [
-            onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(a)) for a in external.values()
-        ]
+        make = onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type
+        values = [make(value.bits, value.data_type) for value in external.values()]
         options.add_external_initializers(list(external), values)
     content = model if isinstance(model, bytes) else str(model)
     try:

@@ -1,0 +1,119 @@
+"""Quantized tensors as a table of values and one index for each element."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from nqformat import TensorInfo
+from nqformat.dtypes import DType
+from nqformat.tensor import Layout, PackedTensor, affine_values, cast_values
+
+from .restore import TensorFile
+
+MAX_ENTRIES = 1 << 16
+_MAX_COUNTED_RANGE = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodebookTable:
+    """A tensor as ``entries[indices]``, exactly.
+
+    Attributes
+    ----------
+    indices : ndarray of uint8 or uint16, shape of the tensor
+    entries : ndarray, shape (n_entries,)
+        In the tensor's storage dtype.
+    dtype : DType
+    """
+
+    indices: np.ndarray
+    entries: np.ndarray
+    dtype: DType
+
+    @property
+    def n_entries(self) -> int:
+        """Number of table entries."""
+        return int(self.entries.size)
+
+
+def read_table(file: TensorFile, info: TensorInfo) -> CodebookTable | str:
+    """Return a tensor as a table, or the reason why it has none.
+
+    Views and constants have no symbols of their own; their table is made of the values they hold.
+    """
+    if info.dtype is None or not info.dtype.is_float:
+        return "not floating point"
+    if info.layout is Layout.RAW:
+        return "stored raw in the file"
+    if info.n_elements == 0:
+        return "empty"
+    if info.layout is Layout.VIEW and any(file.info(name).layout is Layout.RAW for name in info.sources):
+        return "view of a tensor stored raw in the file"
+    packed = file.get_packed(info.name)
+    if isinstance(packed, PackedTensor):
+        found = table_of_packed(packed)
+    else:
+        found = table_of_values(packed, info.dtype)
+    return found if found is not None else f"more than {MAX_ENTRIES} distinct values"
+
+
+def table_of_packed(packed: PackedTensor) -> CodebookTable | None:
+    """Return a packed tensor as a table, or None if that takes more than 65,536 entries.
+
+    Entries that no element uses are left out; the implied zero of a sparse tensor gets an entry.
+    """
+    if packed.codebook is not None:
+        symbols = packed.symbols.reshape(-1).astype(np.int64)
+        used, positions = _used_symbols(symbols)
+        entries = cast_values(packed.codebook, packed.dtype)[used]
+    else:
+        used, positions = _used_symbols(packed.symbols.reshape(-1).astype(np.int64))
+        entries = cast_values(affine_values(used, packed.step, packed.offset), packed.dtype)
+    if packed.positions is not None and packed.density < 1:
+        entries, zero = _with_zero(entries)
+        dense = np.full(math.prod(packed.shape), zero, dtype=np.int64)
+        dense[packed.positions] = positions
+        positions = dense
+    return _table(positions.reshape(packed.shape), entries, packed.dtype)
+
+
+def table_of_values(bits: np.ndarray, dtype: DType) -> CodebookTable | None:
+    """Return an array of storage bits as a table of the distinct values in it."""
+    unsigned = np.ascontiguousarray(bits).view(f"<u{bits.dtype.itemsize}")
+    distinct, positions = np.unique(unsigned, return_inverse=True)
+    return _table(positions.reshape(bits.shape), distinct.view(bits.dtype), dtype)
+
+
+def _table(indices: np.ndarray, entries: np.ndarray, dtype: DType) -> CodebookTable | None:
+    """Store the indices in the smallest of uint8 and uint16 that holds them."""
+    if entries.size > MAX_ENTRIES:
+        return None
+    narrow = indices.astype(np.uint8 if entries.size <= 256 else np.uint16)
+    return CodebookTable(indices=narrow, entries=entries, dtype=dtype)
+
+
+def _used_symbols(symbols: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distinct symbols, ascending, and the position of each element's symbol among them."""
+    if symbols.size == 0:
+        return symbols, symbols
+    lowest = int(symbols.min())
+    if int(symbols.max()) - lowest >= _MAX_COUNTED_RANGE:
+        used, positions = np.unique(symbols, return_inverse=True)
+        return used, positions
+    shifted = symbols - lowest
+    used = np.flatnonzero(np.bincount(shifted))
+    place = np.zeros(int(used[-1]) + 1, dtype=np.int64)
+    place[used] = np.arange(used.size)
+    return used + lowest, place[shifted]
+
+
+def _with_zero(entries: np.ndarray) -> tuple[np.ndarray, int]:
+    """Return the entries with a positive zero among them, and its position."""
+    bits = entries.view(f"<u{entries.dtype.itemsize}")
+    zeros = np.flatnonzero(bits == 0)
+    if zeros.size:
+        return entries, int(zeros[0])
+    return np.append(entries, np.zeros(1, dtype=entries.dtype)), int(entries.size)

@@ -1,0 +1,204 @@
+"""Compare an exported model with a run on the decoded weights."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nqconvert.onnx_tensor import DTYPE_OF_ONNX, ONNX_OF_DTYPE, require_onnx
+from nqconvert.ort_session import (
+    ExternalValue,
+    open_session,
+    relative_difference,
+    require_onnxruntime,
+    run_session,
+)
+from nqformat.dtypes import DType, float32_to_bfloat16
+from nqformat.errors import ConversionError
+
+from .model_file import declare_external
+from .opset import with_tensors_as_inputs
+from .pending import known_dtype
+from .restore import StoredModel, TensorFile
+
+TOLERANCE = 1e-5
+_SEED = 20
+_OPEN_AXES = (2, 8, 32, 64, 224)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferenceRun:
+    """Inputs and the outputs that the stored graph gives for them on the decoded weights."""
+
+    feeds: dict[str, np.ndarray]
+    outputs: list[np.ndarray]
+
+
+def check_exported(path: Path, stored: StoredModel) -> tuple[str, ...]:
+    """Run ONNX's checker, with shape inference, on an exported file.
+
+    Returns
+    -------
+    tuple of str
+        What the checker finds in the stored graph already: runtimes may accept it all the same.
+
+    Raises
+    ------
+    ConversionError
+        If the checker refuses the file but not the graph it was made of.
+    """
+    fault = _checker_fault(str(path))
+    if fault is None:
+        return ()
+    own_fault = _checker_fault(with_tensors_as_inputs(stored.model, stored.tensors))
+    if own_fault is None:
+        raise ConversionError(f"the exported model is not valid ONNX: {fault}")
+    return (f"ONNX's checker does not accept the original graph: {own_fault}",)
+
+
+def _checker_fault(model: Any) -> str | None:
+    """Return what ONNX's checker says against a model, or None."""
+    onnx = require_onnx()
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        return _first_line(error)
+    return None
+
+
+def reference_run(
+    file: TensorFile, stored: StoredModel, feeds: Mapping[str, np.ndarray] | None
+) -> ReferenceRun:
+    """Run the stored graph on the decoded weights.
+
+    Parameters
+    ----------
+    file : TensorFile
+    stored : StoredModel
+    feeds : mapping of str to ndarray, optional
+        Inputs; without them random ones are made, open axes growing until the model runs.
+
+    Raises
+    ------
+    ConversionError
+        If the model does not run on the inputs.
+    """
+    require_onnxruntime()
+    session = _reference_session(file, stored)
+    if feeds is not None:
+        return ReferenceRun(feeds=dict(feeds), outputs=run_session(session, feeds))
+    failure: ConversionError | None = None
+    for trial in _random_trials(stored.model):
+        try:
+            return ReferenceRun(feeds=trial, outputs=run_session(session, trial))
+        except ConversionError as error:
+            failure = error
+    raise ConversionError(
+        f"the model does not run on random inputs, give some as feeds ({failure})"
+    ) from failure
+
+
+def largest_difference(path: Path, reference: ReferenceRun) -> float:
+    """Run an exported file and return the largest relative difference of its outputs.
+
+    Raises
+    ------
+    ConversionError
+        If it does not load or run, or the difference passes 1e-5.
+    """
+    expected = reference.outputs
+    actual = run_session(open_session(path), reference.feeds)
+    if len(actual) != len(expected):
+        raise ConversionError(f"the exported model has {len(actual)} outputs, the stored one {len(expected)}")
+    difference = max(map(relative_difference, expected, actual), default=0.0)
+    if not difference <= TOLERANCE:
+        raise ConversionError(
+            f"the exported model's outputs differ from those of the decoded weights by {difference:.1e}, "
+            f"allowed {TOLERANCE:.0e}"
+        )
+    return difference
+
+
+def random_feeds(model: Any, *, open_axis: int = 2) -> dict[str, np.ndarray]:
+    """Return reproducible random inputs: normal floats, integers 0 and 1.
+
+    Open axes get `open_axis` elements, an open first axis two.
+
+    Raises
+    ------
+    ConversionError
+        If an input is not a tensor of known rank and element type.
+    """
+    rng = np.random.default_rng(_SEED)
+    inline = {tensor.name for tensor in model.graph.initializer}
+    return {
+        value.name: _random_array(value, rng, open_axis)
+        for value in model.graph.input
+        if value.name not in inline
+    }
+
+
+def _random_trials(model: Any) -> Iterator[dict[str, np.ndarray]]:
+    """Yield random inputs with larger and larger open axes; only one if there are none."""
+    previous: list[tuple[int, ...]] = []
+    for open_axis in _OPEN_AXES:
+        feeds = random_feeds(model, open_axis=open_axis)
+        shapes = [array.shape for array in feeds.values()]
+        if shapes != previous:
+            yield feeds
+        previous = shapes
+
+
+def _random_array(value: Any, rng: np.random.Generator, open_axis: int) -> np.ndarray:
+    """Return a random array for one declared input."""
+    kind = value.type.tensor_type
+    dtype = DTYPE_OF_ONNX.get(kind.elem_type)
+    if not value.type.HasField("tensor_type") or not kind.HasField("shape") or dtype is None:
+        raise ConversionError(f"no random values can be made for input {value.name!r}, give feeds")
+    shape = tuple(
+        d.dim_value if d.HasField("dim_value") else (open_axis if axis else 2)
+        for axis, d in enumerate(kind.shape.dim)
+    )
+    if dtype is DType.BFLOAT16:
+        return _bfloat16(rng.standard_normal(shape, dtype=np.float32))
+    if dtype.is_float:
+        return np.asarray(rng.standard_normal(shape)).astype(dtype.storage_dtype)
+    return np.asarray(rng.integers(0, 2, size=shape)).astype(dtype.storage_dtype)
+
+
+def _bfloat16(values: np.ndarray) -> np.ndarray:
+    """Return float32 values as an ml_dtypes bfloat16 array."""
+    from nqformat.dtypes import bfloat16_array
+
+    return bfloat16_array(float32_to_bfloat16(values), "ml_dtypes")
+
+
+def _reference_session(file: TensorFile, stored: StoredModel) -> Any:
+    """Open the stored graph with its tensors handed over as arrays."""
+    model = type(stored.model)()
+    model.CopyFrom(stored.model)
+    external: dict[str, ExternalValue] = {}
+    for info in stored.tensors:
+        proto = model.graph.initializer.add()
+        proto.name = info.name
+        proto.data_type = ONNX_OF_DTYPE[known_dtype(info)]
+        proto.dims.extend(info.shape)
+        bits = np.ascontiguousarray(file.get_tensor(info.name))
+        if bits.size <= 1:
+            proto.raw_data = bits.tobytes()
+            continue
+        declare_external(proto, "tensors", 0, bits.nbytes)
+        external[info.name] = ExternalValue(bits=bits, data_type=proto.data_type)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return open_session(model.SerializeToString(), external=external)
+
+
+def _first_line(error: Exception) -> str:
+    """Return the first line of an error's message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
