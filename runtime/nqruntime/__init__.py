@@ -1,0 +1,1 @@
+"""Running the networks in .nqz files."""
