@@ -12,6 +12,7 @@ from .dtypes import DType
 from .grouping import GroupMapping
 from .hybrid import HybridMapping
 from .layout_choice import (
+    STREAM_OVERHEAD_BYTES,
     WRITER_CODE_LENGTH,
     CodedNumbers,
     LayoutChoice,
@@ -290,7 +291,7 @@ class _Encoder:
         if n_symbols:
             code = PrefixCode.from_counts(counts, WRITER_CODE_LENGTH)
             n_coded = -(-code.payload_bits(counts) // 8) + len(code.to_bytes())
-            if kind is StreamKind.PLANE and n_coded >= n_symbols:
+            if kind is StreamKind.PLANE and n_coded + STREAM_OVERHEAD_BYTES >= n_symbols:
                 return
             code = code if n_coded < n_symbols else None
         table = None

@@ -5,33 +5,32 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 
-def write_atomically(path: str | os.PathLike[str], pieces: Iterable[bytes]) -> None:
-    """Write `pieces` to `path` so that a fault leaves the old file, or none, but never half of one.
+@contextlib.contextmanager
+def replaced_when_done(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it over `path` when the block ends well.
 
-    A temporary file beside the target is written, synced and renamed over it, then the folder is synced
-    where the system
-    allows it. An existing file's permission bits are kept; a new one gets those the process's umask gives.
+    The file is synced before and the folder after the rename, where the system allows it. An existing
+    file's permission
+    bits are kept; a new one gets those the process's umask gives. If the block raises, the temporary file
+    is removed and an existing file stays as it was.
 
     Raises
     ------
     OSError
-        As the system reports it; the temporary file is removed.
+        As the system reports it.
     """
     target = Path(path)
-    folder = target.parent
     if target.is_dir():
         raise IsADirectoryError(f"{target} is a folder")
-    temporary = folder / f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.part"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    temporary = target.parent / f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.part"
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     try:
-        with os.fdopen(descriptor, "wb") as stream:
-            for piece in pieces:
-                stream.write(piece)
-            stream.flush()
+        yield temporary
+        with open(temporary, "rb+") as stream:
             os.fsync(stream.fileno())
         with contextlib.suppress(FileNotFoundError):
             os.chmod(temporary, target.stat().st_mode & 0o7777)
@@ -40,7 +39,14 @@ def write_atomically(path: str | os.PathLike[str], pieces: Iterable[bytes]) -> N
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
-    _sync_folder(folder)
+    _sync_folder(target.parent)
+
+
+def write_atomically(path: str | os.PathLike[str], pieces: Iterable[bytes]) -> None:
+    """Write `pieces` to `path`; a fault leaves the old file, or none, but never half of one."""
+    with replaced_when_done(path) as temporary, open(temporary, "wb") as stream:
+        for piece in pieces:
+            stream.write(piece)
 
 
 def _sync_folder(folder: Path) -> None:

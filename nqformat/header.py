@@ -31,8 +31,8 @@ class Header:
 
     Attributes
     ----------
-    minor : int
-        Minor format version that the file needs.
+    major, minor : int
+        Format version that the file needs.
     deflated : bool
         Whether the directory is deflated.
     page_log2 : int
@@ -45,6 +45,7 @@ class Header:
         CRC-32 of the ``directory_bytes`` bytes after the header.
     """
 
+    major: int = VERSION_MAJOR
     minor: int
     deflated: bool
     page_log2: int = DEFAULT_PAGE_LOG2
@@ -67,7 +68,7 @@ class Header:
         flags = (_FLAG_DEFLATED if self.deflated else 0) | (self.page_log2 - MIN_PAGE_LOG2) << 4
         fields = _FIELDS.pack(
             MAGIC,
-            VERSION_MAJOR,
+            self.major,
             self.minor,
             flags,
             0,
@@ -107,6 +108,7 @@ class Header:
         if flags & ~_FLAGS_KNOWN:
             raise UnsupportedFeatureError(f"header flags {flags:#04x} are unknown to this reader")
         header = cls(
+            major=major,
             minor=minor,
             deflated=bool(flags & _FLAG_DEFLATED),
             page_log2=(flags >> 4) + MIN_PAGE_LOG2,

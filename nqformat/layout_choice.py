@@ -15,7 +15,7 @@ from .tensor import Layout
 WRITER_CODE_LENGTH = 12
 _GAP_MAPPINGS = (HybridMapping(4, 1), HybridMapping(5, 2), HybridMapping(6, 2))
 _WIDE_MAPPINGS = (HybridMapping(4, 1), HybridMapping(6, 3), HybridMapping(7, 3))
-_STREAM_OVERHEAD_BYTES = 7
+STREAM_OVERHEAD_BYTES = 7
 
 
 def coded_bytes(counts: np.ndarray) -> int:
@@ -118,7 +118,7 @@ def choose_layout(
         if column_scan and (len(shape) < 2 or min(shape[0], math.prod(shape[1:])) < 2):
             continue
         order, scan_positions = _scan(shape, nonzero_indices, column_scan)
-        values_bytes = best_value_coding(indices[order], width).n_bytes + _STREAM_OVERHEAD_BYTES
+        values_bytes = best_value_coding(indices[order], width).n_bytes + STREAM_OVERHEAD_BYTES
         gap_bytes = best_gap_coding(scan_positions).n_bytes
         mask_bytes = coded_bytes(histogram(scan_mask(scan_positions, indices.size)))
         for layout, position_bytes in ((Layout.SPARSE, gap_bytes), (Layout.MASK, mask_bytes)):

@@ -278,6 +278,10 @@ class NqzFile:
             return bfloat16_array(bits, self._bfloat16) if record.dtype is DType.BFLOAT16 else bits
         return self.get_tensor(name)[start:stop]
 
+    def slice_numbers(self, part: StreamSlice) -> np.ndarray:
+        """Return all numbers of one slice of a stream, for tools that inspect files."""
+        return self._slice_numbers(part, 0, part.n_elements)
+
     def _decode_bits(self, record: TensorRecord) -> np.ndarray:
         """Decode to the storage dtype (bfloat16 as uint16)."""
         fields = record.fields

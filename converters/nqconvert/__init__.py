@@ -1,1 +1,34 @@
-"""Convert models to .nqz files and back."""
+"""From models to .nqz files and back to ONNX.
+
+Importing this package is cheap; torch, onnx and onnxruntime are loaded by the functions that need them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .conversion import convert
+    from .export import export_onnx
+    from .module_pruning import Training
+    from .report import Report
+    from .sources import ModelSource, load_source
+
+__all__ = ["ModelSource", "Report", "Training", "convert", "export_onnx", "load_source"]
+
+_HOMES = {
+    "ModelSource": "sources",
+    "Report": "report",
+    "Training": "module_pruning",
+    "convert": "conversion",
+    "export_onnx": "export",
+    "load_source": "sources",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

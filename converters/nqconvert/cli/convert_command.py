@@ -1,0 +1,84 @@
+"""``nqz convert``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from nqconvert.cli.console import StageLines, call_object, emit, load_object, read_arrays
+from nqconvert.presets import PRESETS, REST_DTYPES
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    width = max(map(len, PRESETS))
+    parser.epilog = "presets:\n" + "\n".join(f"  {n:{width}}  {p.purpose}" for n, p in PRESETS.items())
+    parser.add_argument(
+        "model", help=".onnx, .safetensors, .pt state dict, or package.module:factory of a torch module"
+    )
+    parser.add_argument("-o", "--output", help="the .nqz file; default: beside the model, or in this folder")
+    parser.add_argument("--weights", help="state dict for a module")
+    parser.add_argument(
+        "--example-input",
+        help=".npy, .npz or shape=1,1,28,28: needed for a module; outputs are compared on it",
+    )
+    parser.add_argument("--preset", default="auto", help="a named bundle of settings (below); default auto")
+    parser.add_argument("--method", help="quantizer: kmeans, none, or one that another package brings")
+    parser.add_argument("--clusters", type=int, help="most codebook entries")
+    parser.add_argument(
+        "--scope", choices=("layer", "global"), help="one codebook for each tensor or one for all"
+    )
+    parser.add_argument("--density", type=float, help="share of weights that pruning keeps")
+    parser.add_argument("--rest", choices=REST_DTYPES, help="precision of biases, norms and small tensors")
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--train", help="package.module:function that returns nqconvert.Training")
+    parser.add_argument("--evaluate", help="package.module:function of a runner that returns an accuracy")
+    parser.add_argument("--strict", action="store_true", help="fail if a weight matrix is left raw")
+    parser.add_argument("--edge", action="store_true", help="leave the directory uncompressed")
+    parser.add_argument("--full-metadata", action="store_true", help="store all settings in the file")
+    parser.add_argument("--static-batch", action="store_true", help="fix the batch size to the example's")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Convert and print the report."""
+    from nqconvert.conversion import convert
+
+    model, output = _model_and_output(arguments)
+    stages = StageLines(arguments)
+    try:
+        report = convert(
+            model,
+            output,
+            example_inputs=read_arrays(arguments.example_input) if arguments.example_input else None,
+            weights=arguments.weights,
+            preset=arguments.preset,
+            training=call_object(arguments.train) if arguments.train else None,
+            evaluate=load_object(arguments.evaluate) if arguments.evaluate else None,
+            method=arguments.method,
+            clusters=arguments.clusters,
+            scope=arguments.scope,
+            density=arguments.density,
+            rest=arguments.rest,
+            seed=arguments.seed,
+            strict=arguments.strict,
+            edge=arguments.edge,
+            full_metadata=arguments.full_metadata,
+            dynamic_batch=not arguments.static_batch,
+            progress=stages,
+        )
+    finally:
+        stages.done()
+    emit(arguments, str(report), report.to_json())
+    return 0
+
+
+def _model_and_output(arguments: argparse.Namespace) -> tuple[Any, Path]:
+    """Return the model (a path, or the module a factory makes) and where to write."""
+    text: str = arguments.model
+    if ":" in text and not Path(text).exists() and "/" not in text.partition(":")[0]:
+        output = Path(arguments.output or f"{text.rpartition(':')[2]}.nqz")
+        return call_object(text), output
+    path = Path(text)
+    return path, Path(arguments.output) if arguments.output else path.with_suffix(".nqz")

@@ -1,0 +1,219 @@
+"""The conversion pipeline: load, prune, quantize, encode, verify, report."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+
+import nqformat
+from nqformat.errors import ConversionError, MissingDependencyError
+from nqformat.files import replaced_when_done
+from nqformat.tensor import Tensor
+
+from .module_pruning import Training, prune_module, prune_tensors
+from .presets import ConvertSettings, preset_settings
+from .quantization import is_weight, quantize_tensors
+from .quantizers import get_quantizer
+from .report import Report, measure_file
+from .sources import ModelSource, Runner, load_source
+from .verification import OutputComparison, compare_outputs, weight_snr_db
+
+__all__ = ["convert"]
+
+Progress = Callable[[str], None]
+Evaluation = Callable[[Runner], float]
+
+
+def convert(
+    model: Any,
+    path: str | os.PathLike[str],
+    *,
+    example_inputs: Any = None,
+    weights: Any = None,
+    preset: str = "auto",
+    training: Training | None = None,
+    evaluate: Evaluation | None = None,
+    method: str | None = None,
+    clusters: int | None = None,
+    scope: str | None = None,
+    density: float | None = None,
+    rest: str | None = None,
+    seed: int | None = None,
+    strict: bool = False,
+    edge: bool = False,
+    full_metadata: bool = False,
+    dynamic_batch: bool = True,
+    progress: Progress | None = None,
+) -> Report:
+    """Convert a model to a .nqz file, re-read the file and report what it holds.
+
+    Parameters
+    ----------
+    model : path, mapping, onnx.ModelProto or torch.nn.Module
+        See :func:`nqconvert.sources.load_source`.
+    path : path-like
+        The .nqz file; replaced only when everything before succeeded.
+    example_inputs : array, tensor, sequence or mapping, optional
+        Needed for a module; with them, outputs of the original and of the re-read file are compared.
+    weights : path or mapping, optional
+        State dict for a module.
+    preset : str
+        ``auto``, ``lossless`` or ``deep-compression``.
+    training : Training, optional
+        Lets ``deep-compression`` prune and retrain the module (a copy of it).
+    evaluate : callable, optional
+        Takes a function from feeds to outputs and returns an accuracy; called for the original and for the
+        file.
+    method, clusters, scope, density, rest, seed : optional
+        Override single settings of the preset; see :class:`~nqconvert.presets.ConvertSettings`.
+    strict : bool
+        Fail if a weight matrix would be left raw.
+    edge : bool
+        Leave the directory uncompressed.
+    full_metadata : bool
+        Store all settings and accuracies instead of method, seed and version.
+    dynamic_batch : bool
+        Leave axis 0 of a module's inputs open.
+    progress : callable, optional
+        Called with a line for each stage.
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    ConversionError
+        If the model cannot be represented, holds NaN, or `strict` is broken; nothing is written.
+    ValueError
+        If a preset, method or setting is unknown.
+    MissingDependencyError
+        If an optional package is missing; names the extra.
+    """
+    started = time.perf_counter()
+    say = progress or _silent
+    settings = preset_settings(
+        preset, method=method, clusters=clusters, scope=scope, density=density, rest=rest, seed=seed
+    )
+    get_quantizer(settings.method)
+    pruned, notes = prune_module(model, settings, training, weights, say)
+    say("loading the model")
+    source = load_source(
+        model if pruned is None else pruned,
+        example_inputs=example_inputs,
+        weights=weights if pruned is None else None,
+        dynamic_batch=dynamic_batch,
+    )
+    run = source.run if pruned is None else _original_runner(model, weights, example_inputs, source)
+    originals = source.tensors
+    if pruned is None and settings.density is not None:
+        source = replace(source, tensors=prune_tensors(originals, settings.density))
+    say(f"quantizing {len(source.tensors)} tensors ({settings.method})")
+    quantized = quantize_tensors(source.tensors, settings)
+    _check_strict(quantized.exact, source, strict)
+    feeds = _feeds(source, example_inputs)
+    before = _evaluate(evaluate, run)
+    say("encoding")
+    with replaced_when_done(path) as staged:
+        tensors: dict[str, Tensor] = {**quantized.tensors, **source.views}
+        nqformat.save_file(
+            tensors, staged, graph=source.graph, metadata=_metadata(settings, full_metadata), edge=edge
+        )
+        say("verifying the written file")
+        outputs, note = _compare_outputs(run, staged, source, feeds)
+        after = _evaluate(evaluate, _file_runner(staged)) if evaluate is not None else None
+        snr = weight_snr_db(originals, nqformat.load_file(staged))
+        measured = measure_file(staged)
+    return Report(
+        path=os.fspath(path),
+        preset=settings.preset,
+        method=settings.method,
+        file=measured,
+        original_bytes=sum(array.nbytes for array in originals.values()),
+        outputs=outputs,
+        weight_snr_db=snr,
+        accuracy=None if before is None or after is None else (before, after),
+        exact={**quantized.exact, **source.reasons},
+        notes=(*source.notes, *notes, *note),
+        warnings=outputs.warnings if outputs is not None and settings.method != "none" else (),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _silent(line: str) -> None:
+    """Report no progress."""
+
+
+def _original_runner(model: Any, weights: Any, example_inputs: Any, source: ModelSource) -> Runner:
+    """Return the runner of the module before pruning."""
+    from .sources.torch_module import module_runner
+
+    return module_runner(model, example_inputs, source.input_names, weights=weights)
+
+
+def _check_strict(exact: Mapping[str, str], source: ModelSource, strict: bool) -> None:
+    """Fail if a weight matrix is left raw, or inside the graph, and that is not wanted."""
+    left = {name: reason for name, reason in exact.items() if is_weight(source.tensors[name])}
+    left.update(source.reasons)
+    if strict and left:
+        listed = "; ".join(f"{name}: {reason}" for name, reason in left.items())
+        raise ConversionError(f"strict: these weights are not compressed: {listed}")
+
+
+def _feeds(source: ModelSource, example_inputs: Any) -> dict[str, np.ndarray]:
+    """Return the example inputs by input name; empty without a graph or without examples."""
+    if source.graph is None or example_inputs is None:
+        return {}
+    if source.example_feeds:
+        return source.example_feeds
+    if isinstance(example_inputs, Mapping):
+        return {name: np.asarray(value) for name, value in example_inputs.items()}
+    values = example_inputs if isinstance(example_inputs, tuple | list) else (example_inputs,)
+    if len(values) != len(source.input_names):
+        raise ConversionError(
+            f"{len(values)} example inputs given, the model takes {len(source.input_names)}: "
+            f"{', '.join(source.input_names)}"
+        )
+    return {name: np.asarray(value) for name, value in zip(source.input_names, values, strict=True)}
+
+
+def _evaluate(evaluate: Evaluation | None, run: Runner | None) -> float | None:
+    if evaluate is None:
+        return None
+    if run is None:
+        raise ConversionError("an evaluation needs a model that can run; a state dict has no graph")
+    return float(evaluate(run))
+
+
+def _metadata(settings: ConvertSettings, full: bool) -> dict[str, Any]:
+    """Return what a file says of its making; nothing in it varies between equal runs."""
+    short = {"method": settings.method, "seed": settings.seed, "version": nqformat.__version__}
+    return {**short, "settings": asdict(settings)} if full else short
+
+
+def _file_runner(path: os.PathLike[str]) -> Runner:
+    """Return a function that runs a .nqz file."""
+    from nqruntime import InferenceSession
+
+    session = InferenceSession(path)
+    return lambda feeds: session.run(None, feeds)
+
+
+def _compare_outputs(
+    run: Runner | None, path: os.PathLike[str], source: ModelSource, feeds: Mapping[str, np.ndarray]
+) -> tuple[OutputComparison | None, tuple[str, ...]]:
+    """Compare the original with the re-read file on the example inputs."""
+    if run is None or source.graph is None:
+        return None, ("the model has no graph, so its outputs were not compared",)
+    if not feeds:
+        return None, ("no example inputs were given, so outputs were not compared",)
+    try:
+        runner = _file_runner(path)
+    except MissingDependencyError as error:
+        return None, (f"outputs were not compared: {error}",)
+    return compare_outputs(run(feeds), runner(feeds)), ()

@@ -1,0 +1,110 @@
+"""Conversion settings and the named bundles of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from nqformat.dtypes import DType
+
+from .quantizers.settings import QuantizerSettings
+
+__all__ = ["PRESETS", "REST_DTYPES", "ConvertSettings", "Preset", "preset_settings"]
+
+REST_DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertSettings:
+    """Everything that decides the bytes of a converted file.
+
+    Attributes
+    ----------
+    preset : str
+        Name of the bundle these settings started from.
+    method : str
+        Name of a quantizer, ``none`` for lossless.
+    clusters : int
+        Most codebook entries, not counting the zero of pruned tensors.
+    scope : {"layer", "global"}
+        One codebook for each tensor or one for all.
+    density : float or None
+        Share of weights that pruning keeps; None leaves the zeros that are there.
+    smaller_of_lossless : bool
+        Keep a tensor losslessly where that takes fewer bytes than quantizing it.
+    rest : {"float32", "bfloat16", "float16"}
+        Precision of biases, norms and other small float32 tensors.
+    seed : int
+    """
+
+    preset: str = "auto"
+    method: str = "kmeans"
+    clusters: int = 256
+    scope: str = "layer"
+    density: float | None = None
+    smaller_of_lossless: bool = True
+    rest: str = "float32"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.density is not None and not 0.0 < self.density <= 1.0:
+            raise ValueError(f"density must be above 0 and at most 1, not {self.density}")
+        if self.rest not in REST_DTYPES:
+            raise ValueError(f"rest must be one of {', '.join(REST_DTYPES)}, not {self.rest!r}")
+        self.quantizer_settings()
+
+    def quantizer_settings(self) -> QuantizerSettings:
+        """Return the part that quantizers take."""
+        return QuantizerSettings(
+            clusters=self.clusters, scope=self.scope, codebook_dtype=DType.FLOAT16, seed=self.seed
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preset:
+    """A named bundle of settings.
+
+    Attributes
+    ----------
+    settings : ConvertSettings
+    purpose : str
+        One line for the command line's help.
+    """
+
+    settings: ConvertSettings
+    purpose: str
+
+
+PRESETS: dict[str, Preset] = {
+    "auto": Preset(
+        settings=ConvertSettings(),
+        purpose="no pruning; exact k-means with 256 entries for each tensor, lossless where that is smaller",
+    ),
+    "lossless": Preset(
+        settings=ConvertSettings(preset="lossless", method="none"),
+        purpose="every bit kept; codebooks and zeros that are there are found",
+    ),
+    "deep-compression": Preset(
+        settings=ConvertSettings(preset="deep-compression", clusters=16, smaller_of_lossless=False),
+        purpose="Han et al. 2015: magnitude pruning with retraining, a 16-entry codebook a layer, Huffman",
+    ),
+}
+
+
+def preset_settings(name: str, **overrides: Any) -> ConvertSettings:
+    """Return a preset's settings with single ones overridden; None keeps the preset's value.
+
+    Raises
+    ------
+    ValueError
+        If the preset is unknown or a setting is out of range.
+
+    Examples
+    --------
+    >>> preset_settings("deep-compression", clusters=32).clusters
+    32
+    """
+    if name not in PRESETS:
+        raise ValueError(f"unknown preset {name!r}; known: {', '.join(PRESETS)}")
+    chosen = {key: value for key, value in overrides.items() if value is not None}
+    return replace(PRESETS[name].settings, **chosen)

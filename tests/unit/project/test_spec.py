@@ -1,0 +1,82 @@
+"""The specification's worked example is a real file, byte for byte."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import nqformat
+
+ROOT = Path(__file__).parents[3]
+SPEC = ROOT / "spec" / "nqz.md"
+EXAMPLE = ROOT / "spec" / "vectors" / "valid" / "001-worked-example.nqz"
+
+
+def section(number: int) -> str:
+    text = SPEC.read_text()
+    return text[text.index(f"\n## {number}. ") : text.index(f"\n## {number + 1}. ")]
+
+
+def dump() -> bytes:
+    lines = re.findall(r"^([0-9a-f]{4})  ((?:[0-9a-f]{2} ?)+)$", section(12), re.MULTILINE)
+    assert [int(offset, 16) for offset, _ in lines] == list(range(0, 16 * len(lines), 16))
+    return bytes.fromhex("".join(content for _, content in lines))
+
+
+def rows() -> list[tuple[int, int, str]]:
+    found = re.findall(r"^\| (0x[0-9a-f]+) \| (\d+) \| ([0-9a-f. ]+) \|", section(12), re.MULTILINE)
+    return [(int(start, 16), int(length), contents) for start, length, contents in found]
+
+
+def test_the_dump_is_the_vector() -> None:
+    assert dump() == EXAMPLE.read_bytes()
+
+
+def test_the_table_explains_every_byte_with_its_contents() -> None:
+    content = dump()
+    position = 0
+    for start, length, contents in rows():
+        assert start == position
+        head, _, tail = contents.partition(" ... ")
+        shown = bytes.fromhex(head)
+        assert content[start : start + len(shown)] == shown
+        if tail:
+            assert content[: start + length].endswith(bytes.fromhex(tail))
+        else:
+            assert len(shown) == length
+        position = start + length
+    assert position == len(content)
+
+
+def test_the_example_decodes_to_what_the_text_says() -> None:
+    with nqformat.safe_open(EXAMPLE) as file:
+        assert file.metadata() == {"method": "kmeans"}
+        weight = file.get_tensor("fc.weight")
+        assert weight.shape == (16, 40)
+        assert np.count_nonzero(weight) == 63
+        positions = np.flatnonzero(weight)
+        assert (np.diff(positions, prepend=-1) - 1)[:10].tolist() == [3, 10, 8, 14, 10, 2, 22, 9, 4, 11]
+        assert weight.reshape(-1)[positions][:8].tolist() == [0.5, 0.5, -1.5, 0.5, 2.25, 0.5, -1.5, 0.5]
+        assert file.get_tensor("fc.bias").tolist() == [0.25, -1, 2, 0.5]
+
+
+def test_the_script_still_writes_the_same_vectors() -> None:
+    path = ROOT / "spec" / "vectors" / "make_vectors.py"
+    found = importlib.util.spec_from_file_location("make_vectors", path)
+    assert found is not None and found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    for name, make in module.VALID.items():
+        assert make() == (path.parent / "valid" / f"{name}.nqz").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "spec" / "vectors" / "valid").glob("*.nqz")), ids=lambda p: p.stem
+)
+def test_every_valid_vector_is_read(path: Path) -> None:
+    assert nqformat.load_file(path, bfloat16="uint16")
+    assert f"`valid/{path.name}`" in (ROOT / "spec" / "vectors" / "README.md").read_text()
