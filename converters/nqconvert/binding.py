@@ -28,6 +28,8 @@ class Binding:
         Graph tensors that are transposes of stored ones.
     renames : dict of str to str
         Names in the graph that become names of stored tensors with the same content.
+    equal : dict of str to str
+        Other names of the model for a stored content, with the name it is stored under.
     unused : tuple of str
         Names of the model's tensors that the graph does not need.
     changed : tuple of str
@@ -37,6 +39,7 @@ class Binding:
     tensors: dict[str, np.ndarray]
     views: dict[str, ViewTensor] = field(default_factory=dict)
     renames: dict[str, str] = field(default_factory=dict)
+    equal: dict[str, str] = field(default_factory=dict)
     unused: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
 
@@ -75,8 +78,15 @@ def bind_tensors(
     tensors, renames, stored_as = _bind_as_is(graph_tensors, known, reserved)
     views = _bind_transposed(tensors, known, stored_as, set(reserved) | set(graph_tensors))
     changed = tuple(name for name in tensors if name in known and tensors[name] is not known[name])
-    unused = tuple(name for name in known if name not in tensors)
-    return Binding(tensors=tensors, views=views, renames=renames, unused=unused, changed=changed)
+    left = {name: stored_as.get(content_key(array)) for name, array in known.items() if name not in tensors}
+    return Binding(
+        tensors=tensors,
+        views=views,
+        renames=renames,
+        equal={name: stored for name, stored in left.items() if stored is not None},
+        unused=tuple(name for name, stored in left.items() if stored is None),
+        changed=changed,
+    )
 
 
 def _bind_as_is(
@@ -111,7 +121,10 @@ def _bind_transposed(
     taken: Set[str],
 ) -> dict[str, ViewTensor]:
     """Replace tensors that are transposes of known or stored ones by views; changes `tensors`."""
-    known_names = {content_key(array): name for name, array in known.items() if _is_matrix(array)}
+    known_names: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+    for name, array in known.items():
+        if _is_matrix(array):
+            known_names.setdefault(content_key(array), name)
     stored = {name for name in tensors if name in known}
     views: dict[str, ViewTensor] = {}
     for name in [n for n, array in tensors.items() if n not in known and _is_matrix(array)]:

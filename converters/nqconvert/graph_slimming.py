@@ -41,6 +41,8 @@ class SlimGraph:
         Why a weight stays inline, by name.
     duplicates : dict of str to str
         Former name of each tensor that is now read under another name, with that name.
+    equal : dict of str to str
+        Tensors of the model with the content of a stored one, with that one's name.
     unused : tuple of str
         Tensors of the model that the graph does not read.
     changed : tuple of str
@@ -52,6 +54,7 @@ class SlimGraph:
     views: dict[str, ViewTensor] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     duplicates: dict[str, str] = field(default_factory=dict)
+    equal: dict[str, str] = field(default_factory=dict)
     unused: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
 
@@ -87,6 +90,7 @@ def slim_graph(model: Any, *, model_tensors: Mapping[str, np.ndarray] | None = N
         views=binding.views,
         reasons=reasons,
         duplicates=binding.renames,
+        equal=binding.equal,
         unused=binding.unused,
         changed=binding.changed,
     )

@@ -67,6 +67,7 @@ def export_onnx(
     verify: bool = True,
     external_data: bool | None = None,
     feeds: Mapping[str, np.ndarray] | None = None,
+    limits: nqformat.Limits | None = None,
 ) -> ExportReport:
     """Write the model of a .nqz file as ONNX.
 
@@ -87,6 +88,8 @@ def export_onnx(
         Put large tensors into ``<target>.data``; default only for models over 2 GiB.
     feeds : mapping of str to ndarray, optional
         Inputs to compare on; random ones by default.
+    limits : Limits, optional
+        For reading the source.
 
     Returns
     -------
@@ -100,11 +103,23 @@ def export_onnx(
         If `form` is unknown.
     OSError, FormatError
         If the source cannot be read or the target not be written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from onnx import TensorProto, helper
+    >>> x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, (2, 3)) for name in "xy")
+    >>> graph = helper.make_graph([helper.make_node("Add", ["x", "w"], ["y"])], "g", [x], [y])
+    >>> model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    >>> path = os.path.join(tempfile.mkdtemp(), "m.nqz")
+    >>> n_bytes = nqformat.save_file({"w": np.eye(3, dtype="f4")[:2]}, path, graph=model.SerializeToString())
+    >>> export_onnx(path, path.replace(".nqz", ".onnx")).max_difference
+    0.0
     """
     if form not in EXPORT_FORMS:
         raise ValueError(f"form must be one of {', '.join(EXPORT_FORMS)}, not {form!r}")
     require_onnx()
-    with nqformat.safe_open(source, bfloat16="uint16") as file:
+    with nqformat.safe_open(source, limits=limits, bfloat16="uint16") as file:
         return export_model(
             file,
             Path(target),
@@ -181,7 +196,7 @@ def _attempts(file: TensorFile, stored: StoredModel, form: str, opset: int | Non
     if opset is not None:
         yield _codebook_attempt(file, stored, plan, opset)
         return
-    own = max(stored.opset, _LOWEST_CODEBOOK_OPSET)
+    own = max(stored.opset, _LOWEST_CODEBOOK_OPSET) if plan.tables else stored.opset
     if plan.wants_uint4 and own < UINT4_OPSET:
         yield _codebook_attempt(file, stored, plan, UINT4_OPSET)
     yield _codebook_attempt(file, stored, plan, own)
@@ -189,7 +204,7 @@ def _attempts(file: TensorFile, stored: StoredModel, form: str, opset: int | Non
 
 def _codebook_attempt(file: TensorFile, stored: StoredModel, plan: CodebookPlan, opset: int) -> _Attempt:
     """Return the attempt to write codebooks at one opset."""
-    if opset < _LOWEST_CODEBOOK_OPSET:
+    if plan.tables and opset < _LOWEST_CODEBOOK_OPSET:
         raise ConversionError(f"the codebook form needs opset {_LOWEST_CODEBOOK_OPSET} or later, not {opset}")
     uint4 = opset >= UINT4_OPSET
     return _Attempt(

@@ -89,7 +89,10 @@ def reference_run(
         If the model does not run on the inputs.
     """
     require_onnxruntime()
-    session = _reference_session(file, stored)
+    try:
+        session = _reference_session(file, stored)
+    except ConversionError as error:
+        raise ConversionError(f"{error}; without verification it can be exported unseen") from error
     if feeds is not None:
         return ReferenceRun(feeds=dict(feeds), outputs=run_session(session, feeds))
     failure: ConversionError | None = None

@@ -292,16 +292,10 @@ def _compare_export(model: Any, run: Callable[..., Any], feeds: Mapping[str, np.
 
 def _binding_notes(slim: SlimGraph, named: Mapping[str, np.ndarray]) -> tuple[str, ...]:
     """Say which entries of the state dict the file does not carry as they were."""
-    notes = []
-    equal = {old: new for old, new in slim.duplicates.items() if old in slim.unused}
-    dropped = [name for name in slim.unused if name not in equal]
-    made = [name for name in slim.tensors if name not in named]
-    if made:
-        notes.append(f"made by the exporter, stored under its names: {', '.join(made)}")
-    if slim.changed:
-        notes.append(f"changed by the exporter (batch norm folded): {', '.join(slim.changed)}")
-    if equal:
-        notes.append("stored once: " + ", ".join(f"{old} = {new}" for old, new in equal.items()))
-    if dropped:
-        notes.append(f"not stored, the graph does not need them: {', '.join(dropped)}")
-    return tuple(notes)
+    groups = {
+        "made by the exporter, stored under its names": [n for n in slim.tensors if n not in named],
+        "changed by the exporter (batch norm folded)": slim.changed,
+        "stored once": [f"{name} = {stored}" for name, stored in slim.equal.items()],
+        "not stored, the graph does not need them": slim.unused,
+    }
+    return tuple(f"{words}: {', '.join(names)}" for words, names in groups.items() if names)

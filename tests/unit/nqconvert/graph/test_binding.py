@@ -41,6 +41,13 @@ def test_changed_and_unused_tensors_are_told_apart():
     assert binding.changed == ("conv.weight",) and binding.unused == ("bn.weight",)
 
 
+def test_other_names_for_a_stored_content_are_told_apart_from_unused_ones():
+    known = {"one": matrix(0), "two": matrix(0), "three": matrix(1), "four": matrix(2), "five": matrix(2)}
+    binding = bind_tensors({"v": matrix(0), "w": np.ascontiguousarray(matrix(2).T)}, known)
+    assert set(binding.tensors) == {"one", "four"}
+    assert binding.equal == {"two": "one", "five": "four"} and binding.unused == ("three",)
+
+
 def test_a_name_that_the_graph_uses_otherwise_is_not_taken():
     weight = matrix(0)
     binding = bind_tensors({"val_3": weight.copy()}, {"fc": weight}, reserved={"fc"})
