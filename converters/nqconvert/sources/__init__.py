@@ -52,8 +52,7 @@ def load_source(
     if _is_instance(model, "torch.nn", "Module"):
         from .torch_module import load_torch_module
 
-        entries = None if weights is None else _weight_entries(weights)
-        return load_torch_module(model, example_inputs, weights=entries, dynamic_batch=dynamic_batch)
+        return load_torch_module(model, example_inputs, weights=weights, dynamic_batch=dynamic_batch)
     if weights is not None:
         raise TypeError("weights can be given for a torch module only; other models bring their own")
     if isinstance(model, str | os.PathLike):
@@ -74,13 +73,13 @@ def load_source(
 
 def _load_path(path: Path) -> ModelSource:
     """Load the model file at `path` by its suffix."""
-    suffix = _checked_suffix(path)
+    from .state_dict import checked_suffix, load_pickled_state_dict, load_safetensors
+
+    suffix = checked_suffix(path)
     if suffix == ".onnx":
         from .onnx_model import load_onnx_file
 
         return load_onnx_file(path)
-    from .state_dict import load_pickled_state_dict, load_safetensors
-
     if suffix == ".safetensors":
         return load_safetensors(path)
     if suffix in _PICKLE_SUFFIXES:
@@ -88,25 +87,6 @@ def _load_path(path: Path) -> ModelSource:
     raise ConversionError(
         f"{path}: unknown kind of model; expected .onnx, .safetensors or {', '.join(_PICKLE_SUFFIXES)}"
     )
-
-
-def _checked_suffix(path: Path) -> str:
-    """Return the lower-case suffix of an existing file."""
-    if not path.exists():
-        raise FileNotFoundError(f"model file {path} does not exist")
-    if not path.is_file():
-        raise ConversionError(f"{path} is not a file")
-    return path.suffix.lower()
-
-
-def _weight_entries(weights: Any) -> Mapping[str, Any]:
-    """Return the entries of a state dict given as a path or a mapping, for a torch module."""
-    if isinstance(weights, Mapping):
-        return weights
-    from .state_dict import named_entries
-
-    path = Path(weights)
-    return named_entries(path, _checked_suffix(path))
 
 
 def _is_instance(value: Any, module_name: str, class_name: str) -> bool:

@@ -70,14 +70,36 @@ def read_pickled_entries(path: Path) -> Mapping[str, Any]:
     return _unwrapped(content, path)
 
 
-def named_entries(path: Path, suffix: str) -> Mapping[str, Any]:
-    """Return the tensors of a state dict file by name, prefixes of wrappers removed, tied ones repeated."""
-    if suffix == ".safetensors":
-        torch_file = _safetensors_torch()
-        entries: Mapping[str, Any] = torch_file.load_file(path)
+def weight_entries(weights: Any) -> Mapping[str, Any]:
+    """Return a state dict for a torch module: tensors by name, prefixes of wrappers removed.
+
+    Parameters
+    ----------
+    weights : path or mapping of str to tensor or ndarray
+
+    Raises
+    ------
+    FileNotFoundError
+        If the path does not exist.
+    ConversionError
+        If the file holds no plain tensors.
+    """
+    if isinstance(weights, Mapping):
+        entries = _unwrapped(weights, "the mapping")
+    elif checked_suffix(Path(weights)) == ".safetensors":
+        entries = _safetensors_torch().load_file(Path(weights))
     else:
-        entries = read_pickled_entries(path)
+        entries = read_pickled_entries(Path(weights))
     return _without_prefix({name: entry for name, entry in entries.items() if _is_tensor(entry)})
+
+
+def checked_suffix(path: Path) -> str:
+    """Return the lower-case suffix of an existing file."""
+    if not path.exists():
+        raise FileNotFoundError(f"model file {path} does not exist")
+    if not path.is_file():
+        raise ConversionError(f"{path} is not a file")
+    return path.suffix.lower()
 
 
 def _safetensors_torch() -> Any:

@@ -23,7 +23,7 @@ from nqformat.errors import ConversionError, MissingDependencyError
 
 from .model_source import ModelSource, Runner
 from .onnx_model import attach_external_data, parse_model, slim_model
-from .state_dict import array_of_torch, is_torch_tensor, require_torch
+from .state_dict import array_of_torch, is_torch_tensor, require_torch, weight_entries
 
 OPSET = 20
 _LARGE_BYTES = 1 << 30
@@ -51,7 +51,7 @@ class _Example:
 
 
 def load_torch_module(
-    module: Any, example_inputs: Any, *, weights: Mapping[str, Any] | None = None, dynamic_batch: bool = True
+    module: Any, example_inputs: Any, *, weights: Any = None, dynamic_batch: bool = True
 ) -> ModelSource:
     """Export a torch module and take it apart.
 
@@ -61,7 +61,7 @@ def load_torch_module(
     ----------
     module : torch.nn.Module
     example_inputs : tensor, ndarray, sequence of these, or mapping from argument name to these
-    weights : mapping of str to torch tensor, optional
+    weights : path or mapping of str to tensor, optional
         State dict to load into a copy of the module first.
     dynamic_batch : bool
         Leave axis 0 of every input open. If the exporter cannot, shapes are fixed and a note says so.
@@ -74,18 +74,13 @@ def load_torch_module(
     if example_inputs is None:
         raise ConversionError("a torch module needs example_inputs, so that its graph can be traced")
     if weights is not None:
-        module = _with_weights(module, weights)
+        module = module_with_weights(module, weights)
     example = _example_of(module, example_inputs)
     with _evaluation_mode(module):
         model, notes = _export(module, example, dynamic_batch)
         input_names = tuple(value.name for value in model.graph.input)
         output_names = tuple(value.name for value in model.graph.output)
-        if len(input_names) != len(example.tensors):
-            raise ConversionError(
-                f"the exported graph has inputs {list(input_names)}, "
-                f"the example has {len(example.tensors)} tensors"
-            )
-        run = _runner(module, example, input_names)
+        run = module_runner(module, example_inputs, input_names)
         feeds = {
             name: array_of_torch(name, tensor)
             for name, tensor in zip(input_names, example.tensors, strict=True)
@@ -106,11 +101,48 @@ def load_torch_module(
     )
 
 
-def _with_weights(module: Any, weights: Mapping[str, Any]) -> Any:
-    """Return a copy of `module` with the given state dict."""
+def module_runner(
+    module: Any, example_inputs: Any, input_names: tuple[str, ...], *, weights: Any = None
+) -> Runner:
+    """Return a function that computes a module's outputs, with the module as it is when called.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+    example_inputs : tensor, ndarray, sequence of these, or mapping from argument name to these
+    input_names : tuple of str
+        Names for the example's tensors, in the order of the exported graph's inputs.
+    weights : path or mapping of str to tensor, optional
+        State dict to load into a copy of the module first.
+
+    Raises
+    ------
+    ConversionError
+        If the number of names is not that of the example's tensors, or the weights do not fit.
+    """
+    if weights is not None:
+        module = module_with_weights(module, weights)
+    example = _example_of(module, example_inputs)
+    if len(input_names) != len(example.tensors):
+        raise ConversionError(
+            f"the graph has inputs {list(input_names)}, the example has {len(example.tensors)} tensors"
+        )
+    return _runner(module, example, input_names)
+
+
+def module_with_weights(module: Any, weights: Any) -> Any:
+    """Return a copy of `module` with the state dict of a file or mapping.
+
+    Raises
+    ------
+    FileNotFoundError
+        If `weights` is a path that does not exist.
+    ConversionError
+        If the state dict does not fit the module.
+    """
     torch = require_torch()
     loaded = copy.deepcopy(module)
-    tensors = {name: torch.as_tensor(value) for name, value in weights.items()}
+    tensors = {name: torch.as_tensor(value) for name, value in weight_entries(weights).items()}
     try:
         loaded.load_state_dict(tensors)
     except RuntimeError as error:

@@ -9,6 +9,7 @@ from torch import nn
 
 from nqconvert.ort_session import open_session, relative_difference, run_session
 from nqconvert.sources import load_source
+from nqconvert.sources.torch_module import module_runner
 from nqformat.errors import ConversionError
 
 
@@ -154,6 +155,18 @@ def test_weights_are_loaded_into_a_copy(tmp_path):
     assert source.run(source.example_feeds)[0].tolist() == [[12.0, 12.0]]
     with pytest.raises(ConversionError, match="do not fit"):
         load_source(module, example_inputs=torch.ones(1, 3), weights={"other": torch.ones(1)})
+
+
+def test_a_runner_can_be_had_without_an_export():
+    module = nn.Linear(3, 2)
+    weights = {"weight": np.full((2, 3), 2, np.float32), "bias": np.ones(2, np.float32)}
+    run = module_runner(module, np.zeros((1, 3), np.float32), ("x",), weights=weights)
+    assert run({"x": np.ones((2, 3), np.float32)})[0].tolist() == [[7, 7], [7, 7]]
+    assert module.training
+    with pytest.raises(ConversionError, match="1 tensors"):
+        module_runner(module, torch.zeros(1, 3), ("x", "y"))
+    with pytest.raises(FileNotFoundError):
+        module_runner(module, torch.zeros(1, 3), ("x",), weights="absent.pt")
 
 
 def test_missing_or_odd_example_inputs_are_refused():
