@@ -16,7 +16,7 @@ FOLDER = Path(__file__).parent
 
 
 def worked_example() -> bytes:
-    """The file of spec section 12."""
+    """Return the file of spec section 12."""
     steps = [3, 9, 5, 14, 8, 3, 21, 6, 4, 9]
     levels = [1, 1, 2, 1, 3, 1, 2, 1]
     indices = np.zeros(640, dtype=np.uint8)
