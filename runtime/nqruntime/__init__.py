@@ -1,1 +1,14 @@
-"""Running the networks in .nqz files."""
+"""Running the networks in .nqz files, without PyTorch.
+
+Examples
+--------
+>>> import nqruntime
+>>> session = nqruntime.InferenceSession("model.nqz")  # doctest: +SKIP
+>>> [logits] = session.run(None, {"input": images})  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from .session import InferenceSession
+
+__all__ = ["InferenceSession"]

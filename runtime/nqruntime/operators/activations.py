@@ -1,0 +1,154 @@
+"""Functions of one element, and softmax."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from .registry import NodeContext, Run, operator
+
+_SELU_ALPHA = 1.67326319217681884765625
+_SELU_GAMMA = 1.05070102214813232421875
+
+
+def _register_function(name: str, since: int, function: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Register an operator without attributes."""
+
+    def prepare(context: NodeContext) -> Run:
+        return function
+
+    operator(name, since)(prepare)
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    """Return 1 / (1 + exp(-x)) without overflow or loss of small results."""
+    decay = np.exp(-np.abs(x))
+    result: np.ndarray = np.where(x >= 0, 1, decay) / (1 + decay)
+    return result.astype(x.dtype, copy=False)
+
+
+def _softplus(x: np.ndarray) -> np.ndarray:
+    result: np.ndarray = np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
+    return result
+
+
+_register_function("Relu", 6, lambda x: np.maximum(x, 0))
+_register_function("Sigmoid", 6, sigmoid)
+_register_function("Tanh", 6, np.tanh)
+_register_function("Sqrt", 6, np.sqrt)
+_register_function("Exp", 6, np.exp)
+_register_function("Log", 6, np.log)
+_register_function("Neg", 6, np.negative)
+_register_function("Abs", 6, np.abs)
+_register_function("Floor", 6, np.floor)
+_register_function("Ceil", 6, np.ceil)
+_register_function("Reciprocal", 6, np.reciprocal)
+_register_function("Softplus", 1, _softplus)
+_register_function("Softsign", 1, lambda x: x / (1 + np.abs(x)))
+_register_function("HardSwish", 14, lambda x: x * np.clip(x / 6 + x.dtype.type(0.5), 0, 1))
+
+
+@operator("LeakyRelu", 6)
+def leaky_relu(context: NodeContext) -> Run:
+    """Scale negative elements by `alpha`."""
+    alpha = context.number("alpha", 0.01)
+    return lambda x: np.where(x < 0, x * x.dtype.type(alpha), x)
+
+
+@operator("PRelu", 7)
+def prelu(context: NodeContext) -> Run:
+    """Scale negative elements by a slope that broadcasts."""
+    return lambda x, slope: np.where(x < 0, x * slope, x)
+
+
+@operator("Elu", 6)
+def elu(context: NodeContext) -> Run:
+    """Replace negative x by alpha * (exp(x) - 1)."""
+    alpha = context.number("alpha", 1.0)
+    return lambda x: np.where(x < 0, x.dtype.type(alpha) * np.expm1(np.minimum(x, 0)), x)
+
+
+@operator("Selu", 6)
+def selu(context: NodeContext) -> Run:
+    """Scaled exponential linear unit."""
+    alpha = context.number("alpha", _SELU_ALPHA)
+    gamma = context.number("gamma", _SELU_GAMMA)
+    return lambda x: (
+        x.dtype.type(gamma) * np.where(x <= 0, x.dtype.type(alpha) * np.expm1(np.minimum(x, 0)), x)
+    )
+
+
+@operator("HardSigmoid", 6)
+def hard_sigmoid(context: NodeContext) -> Run:
+    """Clip alpha * x + beta to 0 and 1."""
+    alpha, beta = context.number("alpha", 0.2), context.number("beta", 0.5)
+    return lambda x: np.clip(x.dtype.type(alpha) * x + x.dtype.type(beta), 0, 1)
+
+
+@operator("Gelu", 20)
+def gelu(context: NodeContext) -> Run:
+    """Gaussian error linear unit, in its tanh form."""
+    if context.text("approximate", "none") != "tanh":
+        raise context.refuse("Gelu without approximate='tanh'")
+    factor = math.sqrt(2 / math.pi)
+
+    def run(x: np.ndarray) -> np.ndarray:
+        inner = x.dtype.type(factor) * (x + x.dtype.type(0.044715) * x * x * x)
+        result: np.ndarray = x.dtype.type(0.5) * x * (1 + np.tanh(inner))
+        return result
+
+    return run
+
+
+@operator("Clip", 6)
+def clip_by_attributes(context: NodeContext) -> Run:
+    """Clip between the attributes `min` and `max`."""
+    low, high = context.number("min", -math.inf), context.number("max", math.inf)
+    return lambda x: np.clip(x, x.dtype.type(low), x.dtype.type(high))
+
+
+@operator("Clip", 11)
+def clip(context: NodeContext) -> Run:
+    """Clip between the inputs `min` and `max`; where they cross, `max` wins."""
+
+    def run(x: np.ndarray, low: np.ndarray | None = None, high: np.ndarray | None = None) -> np.ndarray:
+        raised = x if low is None else np.maximum(x, low)
+        return raised if high is None else np.minimum(raised, high)
+
+    return run
+
+
+def _softmax(x: np.ndarray, axes: int | tuple[int, ...]) -> np.ndarray:
+    powers = np.exp(x - x.max(axis=axes, keepdims=True, initial=-np.inf))
+    result: np.ndarray = powers / powers.sum(axis=axes, keepdims=True)
+    return result
+
+
+def _log_softmax(x: np.ndarray, axes: int | tuple[int, ...]) -> np.ndarray:
+    shifted = x - x.max(axis=axes, keepdims=True, initial=-np.inf)
+    result: np.ndarray = shifted - np.log(np.exp(shifted).sum(axis=axes, keepdims=True))
+    return result
+
+
+def _trailing_axes(axis: int, rank: int) -> tuple[int, ...]:
+    """Axes that opsets before 13 coerce into one: `axis` and all behind it."""
+    return tuple(range(axis % rank if rank else 0, rank))
+
+
+def _register_softmax(name: str, function: Callable[[np.ndarray, int | tuple[int, ...]], np.ndarray]) -> None:
+    def prepare_coerced(context: NodeContext) -> Run:
+        axis = context.integer("axis", 1)
+        return lambda x: function(x, _trailing_axes(axis, x.ndim))
+
+    def prepare(context: NodeContext) -> Run:
+        axis = context.integer("axis", -1)
+        return lambda x: function(x, axis)
+
+    operator(name, 1)(prepare_coerced)
+    operator(name, 13)(prepare)
+
+
+_register_softmax("Softmax", _softmax)
+_register_softmax("LogSoftmax", _log_softmax)

@@ -1,0 +1,117 @@
+"""Operators that move elements without computing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from .registry import NodeContext, Run, operator
+
+
+@operator("Flatten")
+def flatten(context: NodeContext) -> Run:
+    """Join the axes before `axis`, and those from it on."""
+    axis = context.integer("axis", 1)
+
+    def run(x: np.ndarray) -> np.ndarray:
+        split = axis + x.ndim if axis < 0 else axis
+        return x.reshape(math.prod(x.shape[:split]), math.prod(x.shape[split:]))
+
+    return run
+
+
+@operator("Reshape", 5)
+def reshape(context: NodeContext) -> Run:
+    """Give the elements another shape; 0 keeps a size unless `allowzero` is set, -1 takes the rest."""
+    allow_zero = bool(context.integer("allowzero", 0))
+
+    def run(x: np.ndarray, shape: np.ndarray) -> np.ndarray:
+        sizes = shape.tolist()
+        if not allow_zero:
+            sizes = [x.shape[i] if size == 0 else size for i, size in enumerate(sizes)]
+        return x.reshape(sizes)
+
+    return run
+
+
+@operator("Transpose")
+def transpose(context: NodeContext) -> Run:
+    """Permute the axes; by default in reverse."""
+    permutation = context.integers("perm")
+    return lambda x: x.transpose(permutation)
+
+
+@operator("Concat", 4)
+def concatenate(context: NodeContext) -> Run:
+    """Join along an axis."""
+    axis = context.integer("axis", 0)
+    return lambda *arrays: np.concatenate(arrays, axis=axis)
+
+
+@operator("Shape")
+def shape_of(context: NodeContext) -> Run:
+    """Return the sizes of axes `start` to `end`."""
+    start = context.integer("start", 0)
+    end = context.integer("end", 0) if "end" in context.node.attributes else None
+    return lambda x: np.array(x.shape[start:end], dtype=np.int64)
+
+
+@operator("Size")
+def size_of(context: NodeContext) -> Run:
+    """Return the number of elements."""
+    return lambda x: np.array(x.size, dtype=np.int64)
+
+
+@operator("Expand", 8)
+def expand(context: NodeContext) -> Run:
+    """Broadcast to a shape, which may itself broadcast."""
+
+    def run(x: np.ndarray, shape: np.ndarray) -> np.ndarray:
+        sizes = np.broadcast_shapes(x.shape, tuple(shape.tolist()))
+        context.check_size(math.prod(sizes), x.itemsize)
+        return np.broadcast_to(x, sizes)
+
+    return run
+
+
+def _with_axes(
+    context: NodeContext, function: Callable[[np.ndarray, tuple[int, ...] | None], np.ndarray]
+) -> Run:
+    """Take the axes from the second input, as opsets from 13 on do."""
+    return lambda x, axes=None: function(x, None if axes is None else tuple(axes.tolist()))
+
+
+def _squeeze(x: np.ndarray, axes: tuple[int, ...] | None) -> np.ndarray:
+    return np.squeeze(x, axis=axes)
+
+
+def _unsqueeze(x: np.ndarray, axes: tuple[int, ...] | None) -> np.ndarray:
+    return np.expand_dims(x, axes or ())
+
+
+@operator("Squeeze")
+def squeeze_by_attribute(context: NodeContext) -> Run:
+    """Drop axes of size 1."""
+    axes = context.integers("axes")
+    return lambda x: _squeeze(x, axes)
+
+
+@operator("Squeeze", 13)
+def squeeze(context: NodeContext) -> Run:
+    """Drop axes of size 1, given by the second input."""
+    return _with_axes(context, _squeeze)
+
+
+@operator("Unsqueeze")
+def unsqueeze_by_attribute(context: NodeContext) -> Run:
+    """Insert axes of size 1."""
+    axes = context.integers("axes")
+    return lambda x: _unsqueeze(x, axes)
+
+
+@operator("Unsqueeze", 13)
+def unsqueeze(context: NodeContext) -> Run:
+    """Insert axes of size 1, given by the second input."""
+    return _with_axes(context, _unsqueeze)

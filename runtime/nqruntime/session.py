@@ -1,0 +1,225 @@
+"""Inference sessions with the methods of ONNX Runtime's, straight from a .nqz file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from nqformat import NqzFile, safe_open
+from nqformat.errors import (
+    ConversionError,
+    CorruptError,
+    MissingDependencyError,
+    UnsupportedFeatureError,
+)
+from nqformat.limits import Limits
+
+from .engines.engine import Engine, EngineSettings, KernelChoice
+from .graph import Model
+from .graph_reader import read_model
+from .values import ValueDescription, check_feeds, check_output_names, describe, input_checks
+
+_ENGINES = ("auto", "native", "ort")
+_MEMORY = ("default", "low")
+
+
+class InferenceSession:
+    """A network that is ready to run.
+
+    Parameters
+    ----------
+    path : path-like
+        A .nqz file with a graph.
+    engine : {"auto", "native", "ort"}
+        ``native`` computes from the compressed weights, ``ort`` decodes them for ONNX Runtime, ``auto`` takes
+        ``native`` if it has every operator of the graph and ``ort`` otherwise.
+    threads : int, optional
+        Threads for one run; by default as many as there are processors.
+    memory : {"default", "low"}
+        ``low`` lets ONNX Runtime read the decoded weights in place: half the peak, up to a fifth slower. The
+        native engine keeps weights compressed either way.
+    limits : Limits, optional
+        Bounds on what reading the file may allocate.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be opened.
+    FormatError, UnsupportedVersionError
+        If it is no readable .nqz file, or its graph is malformed.
+    ConversionError
+        If the file holds tensors only.
+    UnsupportedFeatureError
+        If the chosen engine cannot run the graph.
+    MissingDependencyError
+        If ONNX Runtime is needed and not installed.
+
+    Examples
+    --------
+    >>> session = InferenceSession("model.nqz")  # doctest: +SKIP
+    >>> session.get_inputs()[0].shape  # doctest: +SKIP
+    ['batch', 64]
+    >>> [logits] = session.run(None, {"input": images})  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        engine: str = "auto",
+        threads: int | None = None,
+        memory: str = "default",
+        limits: Limits | None = None,
+    ) -> None:
+        _check_choice("engine", engine, _ENGINES)
+        _check_choice("memory", memory, _MEMORY)
+        if threads is not None and (not isinstance(threads, int) or threads < 1):
+            raise ValueError(f"threads must be a positive integer or None, not {threads!r}")
+        settings = EngineSettings(threads=threads, memory=memory, limits=limits or Limits())
+        with safe_open(path, limits=limits, bfloat16="uint16") as file:
+            self._tensor_names = tuple(file.keys())
+            self._metadata = file.metadata()
+            graph_bytes, model = _read_graph(file, path)
+            self._checks = input_checks(model.graph)
+            self._outputs = [describe(value) for value in model.graph.outputs]
+            self._fallback_reason: str | None = None
+            self._engine: Engine | None = self._build(engine, graph_bytes, model, file, settings)
+
+    def _build(
+        self, engine: str, graph_bytes: bytes, model: Model, file: NqzFile, settings: EngineSettings
+    ) -> Engine:
+        if engine == "ort":
+            return _build_ort(graph_bytes, model, file, settings, {})
+        from .engines.native import NativeEngine, UnsupportedNodesError
+
+        try:
+            return NativeEngine(model, file, settings)
+        except UnsupportedFeatureError as error:
+            if engine == "native":
+                raise
+            self._fallback_reason = str(error)
+            reasons = error.reasons if isinstance(error, UnsupportedNodesError) else {}
+        try:
+            return _build_ort(graph_bytes, model, file, settings, reasons)
+        except MissingDependencyError as error:
+            error.msg = f"{error.msg}; without it this file cannot run: {self._fallback_reason}"
+            raise
+
+    def __enter__(self) -> InferenceSession:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the weights; a closed session cannot run."""
+        if self._engine is not None:
+            self._engine.close()
+        self._engine = None
+
+    def run(self, output_names: Sequence[str] | None, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Compute outputs from inputs; may be called from several threads at once.
+
+        Parameters
+        ----------
+        output_names : sequence of str or None
+            None computes all.
+        feeds : mapping of str to ndarray
+            A value for each input.
+
+        Returns
+        -------
+        list of ndarray
+            In the order of `output_names`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a feed has the wrong name, element type or shape.
+        FormatError
+            If the graph contradicts itself, or inputs of these shapes.
+        """
+        wanted = check_output_names(output_names, [value.name for value in self._outputs])
+        return self._open_engine.run(wanted, check_feeds(feeds, self._checks))
+
+    @property
+    def _open_engine(self) -> Engine:
+        if self._engine is None:
+            raise ValueError("the session is closed")
+        return self._engine
+
+    def get_inputs(self) -> list[ValueDescription]:
+        """Describe the inputs that a caller must feed."""
+        return [check.description for check in self._checks.values() if check.required]
+
+    def get_outputs(self) -> list[ValueDescription]:
+        """Describe the outputs."""
+        return list(self._outputs)
+
+    @property
+    def engine(self) -> str:
+        """Name of the engine that runs: ``native`` or ``ort``."""
+        return self._open_engine.name
+
+    @property
+    def fallback_reason(self) -> str | None:
+        """Why ``auto`` did not take the native engine; None if it did, or was not asked."""
+        return self._fallback_reason
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes that the engine holds for weights."""
+        return self._open_engine.weight_bytes
+
+    @property
+    def tensor_names(self) -> tuple[str, ...]:
+        """Names of all tensors of the file."""
+        return self._tensor_names
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Metadata of the file."""
+        return dict(self._metadata)
+
+    def explain(self) -> list[KernelChoice]:
+        """Say for each node which kernel runs it, and why the native engine does not where it does not."""
+        return self._open_engine.explain()
+
+
+def _check_choice(what: str, choice: str, allowed: tuple[str, ...]) -> None:
+    if choice not in allowed:
+        raise ValueError(f"{what} must be one of {', '.join(allowed)}, not {choice!r}")
+
+
+def _read_graph(file: NqzFile, path: str | os.PathLike[str]) -> tuple[bytes, Model]:
+    """Return the graph's bytes and what they say; check that the file has every tensor it reads."""
+    graph_bytes = file.graph()
+    if graph_bytes is None:
+        raise ConversionError(
+            f"{os.fspath(path)} cannot run: this file holds tensors only; use nqformat.load_file"
+        )
+    model = read_model(graph_bytes)
+    missing = [name for name in model.graph.free_names if name not in file]
+    if missing:
+        raise CorruptError(
+            f"the graph reads {', '.join(map(repr, missing))}, of which the file has no tensor",
+            section="GRAPH",
+        )
+    return graph_bytes, model
+
+
+def _build_ort(
+    graph_bytes: bytes,
+    model: Model,
+    file: NqzFile,
+    settings: EngineSettings,
+    reasons: Mapping[int, str],
+) -> Engine:
+    from .engines.ort import OrtEngine
+
+    return OrtEngine(graph_bytes, model, file, settings, reasons)

@@ -1,0 +1,141 @@
+"""Inputs and outputs of a session: their description, and the check of what a caller feeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from nqformat.errors import UnsupportedFeatureError
+
+from .element_types import BFLOAT16, STRING, ElementType, element_type, matches
+from .graph import Graph, GraphValue
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValueDescription:
+    """An input or output, described as ONNX Runtime does.
+
+    Attributes
+    ----------
+    name : str
+    shape : list of (int, str or None), or None
+        A size, a symbol or None for each dimension; None if even the rank is unknown.
+    type : str
+        Such as ``"tensor(float)"``.
+    """
+
+    name: str
+    shape: list[int | str | None] | None
+    type: str
+
+    def __str__(self) -> str:
+        if self.shape is None:
+            return f"{self.name!r}: {self.type}"
+        sizes = ", ".join("?" if size is None else str(size) for size in self.shape)
+        return f"{self.name!r}: {self.type} [{sizes}]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputCheck:
+    """One input with what is needed to check a feed for it."""
+
+    description: ValueDescription
+    element: ElementType | None
+    required: bool
+
+
+def describe(value: GraphValue) -> ValueDescription:
+    """Describe a graph input or output; UnsupportedFeatureError if it is no tensor."""
+    if not value.is_tensor:
+        raise UnsupportedFeatureError(f"graph input or output {value.name!r} is not a tensor")
+    element = element_type(value.element_number)
+    label = element.label if element else f"onnx type {value.element_number}" if value.element_number else "?"
+    return ValueDescription(
+        name=value.name,
+        shape=None if value.shape is None else list(value.shape),
+        type=f"tensor({label})",
+    )
+
+
+def input_checks(graph: Graph) -> dict[str, InputCheck]:
+    """Return the inputs by name; those with an initializer may be left out of the feeds."""
+    return {
+        value.name: InputCheck(
+            description=describe(value),
+            element=element_type(value.element_number),
+            required=value.name not in graph.initializers,
+        )
+        for value in graph.inputs
+    }
+
+
+def check_feeds(feeds: Mapping[str, np.ndarray], checks: Mapping[str, InputCheck]) -> dict[str, np.ndarray]:
+    """Check names, element types and shapes of the arrays that a caller feeds.
+
+    Returns
+    -------
+    dict of str to ndarray
+        In native byte order.
+
+    Raises
+    ------
+    TypeError
+        If `feeds` is no mapping, or a value is no array of the declared element type.
+    ValueError
+        If a name is unknown or missing, or a shape differs from the declared one.
+    """
+    if not isinstance(feeds, Mapping):
+        raise TypeError(f"feeds must be a mapping of input names to arrays, not {type(feeds).__name__}")
+    takes = "; ".join(str(check.description) for check in checks.values()) or "no inputs"
+    for name in feeds:
+        if name not in checks:
+            raise ValueError(f"the model has no input named {name!r}; it takes {takes}")
+    missing = [name for name, check in checks.items() if check.required and name not in feeds]
+    if missing:
+        raise ValueError(f"input {', '.join(map(repr, missing))} is missing; the model takes {takes}")
+    return {name: _checked_array(array, checks[name]) for name, array in feeds.items()}
+
+
+def _checked_array(array: object, check: InputCheck) -> np.ndarray:
+    expected = str(check.description)
+    if not isinstance(array, np.ndarray | np.generic):
+        raise TypeError(f"input {expected} needs a NumPy array, got {type(array).__name__}")
+    array = np.asarray(array)
+    if check.element is not None and not matches(array, check.element):
+        wanted = "strings" if check.element.number == STRING else f"dtype {check.element.numpy_name}"
+        raise TypeError(f"input {expected} needs {wanted}, got {array.dtype}")
+    shape = check.description.shape
+    if shape is not None and not _fits(array.shape, shape):
+        raise ValueError(f"input {expected} does not take shape {list(array.shape)}")
+    if check.element is not None and check.element.number not in (STRING, BFLOAT16):
+        array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    return array
+
+
+def _fits(actual: Sequence[int], declared: Sequence[int | str | None]) -> bool:
+    if len(actual) != len(declared):
+        return False
+    return all(not isinstance(d, int) or a == d for a, d in zip(actual, declared, strict=True))
+
+
+def check_output_names(output_names: Sequence[str] | None, available: Sequence[str]) -> tuple[str, ...]:
+    """Return the outputs to compute: all if `output_names` is None or empty, as in ONNX Runtime.
+
+    Raises
+    ------
+    TypeError
+        If a single string is given.
+    ValueError
+        If a name is unknown.
+    """
+    if isinstance(output_names, str):
+        raise TypeError(f"output names must be a list of names, got the string {output_names!r}")
+    wanted = tuple(output_names or available)
+    for name in wanted:
+        if name not in available:
+            raise ValueError(
+                f"the model has no output named {name!r}; it has {', '.join(map(repr, available))}"
+            )
+    return wanted
