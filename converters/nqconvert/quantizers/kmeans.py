@@ -37,9 +37,9 @@ def quantize_kmeans(
       zero as an entry besides; of up to 256 clusters one is given up for it where needed, so that an
       index stays a byte.
     - Centres are rounded to the codebook dtype before each value goes to the nearest (the lower one of
-      two); entries that become equal or stay unused are dropped. Where float16 overflows or adds more
-      than 1 % to the squared error, the codebook is float32. float16 and bfloat16 tensors have codebooks
-      of their own dtype.
+      two); entries that become equal or stay unused are dropped. Where float16 (or bfloat16) overflows
+      or adds more than 1 % to the squared error, the codebook is float32. float16 and bfloat16 tensors
+      have codebooks of their own dtype.
     - Tensors of at most `clusters` distinct values are kept exactly (-0.0 becomes 0.0), as a codebook or
       raw, whichever is smaller; so are float64 tensors beyond the range of float32, integers and
       booleans.
@@ -205,7 +205,9 @@ def _fit_codebook(
         centres = np.union1d(centres, [0.0])
     for stored_as in _codebook_dtypes(dtype, settings.codebook_dtype):
         rounded = np.unique(round_codebook(_as_float32(centres), stored_as) + np.float32(0))
-        if np.isfinite(rounded).all() and not _harms(values, weights, centres, rounded):
+        if not np.isfinite(rounded).all():
+            continue
+        if stored_as is dtype or not _harms(values, weights, centres, rounded):
             return Codebook(values=rounded, stored_as=stored_as)
     return None
 

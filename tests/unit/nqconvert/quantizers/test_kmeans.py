@@ -108,6 +108,12 @@ def test_dtype_of_the_tensor_is_kept(dtype):
     assert error < 0.013
 
 
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_many_clusters_of_a_16_bit_tensor_are_rounded_to_its_dtype(dtype):
+    tensor = quantize(normal(100_000).astype(dtype), clusters=256)
+    assert isinstance(tensor, CodebookTensor) and tensor.codebook.stored_as is tensor.dtype
+
+
 def test_float64_beyond_float32_stays_raw():
     array = np.random.default_rng(0).normal(size=600) * 1e200
     assert isinstance(quantize(array, clusters=4), RawTensor)
