@@ -157,6 +157,16 @@ def squeezenet(load: Any, work: Path) -> dict[str, Any]:
     }
 
 
+def _lenet_line(row: dict[str, Any]) -> str:
+    before, after = 100 * row["accuracy_before"], 100 * row["accuracy_after"]
+    return (
+        f"{row['network']} {row['settings']}: {row['file_bytes']:,} bytes ({row['ratio']:.1f} x), overhead "
+        f"{row['overhead_bytes']}, accuracy {before:.2f} -> {after:.2f} % (drop {before - after:.2f}), "
+        f"{row['engine']} engine, coded bits {row['bits_over_entropy']:.4f} of order-0 entropy, "
+        f"{row['seconds']:.1f} s"
+    )
+
+
 def main() -> None:
     torch.set_num_threads(1)
     folder = data_folder()
@@ -176,23 +186,17 @@ def main() -> None:
             peers = nncodec(name, folder, work)
             results["lenets"].append({"ours": ours, "nncodec": peers})
             for row in ours:
-                drop = 100 * (row["accuracy_before"] - row["accuracy_after"])
-                print(
-                    f"{name} {row['settings']}: {row['file_bytes']:,} bytes ({row['ratio']:.1f} x), overhead "
-                    f"{row['overhead_bytes']}, accuracy {100 * row['accuracy_before']:.2f} -> "
-                    f"{100 * row['accuracy_after']:.2f} % (drop {drop:.2f}), {row['engine']} engine, "
-                    f"coded bits {row['bits_over_entropy']:.4f} of order-0 entropy, {row['seconds']:.1f} s"
-                )
+                print(_lenet_line(row))
             for peer in peers:
-                print(
-                    f"{name} {peer['mode']}: {peer['file_bytes']:,} bytes, accuracy {100 * peer['accuracy']:.2f} %"
-                )
+                percent = 100 * peer["accuracy"]
+                print(f"{name} {peer['mode']}: {peer['file_bytes']:,} bytes, accuracy {percent:.2f} %")
             if not peers:
                 print(f"{name}: NNCodec not measured (set NQZ_PEERS and NQZ_PEERS_PYTHON)")
         results["squeezenet"] = found = squeezenet(load, work)
     print(
         f"SqueezeNet: {found['file_bytes']:,} bytes bit-exact={found['bit_exact']}, Han et al. "
-        f"{SQUEEZENET_PUBLISHED:,} ({SQUEEZENET_PUBLISHED / found['file_bytes']:.3f} x), goal {SQUEEZENET_GOAL:,}"
+        f"{SQUEEZENET_PUBLISHED:,} ({SQUEEZENET_PUBLISHED / found['file_bytes']:.3f} x), "
+        f"goal {SQUEEZENET_GOAL:,}"
     )
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(results, indent=2) + "\n")

@@ -126,6 +126,7 @@ def convert(
         )
         say("verifying the written file")
         outputs, note = _compare_outputs(run, staged, source, feeds)
+        retrained = None if pruned is None else _compare_outputs(source.run, staged, source, feeds)[0]
         after = _evaluate(evaluate, _file_runner(staged)) if evaluate is not None else None
         snr = weight_snr_db(originals, nqformat.load_file(staged))
         measured = measure_file(staged)
@@ -136,11 +137,12 @@ def convert(
         file=measured,
         original_bytes=sum(array.nbytes for array in originals.values()),
         outputs=outputs,
+        retrained_outputs=retrained,
         weight_snr_db=snr,
         accuracy=None if before is None or after is None else (before, after),
         exact={**quantized.exact, **source.reasons},
         notes=(*source.notes, *notes, *note),
-        warnings=outputs.warnings if outputs is not None and settings.method != "none" else (),
+        warnings=_warnings(settings, outputs, retrained),
         seconds=time.perf_counter() - started,
     )
 
@@ -154,6 +156,17 @@ def _original_runner(model: Any, weights: Any, example_inputs: Any, source: Mode
     from .sources.torch_module import module_runner
 
     return module_runner(model, example_inputs, source.input_names, weights=weights)
+
+
+def _warnings(
+    settings: ConvertSettings, outputs: OutputComparison | None, retrained: OutputComparison | None
+) -> tuple[str, ...]:
+    """Return what to look at; retraining changes the scale of outputs on purpose."""
+    if outputs is None or settings.method == "none":
+        return ()
+    if retrained is None:
+        return outputs.warnings
+    return (*retrained.warnings, *(warning for warning in outputs.warnings if "agreement" in warning))
 
 
 def _check_strict(exact: Mapping[str, str], source: ModelSource, strict: bool) -> None:

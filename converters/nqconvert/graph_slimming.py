@@ -155,12 +155,41 @@ def _clear_annotations(model: Any) -> None:
                 _clear_all(attribute, ("doc_string",))
                 if attribute.HasField("t"):
                     _clear_all(attribute.t, ("doc_string", "metadata_props", "name"))
+    _drop_default_attributes(model)
     used = {node.domain for graph in walk_graphs(model.graph) for node in graph.node} | {""}
     used |= {node.domain for function in model.functions for node in function.node}
     used |= {function.domain for function in model.functions}
     kept = [_copy(opset) for opset in model.opset_import if opset.domain in used or opset.domain == "ai.onnx"]
     del model.opset_import[:]
     model.opset_import.extend(kept)
+
+
+def _drop_default_attributes(model: Any) -> None:
+    """Drop attributes that say what the operator's schema says anyway."""
+    import onnx
+
+    opsets = {opset.domain: opset.version for opset in model.opset_import}
+    for graph in walk_graphs(model.graph):
+        for node in graph.node:
+            try:
+                schema = onnx.defs.get_schema(node.op_type, opsets.get(node.domain, 1), node.domain)
+            except onnx.defs.SchemaError:
+                continue
+            kept = [_copy(a) for a in node.attribute if not _is_default(a, schema.attributes.get(a.name))]
+            del node.attribute[:]
+            node.attribute.extend(kept)
+
+
+def _is_default(attribute: Any, declared: Any) -> bool:
+    """Tell whether an attribute has the value that its declaration gives it when it is missing."""
+    if declared is None or declared.required or declared.default_value.type != attribute.type:
+        return False
+    default = _copy(declared.default_value)
+    default.name = attribute.name
+    default.ClearField("doc_string")
+    return bool(
+        default.SerializeToString(deterministic=True) == attribute.SerializeToString(deterministic=True)
+    )
 
 
 def _clear_all(message: Any, names: tuple[str, ...]) -> None:

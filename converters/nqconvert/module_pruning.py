@@ -39,6 +39,9 @@ class Training:
     final_epochs : int or None
         Epochs after the last step's own; None: as many as in all steps together.
     lr : float
+    scope : {"layer", "global"}
+        The same density in each layer, or one magnitude threshold for all: smaller for networks whose
+        layers have like scales, dangerous for others.
     per_layer : mapping of parameter name to float
         Final densities of single layers.
     checkpoint : path-like, optional
@@ -52,6 +55,7 @@ class Training:
     epochs_per_step: int = 2
     final_epochs: int | None = None
     lr: float = 1e-3
+    scope: str = "layer"
     per_layer: Mapping[str, float] = field(default_factory=dict)
     checkpoint: str | os.PathLike[str] | None = None
 
@@ -104,6 +108,7 @@ def prune_module(
         training.loss,
         density=density,
         per_layer=training.per_layer,
+        scope=training.scope,
         steps=training.steps,
         epochs_per_step=training.epochs_per_step,
         final_epochs=training.final_epochs,

@@ -32,6 +32,8 @@ class Report:
         Bytes of the original tensors, uncompressed.
     outputs : OutputComparison or None
         Original against re-read file on the example inputs.
+    retrained_outputs : OutputComparison or None
+        Pruned and retrained network against re-read file, where there was retraining.
     weight_snr_db : float
         Original against decoded tensors.
     accuracy : tuple of float or None
@@ -48,6 +50,7 @@ class Report:
     file: FileBytes
     original_bytes: int
     outputs: OutputComparison | None
+    retrained_outputs: OutputComparison | None
     weight_snr_db: float
     accuracy: tuple[float, float] | None
     exact: dict[str, str]
@@ -67,13 +70,6 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as plain JSON types."""
-        outputs = None
-        if self.outputs is not None:
-            outputs = {
-                "snr_db": _finite(self.outputs.snr_db),
-                "agreement": self.outputs.agreement,
-                "n_samples": self.outputs.n_samples,
-            }
         return {
             "schema_version": SCHEMA_VERSION,
             "path": self.path,
@@ -81,7 +77,8 @@ class Report:
             "method": self.method,
             "original_bytes": self.original_bytes,
             "ratio": self.ratio,
-            "outputs": outputs,
+            "outputs": _outputs_json(self.outputs),
+            "retrained_outputs": _outputs_json(self.retrained_outputs),
             "weight_snr_db": _finite(self.weight_snr_db),
             "accuracy": None if self.accuracy is None else list(self.accuracy),
             "exact": self.exact,
@@ -99,6 +96,8 @@ class Report:
         )
         if self.outputs is not None:
             lines.append(f"original against re-read file: {self.outputs}")
+            if self.retrained_outputs is not None:
+                lines.append(f"retrained network against re-read file: {self.retrained_outputs}")
         elif math.isinf(self.weight_snr_db):
             lines.append("original against re-read file: every weight exact")
         else:
@@ -110,6 +109,16 @@ class Report:
         lines += [f"note: {note}" for note in self.notes]
         lines += [f"warning: {warning}" for warning in self.warnings]
         return "\n".join(lines)
+
+
+def _outputs_json(outputs: OutputComparison | None) -> dict[str, Any] | None:
+    if outputs is None:
+        return None
+    return {
+        "snr_db": _finite(outputs.snr_db),
+        "agreement": outputs.agreement,
+        "n_samples": outputs.n_samples,
+    }
 
 
 def _finite(number: float) -> float | None:

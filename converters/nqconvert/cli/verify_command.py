@@ -41,12 +41,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _check_graph(file: nqformat.NqzFile) -> int | None:
     """Parse the graph and look up every tensor it needs; returns their number."""
-    from nqruntime.graph import parse_graph
+    from nqruntime.graph_reader import read_model
 
     graph = file.graph()
     if graph is None:
         return None
-    needed = parse_graph(graph).free_names
+    needed = read_model(graph).graph.free_names
     missing = sorted(name for name in needed if name not in file)
     if missing:
         raise CorruptError(

@@ -34,8 +34,8 @@ def quantize_kmeans(
     """Quantize float tensors to the k-means optimum of their values (method ``kmeans``).
 
     - Pruned tensors (at least 10 % zeros, `keep_zeros`) have their centres fitted to the nonzeros and
-      zero as an entry besides; of up to 256 clusters one is given up for it where needed, so that an
-      index stays a byte.
+      zero as an entry besides; of 16 or 256 clusters one is given up for it, so that an index stays at
+      four or eight bits.
     - Centres are rounded to the codebook dtype before each value goes to the nearest (the lower one of
       two); entries that become equal or stay unused are dropped. Where float16 (or bfloat16) overflows
       or adds more than 1 % to the squared error, the codebook is float32. float16 and bfloat16 tensors
@@ -196,7 +196,7 @@ def _fit_codebook(
 ) -> Codebook | None:
     """Cluster flat values; round the centres to the first codebook dtype that does no harm, if one does."""
     fitted = values != 0 if has_zero else slice(None)
-    clusters = settings.clusters - 1 if has_zero and settings.clusters == 256 else settings.clusters
+    clusters = settings.clusters - 1 if has_zero and settings.clusters in (16, 256) else settings.clusters
     mass = None if weights is None else weights[fitted]
     if mass is not None and not mass.any():
         mass = None

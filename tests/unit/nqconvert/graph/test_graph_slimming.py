@@ -51,6 +51,22 @@ def test_a_slimmed_graph_holds_only_what_computes(make_model, run_model, restore
     np.testing.assert_array_equal(run_model(restored(slim), feeds)[0], expected)
 
 
+def test_attributes_that_repeat_the_schema_are_dropped_and_others_stay(make_model, run_model, restored, rng):
+    gemm = helper.make_node("Gemm", ["x", "w"], ["h"], alpha=1.0, beta=0.5, transA=0, transB=1)
+    model = make_model(
+        [gemm, helper.make_node("Softmax", ["h"], ["y"], axis=0)],
+        {"x": (3, 6)},
+        ["y"],
+        {"w": matrix(rng, 5, 6)},
+    )
+    feeds = {"x": matrix(rng, 3, 6)}
+    expected = run_model(model, feeds)[0]
+    slim = slim_graph(model)
+    kept = {a.name for node in onnx.ModelProto.FromString(slim.graph).graph.node for a in node.attribute}
+    assert kept == {"beta", "transB", "axis"}
+    np.testing.assert_array_equal(run_model(restored(slim), feeds)[0], expected)
+
+
 def test_slimming_is_deterministic(make_model):
     first, second = (slim_graph(mlp(make_model, np.random.default_rng(1))).graph for _ in range(2))
     assert first == second
