@@ -16,11 +16,10 @@ from nqformat import DType, PackedTensor
 from nqformat.tensor import affine_values, cast_values
 
 from .constants import Constant
-from .kernels import Workers, expand_symbols, multiply_columns, multiply_rows
+from .kernels import Workers, expand_symbols, multiply_columns, multiply_palette, multiply_rows
 
 _SPARSE_BELOW_DENSITY = 0.3
 _MAX_CODEBOOK_ENTRIES = 1 << 16
-_TILE_ELEMENTS = 1 << 18
 
 
 class StorageOrder(Enum):
@@ -121,18 +120,15 @@ class PaletteMatrix:
         self._codebook = codebook
         self._numba = numba
         self.weight_bytes = self._symbols.nbytes + codebook.nbytes
-        path = "numba and numpy" if numba else "numpy"
+        path = "numba" if numba else "numpy"
         self.label = f"palette of {codebook.size}, {_size_label(symbols.shape)}, {path}"
 
     def multiply(self, right: np.ndarray) -> np.ndarray:
         """Return the product with `right`."""
-        n_rows, n_columns = self._symbols.shape
-        out = np.empty((n_rows, right.shape[1]), dtype=np.float32)
-        height = max(1, _TILE_ELEMENTS // n_columns)
-        for first in range(0, n_rows, height):
-            tile = expand_symbols(self._symbols[first : first + height], self._codebook, numba=self._numba)
-            np.matmul(tile, right, out=out[first : first + height])
-        return out
+        if right.shape[0] != self._symbols.shape[1]:
+            raise ValueError(f"weights of {self._symbols.shape[1]} inputs do not take {right.shape[0]}")
+        right = right.astype(np.float32, copy=False)
+        return multiply_palette(self._symbols, self._codebook, right, numba=self._numba)
 
 
 class SparseMatrix:
@@ -239,7 +235,7 @@ class CompactArray:
         else:
             permuted = full.symbols.reshape(full.shape).transpose(packed[1])
             self._stored, self._codebook = np.ascontiguousarray(permuted), full.codebook
-            self.label = f"palette of {full.codebook.size}, {'numba and numpy' if self._numba else 'numpy'}"
+            self.label = f"palette of {full.codebook.size}, {'numba' if self._numba else 'numpy'}"
         self.weight_bytes = self._stored.nbytes + (0 if self._codebook is None else self._codebook.nbytes)
 
     @property

@@ -40,8 +40,8 @@ class InferenceSession:
     threads : int, optional
         Threads for one run; by default as many as there are processors.
     memory : {"default", "low"}
-        ``low`` lets ONNX Runtime read the decoded weights in place: half the peak, up to a fifth slower. The
-        native engine keeps weights compressed either way.
+        ``low`` lets ONNX Runtime map the decoded weights from a temporary file: no second copy at any time,
+        up to a fifth slower. The native engine keeps weights compressed either way.
     limits : Limits, optional
         Bounds on what reading the file may allocate.
 

@@ -40,14 +40,16 @@ def declare_inline(name: str, data_type: int, array: np.ndarray) -> bytes:
     return _declare(_tensor_head(name, data_type, array.shape) + values)
 
 
-def declare_external(name: str, data_type: int, shape: tuple[int, ...], n_bytes: int, location: str) -> bytes:
-    """Declare an initializer whose values are handed over beside the graph."""
-    entries = (("location", location), ("offset", "0"), ("length", str(n_bytes)))
+def declare_external(name: str, data_type: int, array: np.ndarray, location: str, offset_bytes: int) -> bytes:
+    """Declare an initializer whose values lie beside the graph, in a file of that name or in memory."""
+    entries = (("location", location), ("offset", str(offset_bytes)), ("length", str(array.nbytes)))
     external = b"".join(
         bytes_field(_EXTERNAL_DATA, bytes_field(1, key.encode()) + bytes_field(2, text.encode()))
         for key, text in entries
     )
-    return _declare(_tensor_head(name, data_type, shape) + external + varint_field(_DATA_LOCATION, _EXTERNAL))
+    return _declare(
+        _tensor_head(name, data_type, array.shape) + external + varint_field(_DATA_LOCATION, _EXTERNAL)
+    )
 
 
 def _tensor_head(name: str, data_type: int, shape: tuple[int, ...]) -> bytes:

@@ -1,10 +1,13 @@
 """Engine that decodes the tensors and lets ONNX Runtime compute.
 
 Memory beyond the process itself, measured for 126 MB of float32 weights (30 MatMuls of 1024 x 1024, ONNX
-Runtime 1.31, Linux): ``memory="default"`` holds 137 MB after creation (1.09 times the weights; 362 MB at its
-peak, because ONNX Runtime copies and rearranges before the decoded arrays are freed) and takes 250-300 ms;
-``memory="low"`` holds 140 MB, never more, and takes 8 ms, because ONNX Runtime reads the decoded arrays
-where they lie; matrices are then not rearranged for speed, which costs nothing to 20 % in most shapes.
+Runtime 1.31, Linux). ``memory="default"`` holds 137 MB after creation, 1.09 times the weights, and 362 MB at
+its peak, because ONNX Runtime copies and rearranges before the decoded arrays are freed. ``memory="low"``
+writes each tensor to a temporary file as it is decoded and lets ONNX Runtime map that file: 11 MB after
+creation, 137 MB once a run has touched every weight, nearly all of it pages that the system may drop again.
+Handing the arrays over in place (``add_initializer``) holds as much in memory that cannot be dropped, and
+fails where ONNX Runtime folds constants, which it reads from the declared file. Without a rearranged copy,
+matrix products take nothing to 20 % longer in most shapes.
 """
 
 from __future__ import annotations
@@ -12,8 +15,7 @@ from __future__ import annotations
 import ctypes
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -34,22 +36,12 @@ from nqruntime.tensor_file import TensorFile
 from .engine import EngineSettings, KernelChoice, explain_nodes
 
 _LOCATION = "nqz"
+_FOLDER_KEY = "session.model_external_initializers_file_folder_path"
+_FILE_ALIGNMENT = 1 << 16
 _INLINE_BYTES = 1024
 _INLINE_INTEGER_BYTES = 1 << 20
 _FATAL_ONLY = 4
 _MALFORMED = ("InvalidProtobuf", "InvalidGraph")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Declared:
-    """The graph with its tensors declared, and the values to hand over beside it.
-
-    `arrays` maps a name to its values and their ONNX number.
-    """
-
-    content: bytes
-    arrays: dict[str, tuple[np.ndarray, int]]
-    weight_bytes: int
 
 
 class OrtEngine:
@@ -68,17 +60,21 @@ class OrtEngine:
         onnxruntime = require_onnxruntime()
         self._model = model
         self._reasons = dict(reasons or {})
-        declared = _declare_tensors(graph_bytes, model, file, settings.limits)
-        self.weight_bytes = declared.weight_bytes
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _FATAL_ONLY
         options.intra_op_num_threads = settings.threads or 0
-        self._kept_values: list[Any] = []
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        names = model.graph.free_names
+        self.weight_bytes = _check_total(file, names, settings.limits)
         if settings.memory == "low":
-            self._session, self._kept_values = _open_sharing(onnxruntime, options, declared)
+            self._folder = tempfile.TemporaryDirectory(prefix="nqruntime-", ignore_cleanup_errors=True)
+            content = _declare_in_file(graph_bytes, model, file, self._folder.name)
+            options.add_session_config_entry("session.disable_prepacking", "1")
+            options.add_session_config_entry(_FOLDER_KEY, self._folder.name)
+            self._session = _open(onnxruntime, options, content)
+            self._folder.cleanup()
         else:
-            self._session = _open_copying(onnxruntime, options, declared)
-            del declared
+            self._session = _open_copying(onnxruntime, options, graph_bytes, model, file)
             _return_freed_memory()
 
     def run(self, output_names: Sequence[str], feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
@@ -95,9 +91,10 @@ class OrtEngine:
         return explain_nodes(self._model, "onnxruntime", self._reasons)
 
     def close(self) -> None:
-        """Drop the session and the arrays that it reads."""
+        """Drop the session and, where a mapped file could not be removed before, the file."""
         self._session = None
-        self._kept_values = []
+        if self._folder is not None:
+            self._folder.cleanup()
 
 
 def require_onnxruntime() -> ModuleType:
@@ -110,60 +107,72 @@ def require_onnxruntime() -> ModuleType:
     return module
 
 
-def _declare_tensors(graph_bytes: bytes, model: Model, file: TensorFile, limits: Limits) -> _Declared:
-    names = model.graph.free_names
-    _check_total(file, names, limits)
+def _check_total(file: TensorFile, names: Sequence[str], limits: Limits) -> int:
+    """Return the bytes of all decoded tensors; LimitExceededError if they are too many."""
+    total = sum(file.info(name).plain_bytes for name in names)
+    if total > limits.materialised_bytes:
+        raise LimitExceededError(f"tensors take {total} bytes decoded, limit {limits.materialised_bytes}")
+    return total
+
+
+def _declare_tensors(
+    graph_bytes: bytes,
+    model: Model,
+    file: TensorFile,
+    hand_over: Callable[[str, int, np.ndarray], int],
+) -> bytes:
+    """Return the graph with its tensors declared.
+
+    Small and integer ones are declared with their values, so that shapes can be inferred from them.
+
+    Parameters
+    ----------
+    hand_over : callable
+        Takes name, ONNX number and values of each larger tensor; returns its offset in bytes.
+    """
     parts = [graph_bytes]
     if model.ir_version < MIN_IR_VERSION:
         parts.append(declare_ir_version())
-    arrays: dict[str, tuple[np.ndarray, int]] = {}
-    weight_bytes = 0
-    for name in names:
+    for name in model.graph.free_names:
         info = file.info(name)
         array = np.ascontiguousarray(file.get_tensor(name)).reshape(info.shape)
         assert info.dtype is not None
         number = onnx_number(info.dtype)
-        weight_bytes += array.nbytes
         limit_bytes = _INLINE_BYTES if info.dtype.is_float else _INLINE_INTEGER_BYTES
         if array.nbytes <= limit_bytes:
             parts.append(declare_inline(name, number, array))
         else:
-            parts.append(declare_external(name, number, array.shape, array.nbytes, _LOCATION))
-            arrays[name] = (array, number)
-    return _Declared(content=b"".join(parts), arrays=arrays, weight_bytes=weight_bytes)
+            parts.append(declare_external(name, number, array, _LOCATION, hand_over(name, number, array)))
+    return b"".join(parts)
 
 
-def _check_total(file: TensorFile, names: Sequence[str], limits: Limits) -> None:
-    total = sum(file.info(name).plain_bytes for name in names)
-    if total > limits.materialised_bytes:
-        raise LimitExceededError(f"tensors take {total} bytes decoded, limit {limits.materialised_bytes}")
+def _open_copying(
+    onnxruntime: ModuleType, options: Any, graph_bytes: bytes, model: Model, file: TensorFile
+) -> Any:
+    """Open a session that copies the decoded arrays, which may be freed afterwards."""
+    values: dict[str, Any] = {}
+
+    def hand_over(name: str, number: int, array: np.ndarray) -> int:
+        values[name] = _ort_value(onnxruntime, array, number)
+        return 0
+
+    content = _declare_tensors(graph_bytes, model, file, hand_over)
+    if values:
+        options.add_external_initializers(list(values), list(values.values()))
+    return _open(onnxruntime, options, content)
 
 
-def _open_copying(onnxruntime: ModuleType, options: Any, declared: _Declared) -> Any:
-    """Open a session that copies the arrays."""
-    names = list(declared.arrays)
-    values = [_ort_value(onnxruntime, array, number) for array, number in declared.arrays.values()]
-    if names:
-        options.add_external_initializers(names, values)
-    return _open(onnxruntime, options, declared.content)
+def _declare_in_file(graph_bytes: bytes, model: Model, file: TensorFile, folder: str) -> bytes:
+    """Write the tensors to a file that ONNX Runtime can map, one at a time."""
+    with open(os.path.join(folder, _LOCATION), "wb") as stream:
 
+        def hand_over(name: str, number: int, array: np.ndarray) -> int:
+            stream.write(bytes(-stream.tell() % _FILE_ALIGNMENT))
+            offset = stream.tell()
+            stream.write(array.reshape(-1).view(np.uint8).data)
+            return offset
 
-def _open_sharing(onnxruntime: ModuleType, options: Any, declared: _Declared) -> tuple[Any, list[Any]]:
-    """Open a session that reads the arrays where they lie; the second result must outlive it.
-
-    ONNX Runtime wants to see the declared file, though it never reads it: one byte in a folder of its own.
-    """
-    options.add_session_config_entry("session.disable_prepacking", "1")
-    kept: list[Any] = []
-    for name, (array, number) in declared.arrays.items():
-        value = _ort_value(onnxruntime, array, number)
-        options.add_initializer(name, value)
-        kept += [array, value]
-    with tempfile.TemporaryDirectory(prefix="nqruntime-") as folder:
-        with open(os.path.join(folder, _LOCATION), "wb") as stream:
-            stream.write(b"\0")
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
-        return _open(onnxruntime, options, declared.content), kept
+        return _declare_tensors(graph_bytes, model, file, hand_over)
 
 
 def _ort_value(onnxruntime: ModuleType, array: np.ndarray, number: int) -> Any:

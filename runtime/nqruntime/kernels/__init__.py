@@ -11,10 +11,23 @@ import numpy as np
 
 from nqformat.kernels import use_numba
 
-from .reference import expand_symbols_reference, multiply_columns_reference, multiply_rows_reference
+from .reference import (
+    expand_symbols_reference,
+    multiply_columns_reference,
+    multiply_palette_reference,
+    multiply_rows_reference,
+    multiply_tiles,
+)
 from .workers import Workers
 
-__all__ = ["Workers", "expand_symbols", "multiply_columns", "multiply_rows", "worth_numba"]
+__all__ = [
+    "Workers",
+    "expand_symbols",
+    "multiply_columns",
+    "multiply_palette",
+    "multiply_rows",
+    "worth_numba",
+]
 
 _COLUMN_TILE = 512
 _MULTIPLICATIONS_A_SYMBOL = 2
@@ -49,12 +62,12 @@ def multiply_rows(
     if workers is None:
         multiply_rows_reference(starts, minors, symbols, codebook, right, out)
         return out
-    from . import sparse
+    from . import products
 
     contiguous = np.ascontiguousarray(right)
 
     def multiply_tile(begin: int, end: int) -> None:
-        _check(sparse.multiply_rows(starts, minors, symbols, codebook, contiguous, out, begin, end))
+        _check(products.multiply_rows(starts, minors, symbols, codebook, contiguous, out, begin, end))
 
     workers.run_tiles(multiply_tile, right.shape[1], _COLUMN_TILE, work_a_column=symbols.size)
     return out
@@ -79,19 +92,44 @@ def multiply_columns(
     if workers is None:
         multiply_columns_reference(starts, minors, symbols, codebook, right, out)
         return out
-    from . import sparse
+    from . import products
 
     contiguous = np.ascontiguousarray(right)
     if right.shape[1] == 1:
         _check(
-            sparse.multiply_vector(starts, minors, symbols, codebook, contiguous.reshape(-1), out.reshape(-1))
+            products.multiply_vector(
+                starts, minors, symbols, codebook, contiguous.reshape(-1), out.reshape(-1)
+            )
         )
         return out
 
     def multiply_tile(begin: int, end: int) -> None:
-        _check(sparse.multiply_columns(starts, minors, symbols, codebook, contiguous, out, begin, end))
+        _check(products.multiply_columns(starts, minors, symbols, codebook, contiguous, out, begin, end))
 
     workers.run_tiles(multiply_tile, right.shape[1], _COLUMN_TILE, work_a_column=symbols.size)
+    return out
+
+
+def multiply_palette(
+    symbols: np.ndarray, codebook: np.ndarray, right: np.ndarray, *, numba: bool
+) -> np.ndarray:
+    """Multiply a matrix with a symbol for each element with `right`; see `multiply_palette_reference`.
+
+    Returns
+    -------
+    ndarray of float32, shape (n_rows, n)
+    """
+    out = np.empty((symbols.shape[0], right.shape[1]), dtype=np.float32)
+    if not numba:
+        multiply_palette_reference(symbols, codebook, right, out)
+        return out
+    from . import products
+
+    if right.shape[1] == 1:
+        vector = np.ascontiguousarray(right).reshape(-1)
+        _check(products.multiply_palette(symbols.reshape(-1), codebook, vector, out.reshape(-1)))
+        return out
+    multiply_tiles(symbols, out, right, lambda tile: expand_symbols(tile, codebook, numba=True))
     return out
 
 
@@ -101,9 +139,9 @@ def expand_symbols(symbols: np.ndarray, codebook: np.ndarray, *, numba: bool) ->
     if not numba:
         expand_symbols_reference(symbols.reshape(-1), codebook, out.reshape(-1))
         return out
-    from . import sparse
+    from . import products
 
-    _check(sparse.expand_symbols(np.ascontiguousarray(symbols).reshape(-1), codebook, out.reshape(-1)))
+    _check(products.expand_symbols(np.ascontiguousarray(symbols).reshape(-1), codebook, out.reshape(-1)))
     return out
 
 

@@ -7,6 +7,8 @@ columns it is the other way round. Dense tiles of at most a megabyte are made on
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 _TILE_ELEMENTS = 1 << 18
@@ -55,6 +57,27 @@ def multiply_columns_reference(
         last = min(first + height, n_columns)
         tile = _dense_tile(starts[first : last + 1], minors, symbols, codebook, n_rows)
         out += tile.T @ right[first:last]
+
+
+def multiply_palette_reference(
+    symbols: np.ndarray, codebook: np.ndarray, right: np.ndarray, out: np.ndarray
+) -> None:
+    """Fill `out` with a matrix given by a symbol for each element times `right`.
+
+    Parameters
+    ----------
+    symbols : ndarray of uint8 or uint16, shape (n_rows, n_columns)
+    """
+    multiply_tiles(symbols, out, right, lambda tile: codebook[tile])
+
+
+def multiply_tiles(
+    symbols: np.ndarray, out: np.ndarray, right: np.ndarray, expand: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    """Fill `out` with products of a few expanded rows of symbols at a time."""
+    height = max(1, _TILE_ELEMENTS // max(1, symbols.shape[1]))
+    for first in range(0, symbols.shape[0], height):
+        np.matmul(expand(symbols[first : first + height]), right, out=out[first : first + height])
 
 
 def expand_symbols_reference(symbols: np.ndarray, codebook: np.ndarray, out: np.ndarray) -> None:

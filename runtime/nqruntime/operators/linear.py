@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from nqruntime.matrices import Matrix, StorageOrder, build_matrix
@@ -40,7 +42,7 @@ def matmul(context: NodeContext) -> Run | Prepared:
         return np.matmul
 
     def run(a: np.ndarray, _: None) -> np.ndarray:
-        product = matrix.multiply(a.reshape(-1, a.shape[-1]).T)
+        product = matrix.multiply(a.reshape(math.prod(a.shape[:-1]), a.shape[-1]).T)
         return np.ascontiguousarray(product.T).reshape(*a.shape[:-1], product.shape[0])
 
     return Prepared(run=run, kernel=matrix.label, weight_bytes=matrix.weight_bytes, taken=(1,))

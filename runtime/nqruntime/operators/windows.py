@@ -64,11 +64,14 @@ class WindowPlan:
         """Return `x` with padding on its spatial axes, which are all but the first two."""
         if not self.is_padded:
             return x
-        widths = [(0, 0), (0, 0)]
-        widths += [(b, a + o) for b, a, o in zip(self.before, self.after, self.beyond, strict=True)]
-        sizes = [size + sum(width) for size, width in zip(x.shape, widths, strict=True)]
+        in_shape = x.shape[2:]
+        edges = zip(in_shape, self.before, self.after, self.beyond, strict=True)
+        sizes = (*x.shape[:2], *(sum(edge) for edge in edges))
         context.check_size(math.prod(sizes), x.itemsize)
-        return np.pad(x, widths, constant_values=value)
+        out = np.full(sizes, value, dtype=x.dtype)
+        inside = (slice(first, first + size) for first, size in zip(self.before, in_shape, strict=True))
+        out[:, :, *inside] = x
+        return out
 
     def tap(self, padded: np.ndarray, offsets: tuple[int, ...]) -> np.ndarray:
         """Return the element at `offsets` (in kernel steps) of every window, shape (..., *out_shape)."""

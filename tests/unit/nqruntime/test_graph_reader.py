@@ -253,7 +253,7 @@ def test_mutated_bytes_parse_or_raise_our_own_errors(model):
     rng = np.random.default_rng(3)
     content = np.frombuffer(model.SerializeToString(), dtype=np.uint8)
     n_errors = 0
-    for _ in range(3000):
+    for _ in range(1200):
         mutated = content.copy()
         places = rng.integers(0, content.size, size=rng.integers(1, 4))
         mutated[places] = rng.integers(0, 256, size=places.size)
@@ -261,4 +261,4 @@ def test_mutated_bytes_parse_or_raise_our_own_errors(model):
             read_everything(mutated.tobytes())
         except (FormatError, UnsupportedFeatureError):
             n_errors += 1
-    assert n_errors > 500
+    assert n_errors > 200

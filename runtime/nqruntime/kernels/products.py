@@ -29,6 +29,7 @@ _STORED = [
     for symbol in (types.uint8, types.uint16)
 ]
 _RANGE = (types.int64, types.int64)
+_BLOCK = 512
 
 
 @numba.njit([types.int32(*stored, _VALUES, _OUT_VECTOR) for stored in _STORED], cache=True, nogil=True)
@@ -154,6 +155,67 @@ def multiply_rows(starts, minors, symbols, codebook, right, out, begin, end):  #
             for n in range(end - begin):
                 sums[n] += weight_0 * factors_0[n]
             j += 1
+    return 0
+
+
+@numba.njit(
+    [types.int32(_readonly(symbol), _VALUES, _VALUES, _OUT_VECTOR) for symbol in (types.uint8, types.uint16)],
+    cache=True,
+    nogil=True,
+)
+def multiply_palette(symbols, codebook, right, out):  # type: ignore[no-untyped-def]
+    """Multiply a matrix with a symbol for each element with a vector, four rows at once.
+
+    Sums run over blocks of columns, which keeps rounding small in long rows.
+
+    Parameters
+    ----------
+    symbols : uint8 or uint16[n_rows * n_columns]
+        In C order.
+    codebook : float32[n_entries]
+    right : float32[n_columns]
+    out : float32[n_rows]
+    """
+    n_columns = right.size
+    if symbols.size != out.size * n_columns:
+        return 1
+    if symbols.size > 0:
+        highest = symbols[0]
+        for j in range(symbols.size):
+            highest = max(highest, symbols[j])
+        if highest >= codebook.size:
+            return 1
+    row = 0
+    while row + 4 <= out.size:
+        row_0 = symbols[row * n_columns : (row + 1) * n_columns]
+        row_1 = symbols[(row + 1) * n_columns : (row + 2) * n_columns]
+        row_2 = symbols[(row + 2) * n_columns : (row + 3) * n_columns]
+        row_3 = symbols[(row + 3) * n_columns : (row + 4) * n_columns]
+        out[row : row + 4] = np.float32(0)
+        for begin in range(0, n_columns, _BLOCK):
+            sum_0 = np.float32(0)
+            sum_1 = np.float32(0)
+            sum_2 = np.float32(0)
+            sum_3 = np.float32(0)
+            for n in range(begin, min(begin + _BLOCK, n_columns)):
+                factor = right[n]
+                sum_0 += codebook[row_0[n]] * factor
+                sum_1 += codebook[row_1[n]] * factor
+                sum_2 += codebook[row_2[n]] * factor
+                sum_3 += codebook[row_3[n]] * factor
+            out[row] += sum_0
+            out[row + 1] += sum_1
+            out[row + 2] += sum_2
+            out[row + 3] += sum_3
+        row += 4
+    while row < out.size:
+        out[row] = np.float32(0)
+        for begin in range(0, n_columns, _BLOCK):
+            sum_0 = np.float32(0)
+            for n in range(begin, min(begin + _BLOCK, n_columns)):
+                sum_0 += codebook[symbols[row * n_columns + n]] * right[n]
+            out[row] += sum_0
+        row += 1
     return 0
 
 
