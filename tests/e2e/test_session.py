@@ -100,7 +100,7 @@ def cnn():
     shortcut = net.add("Relu")
     net.add("Conv", net.weight((16, 16, 3, 3), 0.1), net.vector(16), pads=[1, 1, 1, 1])
     net.add("Add", shortcut)
-    net.add("Clip", net.tensor(np.float32(0)), net.tensor(np.float32(6)))
+    net.add("Clip", net.tensor(np.array(0, np.float32)), net.tensor(np.array(6, np.float32)))
     net.add("Conv", net.weight((16, 1, 3, 3), 1.0), net.vector(16), pads=[1, 1, 1, 1], group=16)
     net.add("MaxPool", kernel_shape=[2, 2], strides=[2, 2])
     net.add("Conv", net.weight((32, 16, 1, 1), 0.15), strides=[2, 2])
