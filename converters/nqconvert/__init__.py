@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .conversion import convert
     from .export import export_onnx
-    from .module_pruning import Training
     from .report import Report
     from .sources import ModelSource, load_source
+    from .training.stage import Training
 
 __all__ = ["ModelSource", "Report", "Training", "convert", "export_onnx", "load_source"]
 
 _HOMES = {
     "ModelSource": "sources",
     "Report": "report",
-    "Training": "module_pruning",
+    "Training": "training.stage",
     "convert": "conversion",
     "export_onnx": "export",
     "load_source": "sources",

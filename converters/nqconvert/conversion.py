@@ -15,12 +15,12 @@ from nqformat.errors import ConversionError, MissingDependencyError
 from nqformat.files import replaced_when_done
 from nqformat.tensor import Tensor
 
-from .module_pruning import Training, prune_module, prune_tensors
 from .presets import ConvertSettings, preset_settings
 from .quantization import is_weight, quantize_tensors
 from .quantizers import get_quantizer
 from .report import Report, measure_file
 from .sources import ModelSource, Runner, load_source
+from .training.stage import Training, prune_module, prune_tensors
 from .verification import OutputComparison, compare_outputs, weight_snr_db
 
 __all__ = ["convert"]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 import nqformat
-from nqconvert.onnx_tensor import require_onnx
+from nqconvert.graphs.onnx_tensor import require_onnx
 from nqformat.errors import ConversionError
 
 from .codebook import UINT4_OPSET, CodebookPlan, apply_codebooks, plan_codebooks

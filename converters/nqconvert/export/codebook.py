@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from nqconvert.graph_scope import all_names, count_uses, defined_names, unique_name, walk_graphs
-from nqconvert.onnx_tensor import require_onnx
+from nqconvert.graphs.onnx_tensor import require_onnx
+from nqconvert.graphs.scope import all_names, count_uses, defined_names, unique_name, walk_graphs
 from nqformat import TensorInfo
 
 from .codebook_table import CodebookTable, read_table

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from nqconvert.onnx_tensor import require_onnx
+from nqconvert.graphs.onnx_tensor import require_onnx
 from nqformat.errors import ConversionError
 
 from .pending import PendingInitializer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nqconvert.onnx_tensor import ONNX_OF_DTYPE, require_onnx
+from nqconvert.graphs.onnx_tensor import ONNX_OF_DTYPE, require_onnx
 from nqformat import TensorInfo
 from nqformat.errors import ConversionError
 

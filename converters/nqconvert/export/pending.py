@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nqconvert.onnx_tensor import ONNX_OF_DTYPE
+from nqconvert.graphs.onnx_tensor import ONNX_OF_DTYPE
 from nqformat import TensorInfo
 from nqformat.dtypes import DType
 from nqformat.errors import UnsupportedFeatureError

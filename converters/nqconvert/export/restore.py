@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from nqconvert.graph_scope import free_names
-from nqconvert.onnx_tensor import require_onnx
+from nqconvert.graphs.onnx_tensor import require_onnx
+from nqconvert.graphs.scope import free_names
 from nqformat import TensorInfo
 from nqformat.errors import ConversionError, CorruptError
 from nqformat.tensor import PackedTensor

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from nqconvert.onnx_tensor import DTYPE_OF_ONNX, ONNX_OF_DTYPE, require_onnx
-from nqconvert.ort_session import (
+from nqconvert.graphs.onnx_tensor import DTYPE_OF_ONNX, ONNX_OF_DTYPE, require_onnx
+from nqconvert.graphs.ort_session import (
     ExternalValue,
     open_session,
     relative_difference,

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from nqconvert.batch_norm import fold_batch_norms
-from nqconvert.graph_scope import walk_graphs
-from nqconvert.graph_slimming import SlimGraph, slim_graph
-from nqconvert.initializer_hoisting import hoist_initializers
-from nqconvert.onnx_tensor import require_onnx
-from nqconvert.ort_session import open_session, run_session
+from nqconvert.graphs.batch_norm import fold_batch_norms
+from nqconvert.graphs.hoisting import hoist_initializers
+from nqconvert.graphs.onnx_tensor import require_onnx
+from nqconvert.graphs.ort_session import open_session, run_session
+from nqconvert.graphs.scope import walk_graphs
+from nqconvert.graphs.slimming import SlimGraph, slim_graph
 from nqformat.errors import ConversionError
 
 from .model_source import ModelSource, Runner

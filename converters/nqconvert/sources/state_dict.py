@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nqconvert.binding import content_key
+from nqconvert.graphs.binding import content_key
 from nqformat.dtypes import dtype_of
 from nqformat.errors import ConversionError, MissingDependencyError
 from nqformat.tensor import ViewSource, ViewTensor

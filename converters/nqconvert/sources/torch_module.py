@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from nqconvert.graph_slimming import SlimGraph
-from nqconvert.onnx_tensor import require_onnx
-from nqconvert.ort_session import check_feed_names, open_session, relative_difference, run_session
+from nqconvert.graphs.onnx_tensor import require_onnx
+from nqconvert.graphs.ort_session import check_feed_names, open_session, relative_difference, run_session
+from nqconvert.graphs.slimming import SlimGraph
 from nqformat.errors import ConversionError, MissingDependencyError
 
 from .model_source import ModelSource, Runner

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from onnx import helper, numpy_helper
 
-from nqconvert.batch_norm import fold_batch_norms
+from nqconvert.graphs.batch_norm import fold_batch_norms
 
 N_CHANNELS = 6
 

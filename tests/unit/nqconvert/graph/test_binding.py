@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nqconvert.binding import bind_tensors
+from nqconvert.graphs.binding import bind_tensors
 
 
 def matrix(seed, shape=(3, 4)):

@@ -5,9 +5,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from nqconvert.graph_scope import all_names, free_names
-from nqconvert.graph_slimming import slim_graph
-from nqconvert.initializer_hoisting import hoist_initializers
+from nqconvert.graphs.hoisting import hoist_initializers
+from nqconvert.graphs.scope import all_names, free_names
+from nqconvert.graphs.slimming import slim_graph
 
 
 def constant(array, name):

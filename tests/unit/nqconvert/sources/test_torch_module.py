@@ -7,7 +7,7 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from nqconvert.ort_session import open_session, relative_difference, run_session
+from nqconvert.graphs.ort_session import open_session, relative_difference, run_session
 from nqconvert.sources import load_source
 from nqconvert.sources.torch_module import module_runner
 from nqformat.errors import ConversionError

@@ -8,8 +8,8 @@ import numpy as np
 
 from nqformat.errors import ConversionError
 
-from .graph_scope import all_names, node_subgraphs, rename_uses, unique_name, walk_nodes
 from .onnx_tensor import array_of, n_elements, proto_of, require_onnx, stored_dtype
+from .scope import all_names, node_subgraphs, rename_uses, unique_name, walk_nodes
 
 INLINE_CONSTANT_BYTES = 64
 INLINE_INTEGER_BYTES = 1024

@@ -4,7 +4,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from nqconvert.pruning import apply_masks, magnitude_masks
+from nqconvert.training.pruning import apply_masks, magnitude_masks
 from nqformat.errors import ConversionError
 
 

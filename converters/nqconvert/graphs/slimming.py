@@ -18,9 +18,9 @@ from nqformat.errors import ConversionError
 from nqformat.tensor import ViewTensor
 
 from .binding import bind_tensors
-from .graph_scope import all_names, count_uses, defined_names, node_subgraphs, rename_uses, walk_graphs
-from .initializer_hoisting import belongs_in_table, shape_like_names
+from .hoisting import belongs_in_table, shape_like_names
 from .onnx_tensor import array_of, stored_dtype
+from .scope import all_names, count_uses, defined_names, node_subgraphs, rename_uses, walk_graphs
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _ANNOTATIONS = ("doc_string", "metadata_props", "value_info", "quantization_annotation")

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from .graph_scope import all_names, count_uses, unique_name, walk_graphs
 from .onnx_tensor import array_of, proto_of, stored_dtype
+from .scope import all_names, count_uses, unique_name, walk_graphs
 
 _FOLDABLE = ("Conv", "ConvTranspose", "Gemm")
 

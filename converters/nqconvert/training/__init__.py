@@ -12,7 +12,7 @@ import numpy as np
 
 from nqformat.errors import MissingDependencyError
 
-from .training_loop import EpochRecord, LoopSettings, Loss, Stage, TrainingLog, TrainingLoop
+from .loop import EpochRecord, LoopSettings, Loss, Stage, TrainingLog, TrainingLoop
 
 if TYPE_CHECKING:
     import torch

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from nqconvert.presets import ConvertSettings
+from nqconvert.quantization import is_weight
 from nqformat.errors import ConversionError
 
-from .presets import ConvertSettings
 from .pruning import apply_masks, magnitude_masks
-from .quantization import is_weight
 
 __all__ = ["DEFAULT_DENSITY", "Training", "prune_module", "prune_tensors"]
 
@@ -83,8 +83,8 @@ def prune_module(
         return None, ()
     if not hasattr(model, "named_parameters"):
         raise ConversionError("retraining needs a torch module; files and state dicts cannot be trained")
-    from .sources.torch_module import module_with_weights
-    from .training import prune_and_retrain
+    from nqconvert.sources.torch_module import module_with_weights
+    from nqconvert.training import prune_and_retrain
 
     pruned = copy.deepcopy(model) if weights is None else module_with_weights(model, weights)
     was_training = pruned.training

@@ -1,0 +1,1 @@
+"""ONNX graphs: scopes, hoisting, batch-norm folding, binding of weights, slimming, running."""
