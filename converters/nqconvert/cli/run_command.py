@@ -53,7 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
         rows = session.explain() if arguments.explain else []
         engine = session.engine
     if arguments.output:
-        np.savez(arguments.output, **dict(zip(output_names, outputs, strict=True)))
+        named: dict[str, Any] = dict(zip(output_names, outputs, strict=True))
+        np.savez(arguments.output, **named)
     median_ms = 1e3 * statistics.median(seconds)
     described = [_describe(n, o) for n, o in zip(output_names, outputs, strict=True)]
     lines = [_output_line(d) for d in described]
