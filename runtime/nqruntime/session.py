@@ -204,6 +204,8 @@ def _read_graph(file: NqzFile, path: str | os.PathLike[str]) -> tuple[bytes, Mod
             f"{os.fspath(path)} cannot run: this file holds tensors only; use nqformat.load_file"
         )
     model = read_model(graph_bytes)
+    if not all(value.name for value in model.graph.inputs + model.graph.outputs):
+        raise CorruptError("the graph has an input or output without a name", section="GRAPH")
     missing = [name for name in model.graph.free_names if name not in file]
     if missing:
         raise CorruptError(

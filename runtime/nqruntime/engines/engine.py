@@ -49,6 +49,11 @@ class KernelChoice:
     kernel: str
     reason: str = ""
 
+    def __str__(self) -> str:
+        """Return one line for people."""
+        text = f"{self.node}: {self.operator}, {self.kernel}"
+        return f"{text} ({self.reason})" if self.reason else text
+
 
 class Engine(Protocol):
     """A graph that is ready to run; `run` may be called from several threads at once."""
