@@ -4,7 +4,7 @@ Memory beyond the process itself, measured for 126 MB of float32 weights (30 Mat
 Runtime 1.31, Linux). ``memory="default"`` holds 134 MB after creation, 1.06 times the weights, and 263 MB at
 its peak, because ONNX Runtime copies and rearranges before the decoded arrays are freed. ``memory="low"``
 writes each tensor to a temporary file as it is decoded and lets ONNX Runtime map that file: 11 MB after
-creation, 134 MB once a run has touched every weight, of which all but 2 MB are pages that the system may drop.
+creation, 134 MB once a run has touched every weight, all but 2 MB of it pages that the system may drop.
 Handing the arrays over in place (``add_initializer``) holds as much in memory that cannot be dropped, and
 fails where ONNX Runtime folds constants, which it reads from the declared file. Without a rearranged copy,
 matrix products take nothing to 20 % longer in most shapes.
