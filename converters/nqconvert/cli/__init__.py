@@ -50,7 +50,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = _parser(sys.argv[1:] if argv is None else list(argv))
     try:
-        return int(arguments.run(arguments))
+        code = int(arguments.run(arguments))
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
     except Exception as error:
         if arguments.verbose > 1:
             traceback.print_exc()
