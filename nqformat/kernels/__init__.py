@@ -1,8 +1,8 @@
 """Bitstream kernels: compiled by Numba where it pays, NumPy otherwise, with the same bits either way.
 
 The environment variable ``NQFORMAT_KERNELS`` (``auto``, ``numba`` or ``numpy``) forces a path. ``auto`` takes
-the compiled kernels if they are loaded already, loads them from the cache (some 50 ms of CPU) where the work is
-worth that, and compiles them where it is worth seconds.
+the compiled kernels if they are loaded already, loads them from the cache (some 50 ms of CPU) where the work
+is worth that, and compiles them where it is worth seconds.
 """
 
 from __future__ import annotations

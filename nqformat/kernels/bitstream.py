@@ -18,7 +18,6 @@ from .blocks import (
     DENSE,
     HYBRID,
     MASK,
-    NARROW,
     PACK_BITS,
     PACK_CODES,
     PLANES,
@@ -93,7 +92,7 @@ def _round_narrow(source, position, out, table, mask):  # type: ignore[no-untype
 
 @_helper
 def _rounds(limit, window, most, position, out, stop):  # type: ignore[no-untyped-def]
-    """Rounds that are safe for one sub-stream, at most 2**40.
+    """Count the rounds that are safe for one sub-stream, at most 2**40.
 
     A round takes at most ``4 * window`` bits (52) and writes at most ``4 * most`` numbers. With this count
     every load of 8 bytes ends at or before `limit` and every store of 8 bytes at or before `stop`.
@@ -168,14 +167,10 @@ def _decode_coded(block, row, out, group):  # type: ignore[no-untyped-def]
     out0, out1, out2, out3 = out, stop0, stop1, stop2
     while True:
         rounds = min(
-            min(
-                _rounds(limit, window, most, position0, out0, stop0),
-                _rounds(limit, window, most, position1, out1, stop1),
-            ),
-            min(
-                _rounds(limit, window, most, position2, out2, stop2),
-                _rounds(limit, window, most, position3, out3, stop3),
-            ),
+            _rounds(limit, window, most, position0, out0, stop0),
+            _rounds(limit, window, most, position1, out1, stop1),
+            _rounds(limit, window, most, position2, out2, stop2),
+            _rounds(limit, window, most, position3, out3, stop3),
         )
         if rounds <= 0:
             break
@@ -262,10 +257,10 @@ def _decode_numbers(block, row, out, spare):  # type: ignore[no-untyped-def]
         if not _decode_coded(block, row, spare, _1):
             return False
         _spread_symbols(spare, n_symbols, spread, group, out)
+    filling = _0
     for i in range(np.int64(n_numbers), np.int64(n_symbols * group)):
-        if load8(out + _U(i)) != _0:
-            return False
-    return True
+        filling |= load8(out + _U(i))
+    return filling == _0
 
 
 @_helper
@@ -374,10 +369,7 @@ def _scatter_gaps(block, symbols, numbers, n, extra, extra_bytes, readable, posi
         entry = load64(gaps + (load8(symbols) << _3))
         width = entry >> _56
         start = bit >> _3
-        if start + _8 <= readable:
-            word = load64(extra + start)
-        else:
-            word = _load_tail(extra, start, readable)
+        word = load64(extra + start) if start + _8 <= readable else _load_tail(extra, start, readable)
         gap = (entry & _BASE_MASK) + ((word >> (bit & _7)) & ((_1 << width) - _1))
         bit += width
         position += gap
@@ -495,10 +487,7 @@ def _join_hybrid(block):  # type: ignore[no-untyped-def]
             return _DAMAGED
         width = entry >> _56
         start = bit >> _3
-        if start + _8 <= extra_bytes:
-            word = load64(extra + start)
-        else:
-            word = _load_tail(extra, start, extra_bytes)
+        word = load64(extra + start) if start + _8 <= extra_bytes else _load_tail(extra, start, extra_bytes)
         number = (entry & _BASE_MASK) + ((word >> (bit & _7)) & ((_1 << width) - _1))
         store64(out + (_U(i) << _3), number)
         bit += width
@@ -670,7 +659,7 @@ def _count_symbols(block):  # type: ignore[no-untyped-def]
 def run_kernel(kernel, block):  # type: ignore[no-untyped-def]
     """Run kernel number `kernel` on the parameters at address `block`: int64 of two int64."""
     start = np.uint64(block)
-    if kernel == DENSE or kernel == BYTES:
+    if kernel in (DENSE, BYTES):
         return _decode_dense(start)
     if kernel == SPARSE:
         return _decode_sparse(start)

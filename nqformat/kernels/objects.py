@@ -1,8 +1,8 @@
 """The compiled kernels as one object file, kept in a cache folder and loaded without importing Numba.
 
 The object is keyed by the sources, the CPU with its features and the versions that produced it. A folder that
-is missing or cannot be written costs a compilation a process and nothing else; a file that is damaged, or that
-another user may have written, is ignored. The environment variable ``NQFORMAT_CACHE_DIR`` names another
+is missing or cannot be written costs a compilation a process and nothing else; a file that is damaged, or
+that another user may have written, is ignored. The environment variable ``NQFORMAT_CACHE_DIR`` names another
 folder; an empty value switches the cache off.
 """
 

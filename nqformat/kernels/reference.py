@@ -110,9 +110,10 @@ def join_hybrid_reference(
     n_bits = int(symbol_widths.sum(dtype=np.int64))
     if extra.size != (n_bits + 7) // 8 or (n_bits % 8 and int(extra[-1]) >> (n_bits % 8)):
         return None
+    numbers: np.ndarray = bases[symbols]
     if n_bits == 0:
-        return bases[symbols]
-    numbers: np.ndarray = bases[symbols] + unpack_bits_reference(extra, symbol_widths).astype(np.int64)
+        return numbers
+    numbers = numbers + unpack_bits_reference(extra, symbol_widths).astype(np.int64)
     return numbers
 
 

@@ -71,7 +71,7 @@ def stream_block(
     highest: int = 0,
     single: int | None = None,
 ) -> np.ndarray:
-    """Parameters of a stream: coded with `table`, of one symbol `single`, or stored with symbols to `highest`.
+    """Parameters of a stream: coded with `table`, of one symbol `single`, or stored, symbols to `highest`.
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ def build_decode_table(
     mean_bits = sum(n / (1 << n) for n in used)
     grouped = 1 < group <= _MAX_TABLE_GROUP
     wide = grouped or mean_bits <= _WIDE_UP_TO_BITS
-    window = max(_WIDE_WINDOW if wide else _NARROW_WINDOW, max(used))
+    window = max(_WIDE_WINDOW if wide else _NARROW_WINDOW, *used)
     n_entries = 1 << window
     padded = np.zeros(256, dtype=np.uint8)
     padded[: len(lengths)] = lengths
