@@ -18,7 +18,6 @@ from typing import Protocol
 import numpy as np
 
 from . import kernels
-from .chunks import ChunkPart
 from .errors import CorruptError
 from .grouping import GroupMapping
 from .hybrid import HybridMapping
@@ -26,7 +25,7 @@ from .kernels import blocks
 from .kernels.objects import KernelLibrary
 from .kernels.tables import DecodeTable, spread_table, stream_block
 from .prefix_code import PrefixCode
-from .streams import ChunkEntry, StreamRecord, chunk_symbols
+from .streams import ChunkEntry, StreamRecord
 
 _TASK_NUMBERS = 1 << 19
 _PARALLEL_FROM_NUMBERS = 1 << 18
@@ -36,21 +35,27 @@ _BUFFER_SLACK = 64
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """The part of a slice that one chunk holds: `entry` of chunk `number`, place `place` among its parts."""
+    """The part of a slice that one chunk holds.
+
+    Attributes
+    ----------
+    number : int
+        Number of the chunk in its stream.
+    entry : ChunkEntry
+    place : int
+        Which part of the chunk.
+    start, stop : int
+        Range of the slice's numbers.
+    alone : bool
+        Whether the chunk holds nothing else.
+    """
 
     number: int
     entry: ChunkEntry
     place: int
-
-    @property
-    def part(self) -> ChunkPart:
-        """Range of the slice's numbers."""
-        return self.entry.span.parts[self.place]
-
-    @property
-    def alone(self) -> bool:
-        """Whether the chunk holds nothing else."""
-        return len(self.entry.span.parts) == 1
+    start: int
+    stop: int
+    alone: bool
 
 
 class ChunkSource(Protocol):
@@ -95,7 +100,7 @@ class CodedSlice:
     @property
     def n_numbers(self) -> int:
         """Numbers of all pieces."""
-        return sum(piece.part.n_elements for piece in self.pieces)
+        return sum(piece.stop - piece.start for piece in self.pieces)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,18 +171,27 @@ def _buffers(n_areas: int, *parts: CodedSlice) -> np.ndarray:
 
 def _rows(part: CodedSlice, pieces: list[Piece]) -> np.ndarray:
     """Rows of chunks for the kernels; each chunk holds one part only."""
-    rows = np.zeros((len(pieces), blocks.CODED), dtype=np.int64)
-    for row, piece in zip(rows, pieces, strict=True):
-        entry = piece.entry
+    mapping = part.record.mapping
+    group = mapping.group if isinstance(mapping, GroupMapping) else 1
+    first = pieces[0].entry.start_off
+    rows = []
+    for piece in pieces:
+        entry, n = piece.entry, piece.stop - piece.start
         sizes = entry.substream_bytes
-        row[0] = entry.start_off - pieces[0].entry.start_off
-        row[1 : 1 + len(sizes)] = sizes
-        row[5] = len(sizes)
-        row[6] = chunk_symbols(part.record.mapping, entry.span)
-        row[7] = piece.part.n_elements
-        row[8] = entry.extra_bytes
-        row[9] = piece.part.start
-    return rows
+        four = (*sizes, 0, 0, 0)[:4]
+        rows.append(
+            (
+                entry.start_off - first,
+                *four,
+                len(sizes),
+                -(-n // group),
+                n,
+                entry.extra_bytes,
+                piece.start,
+                -1,
+            )
+        )
+    return np.array(rows, dtype=np.int64)
 
 
 def _bytes_of(part: CodedSlice, pieces: list[Piece]) -> np.ndarray:
@@ -190,7 +204,7 @@ def _bytes_of(part: CodedSlice, pieces: list[Piece]) -> np.ndarray:
 
 def _tasks(pieces: list[Piece], threads: int) -> list[list[Piece]]:
     """Cut adjacent pieces into runs of about equal length for `threads` workers."""
-    total = sum(piece.part.n_elements for piece in pieces)
+    total = sum(piece.stop - piece.start for piece in pieces)
     wanted = max(1, min(_TASK_NUMBERS, -(-total // threads)))
     runs: list[list[Piece]] = [[]]
     room = wanted
@@ -199,7 +213,7 @@ def _tasks(pieces: list[Piece], threads: int) -> list[list[Piece]]:
             runs.append([])
             room = wanted
         runs[-1].append(piece)
-        room -= piece.part.n_elements
+        room -= piece.stop - piece.start
     return [run for run in runs if run]
 
 
@@ -267,7 +281,7 @@ def _native_code(part: CodedSlice, legal: np.ndarray | None) -> _NativeCode | No
     table = single = None
     if part.code is not None:
         single = part.code.single
-        table = None if single is not None else kernels.decode_table(part.code.lengths, group, width)
+        table = None if single is not None else kernels.decode_table(part.code.lengths)
     return _NativeCode(group=group, spread=spread, table=table, single=single, highest=highest)
 
 
@@ -294,7 +308,7 @@ def decode_bytes(part: CodedSlice, out: np.ndarray, workers: Workers) -> None:
         alone, rest = _split_alone(part.pieces)
         _run_dense(library, native, part, alone, out=out, base=0, table=None, workers=workers)
     for piece in rest:
-        out[piece.part.start : piece.part.stop] = part.source.chunk_numbers(part.stream, piece)
+        out[piece.start : piece.stop] = part.source.chunk_numbers(part.stream, piece)
 
 
 def _run_dense(
@@ -316,7 +330,7 @@ def _run_dense(
         return
     words = pairs = None
     if table is not None:
-        words, pairs = _value_words(table.values)
+        words, pairs = _value_words(table.values, native.group, native.spread)
 
     def decode(run: list[Piece]) -> None:
         rows = _rows(part, run)
@@ -341,19 +355,30 @@ def _run_dense(
             raise _damaged(part)
 
     tasks = [partial(decode, run) for run in _tasks(pieces, workers.threads)]
-    workers.run(tasks, sum(p.part.n_elements for p in pieces))
+    workers.run(tasks, sum(p.stop - p.start for p in pieces))
 
 
-def _value_words(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Value bits of all bytes as uint64, and the joined values of two numbers below 16 where that pays."""
+def _value_words(values: np.ndarray, group: int, spread: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Value bits of all bytes as uint64, and joined values of several numbers.
+
+    With groups these are rows of whole words, one for each symbol. With groups of one they are the values of
+    two numbers below 16, where there are no others, for each byte that joins these.
+    """
     bits = values.view(f"<u{values.itemsize}").astype(np.uint64)
     words = np.zeros(256, dtype=np.uint64)
     words[: min(bits.size, 256)] = bits[:256]
+    if group > 1:
+        places = np.arange(group, dtype=np.uint64) * np.uint64(8)
+        numbers = (spread[:, None] >> places) & np.uint64(255)
+        row_bytes = group * values.itemsize
+        joined = np.zeros((256, -(-row_bytes // 8) * 8), dtype=np.uint8)
+        members = words[numbers].astype(f"<u{values.itemsize}")
+        joined[:, :row_bytes] = members.view(np.uint8).reshape(256, row_bytes)
+        return words, joined
     if values.size > 16 or values.itemsize not in (2, 4):
         return words, None
     both = np.arange(256)
-    pairs = words[both & 15] | words[both >> 4] << np.uint64(8 * values.itemsize)
-    return words, pairs
+    return words, words[both & 15] | words[both >> 4] << np.uint64(8 * values.itemsize)
 
 
 def decode_dense(
@@ -387,9 +412,9 @@ def decode_dense(
 
     def place(piece: Piece) -> None:
         numbers = part.source.chunk_numbers(part.stream, piece)
-        out[piece.part.start - base : piece.part.stop - base] = values_of(numbers)
+        out[piece.start - base : piece.stop - base] = values_of(numbers)
 
-    workers.run([partial(place, piece) for piece in rest], sum(p.part.n_elements for p in rest))
+    workers.run([partial(place, piece) for piece in rest], sum(p.stop - p.start for p in rest))
 
 
 def decode_columns(
@@ -401,7 +426,7 @@ def decode_columns(
 ) -> None:
     """Fill a dense tensor whose numbers stand in the order of a column scan."""
     for piece, numbers in part.numbers():
-        scan = np.arange(piece.part.start, piece.part.stop)
+        scan = np.arange(piece.start, piece.stop)
         out[(scan % n_rows) * n_columns + scan // n_rows] = values_of(numbers)
 
 
@@ -415,7 +440,7 @@ def gap_positions(gaps: CodedSlice, n_elements: int) -> Iterator[tuple[Piece, np
     """
     position = 0
     for piece, numbers in gaps.numbers():
-        if piece.part.start > 0 and piece.entry.scan_start != position:
+        if piece.start > 0 and piece.entry.scan_start != position:
             raise CorruptError(f"chunks of tensor {gaps.name!r} do not join", section="STREAM")
         if numbers.size and int(numbers.max()) > n_elements:
             raise CorruptError(f"a gap of tensor {gaps.name!r} leads beyond its end", section="TENSOR")
@@ -445,8 +470,8 @@ def decode_sparse(
     columns : (n_rows, n_columns) or None
         Shape of the matrix whose columns are scanned; None for C order.
     """
-    bounds = [(p.part.start, p.part.stop) for p in part.pieces]
-    gap_bounds = [(p.part.start, p.part.stop) for p in gaps.pieces]
+    bounds = [(p.start, p.stop) for p in part.pieces]
+    gap_bounds = [(p.start, p.stop) for p in gaps.pieces]
     if bounds == gap_bounds and _decode_sparse_native(
         part, gaps, table=table, out=out, columns=columns, workers=workers
     ):
@@ -459,7 +484,7 @@ def decode_sparse(
         if stored is None:
             numbers = part.source.chunk_numbers(part.stream, part.pieces[i])
         else:
-            numbers = stored[piece.part.start : piece.part.stop]
+            numbers = stored[piece.start : piece.stop]
         if columns is not None:
             positions = (positions % columns[0]) * columns[1] + positions // columns[0]
         out[positions] = values_of(numbers)
@@ -488,13 +513,13 @@ def _decode_sparse_native(
         entries = kernels.hybrid_entries(mapping.symbol_bases, mapping.symbol_widths)
     else:
         entries = np.arange(256, dtype=np.uint64)
-    words, _ = _value_words(table.values)
+    words, _ = _value_words(table.values, 1, native.spread)
     ends = [piece.entry.scan_start for piece in gaps.pieces[1:]] + [-1]
     n_before = 0
 
     def decode(first: int, last: int) -> None:
         rows, gap_rows = _rows(part, part.pieces[first:last]), _rows(gaps, gaps.pieces[first:last])
-        gap_rows[:, 9] = [p.entry.scan_start if p.part.start else 0 for p in gaps.pieces[first:last]]
+        gap_rows[:, 9] = [p.entry.scan_start if p.start else 0 for p in gaps.pieces[first:last]]
         gap_rows[:, 10] = ends[first:last]
         source, gap_source = (
             _bytes_of(part, part.pieces[first:last]),
@@ -554,7 +579,7 @@ def decode_mask(
     numbers = np.zeros(part.n_numbers + 1, dtype=np.int64 if wide else np.uint8)
     if wide:
         for piece, piece_numbers in part.numbers():
-            numbers[piece.part.start : piece.part.stop] = piece_numbers
+            numbers[piece.start : piece.stop] = piece_numbers
     else:
         decode_bytes(part, numbers, workers)
     library = kernels.native(out.size)
@@ -584,7 +609,7 @@ def _expand_native(
     out: np.ndarray,
     workers: Workers,
 ) -> None:
-    words, _ = _value_words(table.values)
+    words, _ = _value_words(table.values, 1, spread_table(1, 256))
     tile = max(_MASK_TILE_BYTES, -(-mask.size // (4 * workers.threads)))
     tasks = []
     used = 0

@@ -400,7 +400,7 @@ class NqzFile:
         pieces = []
         if stop > start:
             for piece in self._slice_pieces(part, stream):
-                if piece.part.start < stop and piece.part.stop > start:
+                if piece.start < stop and piece.stop > start:
                     pieces.append(piece)
         return CodedSlice(name=name, stream=part.stream, record=stream, code=code, pieces=pieces, source=self)
 
@@ -461,8 +461,8 @@ class NqzFile:
         assert record.dtype is not None
         values = self._coded(record.name, self._slice(record, "values"), start, stop)
         table, values_of = self._value_rule(record, fields, values.record)
-        first = values.pieces[0].part.start if values.pieces else start
-        last = values.pieces[-1].part.stop if values.pieces else stop
+        first = values.pieces[0].start if values.pieces else start
+        last = values.pieces[-1].stop if values.pieces else stop
         if (last - first) * record.dtype.itemsize > self._limits.materialised_bytes:
             raise LimitExceededError(f"rows of tensor {record.name!r} exceed the limit", section="TENSOR")
         out = np.empty(last - first, dtype=record.dtype.storage_dtype)
@@ -556,7 +556,7 @@ class NqzFile:
             return np.flatnonzero(mask)
         positions = np.empty(fields.n_stored, dtype=np.int64)
         for piece, found in gap_positions(coded, record.n_elements):
-            positions[piece.part.start : piece.part.stop] = found
+            positions[piece.start : piece.stop] = found
         return positions
 
     def _codebook(self, number: int) -> np.ndarray:
@@ -574,7 +574,7 @@ class NqzFile:
             return narrow
         numbers = np.empty(part.n_elements, dtype=np.int64)
         for piece, found in coded.numbers():
-            numbers[piece.part.start : piece.part.stop] = found
+            numbers[piece.start : piece.stop] = found
         return numbers
 
     def _slice_pieces(self, part: StreamSlice, record: StreamRecord) -> list[Piece]:
@@ -585,7 +585,8 @@ class NqzFile:
             pieces = [[] for _ in self._directory.slice_lengths[part.stream]]
             for number, entry in enumerate(self._chunk_index(part.stream, record)):
                 for place, span in enumerate(entry.span.parts):
-                    pieces[span.slice_index].append(Piece(number, entry, place))
+                    alone = len(entry.span.parts) == 1
+                    pieces[span.slice_index].append(Piece(number, entry, place, span.start, span.stop, alone))
             with self._lock:
                 self._pieces[part.stream] = pieces
         return pieces[part.index]

@@ -22,7 +22,7 @@ from .reference import (
     pack_bits_reference,
     pack_codes_reference,
 )
-from .tables import DecodeTable, build_decode_table, spread_table
+from .tables import DecodeTable, build_decode_table, spread_table, stream_block
 
 __all__ = [
     "count_symbols",
@@ -72,13 +72,13 @@ def address(array: np.ndarray) -> int:
 
 
 @lru_cache(maxsize=64)
-def decode_table(lengths: tuple[int, ...], group: int, width: int) -> DecodeTable | None:
-    """Look-up tables of a complete code for groups of numbers; None without compiled kernels.
+def decode_table(lengths: tuple[int, ...]) -> DecodeTable | None:
+    """Look-up tables of a complete code; None without compiled kernels.
 
     The tables of the last codes are kept: at most 64 of 20 to 80 KB.
     """
     library = kernel_library(compile_missing=True)
-    return None if library is None else build_decode_table(library, lengths, group, width)
+    return None if library is None else build_decode_table(library, lengths)
 
 
 def pack_bits(values: np.ndarray, widths: np.ndarray) -> bytes:
@@ -217,14 +217,15 @@ def decode_prefix_streams(
     """
     n_symbols = symbol_bounds[-1]
     library = native(n_symbols)
-    table = None if library is None else decode_table(lengths, 1, 256)
+    table = None if library is None else decode_table(lengths)
     out = np.empty(n_symbols, dtype=np.uint8)
     if library is not None and table is not None:
         row = np.zeros(blocks.CODED, dtype=np.int64)
         row[0] = byte_bounds[0]
         row[1 : len(byte_bounds)] = np.diff(byte_bounds)
         row[5:8] = len(byte_bounds) - 1, n_symbols, n_symbols
-        stream = table.stream_block(buffer, row)
+        spread = identity_spread()
+        stream = stream_block(buffer, row, 1, spread, table=table)
         status = run(library, blocks.BYTES, address(stream), address(out), 0, 0, 0, 0, 0, 0, 1, n_symbols)
         return out if status == 0 else None
     plain = _plain_table(lengths)

@@ -68,7 +68,7 @@ def _load_tail(source, start, stop):  # type: ignore[no-untyped-def]
 
 @_inlined
 def _round_wide(source, position, out, table, mask):  # type: ignore[no-untyped-def]
-    """Four look-ups of up to six numbers after one load; returns the new bit position and place."""
+    """Four look-ups of up to six symbols after one load; returns the new bit position and place."""
     word = (load64(source + (position >> _3)) >> (position & _7)) | _SENTINEL
     for _ in range(4):
         entry = load64(table + ((word & mask) << _3))
@@ -80,7 +80,7 @@ def _round_wide(source, position, out, table, mask):  # type: ignore[no-untyped-
 
 @_inlined
 def _round_narrow(source, position, out, table, mask):  # type: ignore[no-untyped-def]
-    """Four look-ups of up to three numbers after one load."""
+    """Four look-ups of up to three symbols after one load."""
     word = (load64(source + (position >> _3)) >> (position & _7)) | _SENTINEL
     for _ in range(4):
         entry = load32(table + ((word & mask) << _2))
@@ -107,7 +107,7 @@ def _rounds(limit, window, most, position, out, stop):  # type: ignore[no-untype
 
 
 @_helper
-def _finish(source, limit, stop_byte, position, out, stop, table, singles, wide, mask, spread, group):  # type: ignore[no-untyped-def]
+def _finish(source, limit, stop_byte, position, out, stop, table, singles, wide, mask):  # type: ignore[no-untyped-def]
     """Decode the rest of one sub-stream and check its end; True if it is exact."""
     if wide:
         while out + _32 <= stop and (position >> _3) + _8 <= limit:
@@ -122,11 +122,8 @@ def _finish(source, limit, stop_byte, position, out, stop, table, singles, wide,
         start = position >> _3
         word = load64(source + start) if start + _8 <= limit else _load_tail(source, start, limit)
         entry = load16(singles + (((word >> (position & _7)) & mask) << _1))
-        numbers = entry & _255 if group == 1 else load64(spread + ((entry & _255) << _3))
-        for _ in range(group):
-            store8(out, numbers)
-            numbers >>= _8
-            out += _1
+        store8(out, entry)
+        out += _1
         position += entry >> _8
     if position > end or end - position >= _8:
         return False
@@ -134,27 +131,23 @@ def _finish(source, limit, stop_byte, position, out, stop, table, singles, wide,
 
 
 @_helper
-def _decode_coded(block, row, out, group):  # type: ignore[no-untyped-def]
-    """Decode the one or four sub-streams of a prefix-coded chunk to ``n_symbols * group`` numbers at `out`.
+def _decode_coded(block, row, out):  # type: ignore[no-untyped-def]
+    """Decode the one or four sub-streams of a prefix-coded chunk to its symbols at `out`.
 
-    The caller has checked that the sub-streams lie below `limit`; nothing is written beyond the numbers.
+    The caller has checked that the sub-streams lie below `limit`; nothing is written beyond the symbols.
     """
     source, limit = load_parameter(block, 0), load_parameter(block, 1)
     wide = load_parameter(block, 2) == _U(WIDE)
     table, singles = load_parameter(block, 3), load_parameter(block, 4)
     window, most = load_parameter(block, 5), load_parameter(block, 6)
-    spread = load_parameter(block, 8)
     mask = (_1 << window) - _1
     byte0 = load_parameter(row, 0)
     n_symbols = load_parameter(row, 6)
-    n_group = np.int64(group)
     if load_parameter(row, 5) == _1:
-        stop = out + n_symbols * group
-        return _finish(
-            source, limit, byte0 + load_parameter(row, 1), byte0 << _3, out, stop, table, singles, wide, mask,
-            spread, n_group,
-        )  # fmt: skip
-    quarter = ((n_symbols + _3) >> _2) * group
+        byte1 = byte0 + load_parameter(row, 1)
+        stop = out + n_symbols
+        return _finish(source, limit, byte1, byte0 << _3, out, stop, table, singles, wide, mask)
+    quarter = (n_symbols + _3) >> _2
     byte1 = byte0 + load_parameter(row, 1)
     byte2 = byte1 + load_parameter(row, 2)
     byte3 = byte2 + load_parameter(row, 3)
@@ -163,7 +156,7 @@ def _decode_coded(block, row, out, group):  # type: ignore[no-untyped-def]
     stop0 = out + quarter
     stop1 = stop0 + quarter
     stop2 = stop1 + quarter
-    stop3 = out + n_symbols * group
+    stop3 = out + n_symbols
     out0, out1, out2, out3 = out, stop0, stop1, stop2
     while True:
         rounds = min(
@@ -198,30 +191,17 @@ def _decode_coded(block, row, out, group):  # type: ignore[no-untyped-def]
             byte, position, place, stop = byte3, position2, out2, stop2
         else:
             byte, position, place, stop = byte4, position3, out3, stop3
-        exact &= _finish(
-            source, limit, byte, position, place, stop, table, singles, wide, mask, spread, n_group
-        )
+        exact &= _finish(source, limit, byte, position, place, stop, table, singles, wide, mask)
     return exact
 
 
 @_helper
-def _spread_symbols(symbols, n_symbols, spread, group, out):  # type: ignore[no-untyped-def]
-    """Write the `group` numbers of each symbol; up to 8 bytes are written beyond the last."""
-    for _ in range(np.int64(n_symbols)):
-        store64(out, load64(spread + (load8(symbols) << _3)))
-        symbols += _1
-        out += group
+def _decode_symbols(block, row, out):  # type: ignore[no-untyped-def]
+    """Decode a chunk of any codec to its symbols; returns whether it is intact.
 
-
-@_helper
-def _decode_numbers(block, row, out, spare):  # type: ignore[no-untyped-def]
-    """Decode a chunk of any codec to numbers of one byte each; returns whether it is intact.
-
-    `out` and `spare` have room for the numbers of a chunk and 16 bytes; with groups of one, `out` needs no
-    spare bytes.
+    The places of the last group beyond the numbers must be zero (spec 4.2).
     """
     source, limit, kind = load_parameter(block, 0), load_parameter(block, 1), load_parameter(block, 2)
-    group, spread = load_parameter(block, 7), load_parameter(block, 8)
     start, n_coded = load_parameter(row, 0), load_parameter(row, 1)
     n_symbols, n_numbers = load_parameter(row, 6), load_parameter(row, 7)
     n_all = n_coded + load_parameter(row, 2) + load_parameter(row, 3) + load_parameter(row, 4)
@@ -232,35 +212,93 @@ def _decode_numbers(block, row, out, spare):  # type: ignore[no-untyped-def]
             return False
         highest = _0
         for i in range(np.int64(n_symbols)):
-            highest = max(highest, load8(source + start + _U(i)))
+            symbol = load8(source + start + _U(i))
+            store8(out + _U(i), symbol)
+            highest = max(highest, symbol)
         if highest > load_parameter(block, 9):
             return False
-        if group == _1:
-            for i in range(np.int64(n_symbols)):
-                store8(out + _U(i), load8(source + start + _U(i)))
-        else:
-            _spread_symbols(source + start, n_symbols, spread, group, out)
     elif kind == _U(SINGLE):
         if n_all != _0:
             return False
-        numbers = load64(spread + (load_parameter(block, 10) << _3))
-        if group == _1:
-            for i in range(np.int64(n_symbols)):
-                store8(out + _U(i), numbers)
-        else:
-            for i in range(np.int64(n_symbols)):
-                store64(out + _U(i) * group, numbers)
-    elif group <= _6:
-        if not _decode_coded(block, row, out, group):
-            return False
+        symbol = load_parameter(block, 10)
+        for i in range(np.int64(n_symbols)):
+            store8(out + _U(i), symbol)
+    elif not _decode_coded(block, row, out):
+        return False
+    filling = n_symbols * load_parameter(block, 7) - n_numbers
+    if filling == _0:
+        return True
+    last = load64(load_parameter(block, 8) + (load8(out + n_symbols - _1) << _3))
+    return last >> ((load_parameter(block, 7) - filling) << _3) == _0
+
+
+@_helper
+def _decode_numbers(block, row, out, spare):  # type: ignore[no-untyped-def]
+    """Decode a chunk of any codec to numbers of one byte each; returns whether it is intact.
+
+    `out` and `spare` have room for the numbers of a chunk and 16 bytes; with groups of one, `out` needs no
+    spare bytes and `spare` is not used.
+    """
+    group = load_parameter(block, 7)
+    if group == _1:
+        return _decode_symbols(block, row, out)
+    if not _decode_symbols(block, row, spare):
+        return False
+    spread = load_parameter(block, 8)
+    for i in range(np.int64(load_parameter(row, 6))):
+        store64(out + _U(i) * group, load64(spread + (load8(spare + _U(i)) << _3)))
+    return True
+
+
+@_helper
+def _map_groups(symbols, n_symbols, n_numbers, group, size, tuples, out):  # type: ignore[no-untyped-def]
+    """Write the `group` values of each symbol, `size` bytes each, from rows of whole uint64 words.
+
+    Rows are stored whole while they end inside the values; the last ones go byte by byte.
+    """
+    row_bytes = group * size
+    n_words = (row_bytes + _7) >> _3
+    stop = out + n_numbers * size
+    row_shift = n_words << _3
+    i = _0
+    if row_bytes == _2:
+        while i + _4 <= n_symbols and out + _8 <= stop:
+            word = load32(symbols + i)
+            low = load64(tuples + ((word & _255) << _3)) | (
+                load64(tuples + (((word >> _8) & _255) << _3)) << _16
+            )
+            high = load64(tuples + (((word >> _16) & _255) << _3)) | (
+                load64(tuples + ((word >> _U(24)) << _3)) << _16
+            )
+            store64(out, low | (high << _32))
+            out += _8
+            i += _4
+    elif n_words == _1:
+        while i + _4 <= n_symbols and out + _32 <= stop:
+            word = load32(symbols + i)
+            for _ in range(4):
+                store64(out, load64(tuples + ((word & _255) << _3)))
+                out += row_bytes
+                word >>= _8
+            i += _4
     else:
-        if not _decode_coded(block, row, spare, _1):
-            return False
-        _spread_symbols(spare, n_symbols, spread, group, out)
-    filling = _0
-    for i in range(np.int64(n_numbers), np.int64(n_symbols * group)):
-        filling |= load8(out + _U(i))
-    return filling == _0
+        while i < n_symbols and out + row_shift <= stop:
+            row = tuples + load8(symbols + i) * row_shift
+            place = out
+            for _ in range(np.int64(n_words)):
+                store64(place, load64(row))
+                place += _8
+                row += _8
+            out += row_bytes
+            i += _1
+    while i < n_symbols:
+        row = tuples + load8(symbols + i) * row_shift
+        end = min(out + row_bytes, stop)
+        while out < end:
+            store8(out, load8(row))
+            out += _1
+            row += _1
+        i += _1
 
 
 @_helper
@@ -319,22 +357,25 @@ def _map_numbers(numbers, n, size, values, pairs, out):  # type: ignore[no-untyp
 def _decode_dense(block):  # type: ignore[no-untyped-def]
     """Decode rows `first` to `last` of a dense tensor, each through a buffer that stays in cache."""
     stream, out, size = load_parameter(block, 0), load_parameter(block, 1), load_parameter(block, 2)
-    values, pairs, buffer = load_parameter(block, 3), load_parameter(block, 4), load_parameter(block, 5)
+    values, joined, buffer = load_parameter(block, 3), load_parameter(block, 4), load_parameter(block, 5)
     row_bytes = _U(8 * CODED)
     row = load_parameter(stream, 11) + load_parameter(block, 7) * row_bytes
-    direct = size == _0 and load_parameter(stream, 7) == _1
+    group = load_parameter(stream, 7)
     for _ in range(np.int64(load_parameter(block, 7)), np.int64(load_parameter(block, 8))):
         place, n = load_parameter(row, 9), load_parameter(row, 7)
         if place > load_parameter(block, 9) or n > load_parameter(block, 9) - place:
             return _DAMAGED
-        target = out + place if direct else buffer
-        if not _decode_numbers(stream, row, target, load_parameter(block, 6)):
+        direct = size == _0 and group == _1
+        if not _decode_symbols(stream, row, out + place if direct else buffer):
             return _DAMAGED
-        if size != _0:
-            _map_numbers(buffer, n, size, values, pairs, out + place * size)
-        elif not direct:
-            for i in range(np.int64(n)):
-                store8(out + place + _U(i), load8(buffer + _U(i)))
+        if size == _0:
+            if not direct:
+                n_symbols, spread = load_parameter(row, 6), load_parameter(stream, 8)
+                _map_groups(buffer, n_symbols, n, group, _1, spread, out + place)
+        elif group == _1:
+            _map_numbers(buffer, n, size, values, joined, out + place * size)
+        else:
+            _map_groups(buffer, load_parameter(row, 6), n, group, size, joined, out + place * size)
         row += row_bytes
     return np.int64(0)
 
@@ -532,14 +573,13 @@ def _join_planes(block):  # type: ignore[no-untyped-def]
 
 @_helper
 def _build_table(block):  # type: ignore[no-untyped-def]
-    """Look-up tables of a complete code; returns the most numbers that one entry of the wide table has.
+    """Look-up tables of a complete code; returns the most symbols of one entry.
 
     The caller has checked that the Kraft sum of the 256 lengths is exactly 1 and that no length exceeds
     `window`, so the strided stores of a codeword stay in the table and every entry is filled.
     """
     lengths, window, kind = load_parameter(block, 0), load_parameter(block, 1), load_parameter(block, 2)
     table, singles = load_parameter(block, 3), load_parameter(block, 4)
-    spread, group = load_parameter(block, 5), load_parameter(block, 6)
     n_entries = _1 << window
     code = _0
     for length in range(1, np.int64(window) + 1):
@@ -561,13 +601,13 @@ def _build_table(block):  # type: ignore[no-untyped-def]
     for index in range(np.int64(n_entries)):
         rest = _U(index)
         n_bits = n_numbers = packed = _0
-        while n_numbers + group <= room:
+        while n_numbers < room:
             entry = load16(singles + (rest << _1))
             length = entry >> _8
             if n_bits + length > window:
                 break
-            packed |= load64(spread + ((entry & _255) << _3)) << (n_numbers << _3)
-            n_numbers += group
+            packed |= (entry & _255) << (n_numbers << _3)
+            n_numbers += _1
             n_bits += length
             rest >>= length
         most = max(most, n_numbers)

@@ -1,4 +1,4 @@
-"""Look-up tables of the compiled decoder: several numbers for each window of bits."""
+"""Look-up tables of the compiled decoder: several symbols for each window of bits."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from .objects import KernelLibrary
 MAX_LENGTH = 13
 _WIDE_WINDOW = 12
 _NARROW_WINDOW = 13
-_WIDE_UP_TO_BITS = 4.6
-_MAX_TABLE_GROUP = 6
+_WIDE_UP_TO_BITS = 3.8
 
 
 def spread_table(group: int, width: int) -> np.ndarray:
@@ -28,24 +27,20 @@ def spread_table(group: int, width: int) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeTable:
-    """Tables of one code and one grouping.
+    """Tables of one code.
 
     Attributes
     ----------
     kind : int
-        WIDE: uint64 entries of up to six numbers; NARROW: uint32 entries of up to three.
+        WIDE: uint64 entries of up to six symbols; NARROW: uint32 entries of up to three.
     window : int
         Bits that index the tables.
     entries : ndarray, shape (2**window,)
-        Length in bits 0-5, then the count and the numbers.
+        Length in bits 0-5, then the count and the symbols.
     singles : ndarray of uint16, shape (2**window,)
         ``symbol | length << 8``.
     most : int
-        Most numbers of one entry.
-    group : int
-        Numbers of a symbol.
-    spread : ndarray of uint64, shape (256,)
-        Numbers of each symbol.
+        Most symbols of one entry.
     """
 
     kind: int
@@ -53,12 +48,6 @@ class DecodeTable:
     entries: np.ndarray
     singles: np.ndarray
     most: int
-    group: int
-    spread: np.ndarray
-
-    def stream_block(self, source: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Parameters of a stream of this code; the arrays must outlive their use."""
-        return stream_block(source, rows, self.group, self.spread, table=self)
 
 
 def stream_block(
@@ -96,9 +85,7 @@ def _address(array: np.ndarray) -> int:
     return pointer
 
 
-def build_decode_table(
-    library: KernelLibrary, lengths: tuple[int, ...], group: int, width: int
-) -> DecodeTable:
+def build_decode_table(library: KernelLibrary, lengths: tuple[int, ...]) -> DecodeTable:
     """Build the tables of a complete code.
 
     Raises
@@ -109,38 +96,14 @@ def build_decode_table(
     used = [n for n in lengths if n]
     if not used or max(used) > MAX_LENGTH or sum(1 << (MAX_LENGTH - n) for n in used) != 1 << MAX_LENGTH:
         raise ValueError("code lengths do not form a complete prefix code")
-    mean_bits = sum(n / (1 << n) for n in used)
-    grouped = 1 < group <= _MAX_TABLE_GROUP
-    wide = grouped or mean_bits <= _WIDE_UP_TO_BITS
+    wide = sum(n / (1 << n) for n in used) <= _WIDE_UP_TO_BITS
     window = max(_WIDE_WINDOW if wide else _NARROW_WINDOW, *used)
-    n_entries = 1 << window
+    kind = blocks.WIDE if wide else blocks.NARROW
     padded = np.zeros(256, dtype=np.uint8)
     padded[: len(lengths)] = lengths
-    entries = np.empty(n_entries, dtype=np.uint64 if wide else np.uint32)
-    singles = np.empty(n_entries, dtype=np.uint16)
-    spread = spread_table(group, width)
-    in_table = group if group <= _MAX_TABLE_GROUP else 1
-    table_spread = spread if in_table == group else spread_table(1, 256)
-    kind = blocks.WIDE if wide else blocks.NARROW
-    block = np.array(
-        [
-            _address(padded),
-            window,
-            kind,
-            _address(entries),
-            _address(singles),
-            _address(table_spread),
-            in_table,
-        ],
-        dtype=np.int64,
-    )
+    entries = np.empty(1 << window, dtype=np.uint64 if wide else np.uint32)
+    singles = np.empty(1 << window, dtype=np.uint16)
+    places = [_address(padded), window, kind, _address(entries), _address(singles)]
+    block = np.array(places, dtype=np.int64)
     most = library.run(blocks.TABLE, _address(block))
-    return DecodeTable(
-        kind=kind,
-        window=window,
-        entries=entries,
-        singles=singles,
-        most=most,
-        group=group,
-        spread=spread,
-    )
+    return DecodeTable(kind=kind, window=window, entries=entries, singles=singles, most=most)
