@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from . import kernels
 from .dtypes import DType
 
 
@@ -33,10 +34,8 @@ def split_planes(bits: np.ndarray, dtype: DType) -> list[np.ndarray]:
 
 def join_planes(planes: list[np.ndarray], dtype: DType) -> np.ndarray:
     """Undo :func:`split_planes`; returns shape (n_elements,) in the storage dtype."""
-    by_byte = np.stack(planes, axis=1)
-    unsigned = np.ascontiguousarray(by_byte).reshape(-1).view(f"<u{dtype.itemsize}")
-    if dtype.is_float:
-        top = unsigned.dtype.type(8 * dtype.itemsize - 1)
-        one = unsigned.dtype.type(1)
-        unsigned = (unsigned >> one) | (unsigned << top)
-    return unsigned.view(dtype.storage_dtype)
+    if dtype.itemsize == 1:
+        return planes[0].view(dtype.storage_dtype)
+    out = np.empty(planes[0].size, dtype=f"<u{dtype.itemsize}")
+    kernels.join_planes(planes, out, rotate=dtype.is_float)
+    return out.view(dtype.storage_dtype)

@@ -7,8 +7,9 @@ import mmap
 import os
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -17,10 +18,24 @@ import numpy as np
 from .checksums import PageVerifier
 from .codebooks import CodebookRecord, decode_codebook
 from .cursor import ByteCursor
+from .decoding import (
+    CodedSlice,
+    Piece,
+    ValueTable,
+    Workers,
+    count_mask,
+    decode_bytes,
+    decode_columns,
+    decode_dense,
+    decode_mask,
+    decode_sparse,
+    gap_positions,
+)
 from .deflate import inflate
 from .directory import BlobRecord, Directory, StreamSlice, parse_directory
 from .dtypes import DType, bfloat16_array
 from .errors import CorruptError, LimitExceededError, UnsupportedFeatureError
+from .grouping import GroupMapping
 from .header import HEADER_BYTES, Header
 from .limits import Limits
 from .metadata import decode_metadata
@@ -39,7 +54,9 @@ from .tensor_records import (
     ViewFields,
 )
 
-_DECODE_BYTES_PER_ELEMENT = 24
+_PACKED_BYTES_PER_ELEMENT = 24
+_CHUNK_BUFFERS_BYTES = 1 << 24
+_CHECK_BYTES = 1 << 22
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +115,9 @@ class NqzFile:
         limits: Limits | None = None,
         verify: bool = True,
         bfloat16: str = "ml_dtypes",
+        threads: int | None = None,
     ) -> None:
+        self._workers = Workers(threads)
         self._limits = limits or Limits()
         self._bfloat16 = bfloat16
         self._owner = buffer
@@ -111,6 +130,7 @@ class NqzFile:
             raise
         self._numbers = {record.name: i for i, record in enumerate(self._directory.tensors)}
         self._indexes: dict[int, list[ChunkEntry]] = {}
+        self._pieces: dict[int, list[list[Piece]]] = {}
         self._last_chunk: dict[int, tuple[int, list[np.ndarray]]] = {}
         self._lock = threading.Lock()
 
@@ -147,6 +167,7 @@ class NqzFile:
 
     def close(self) -> None:
         """Release the memory map; arrays handed out stay valid."""
+        self._workers.close()
         with self._lock:
             self._last_chunk.clear()
         self._view.release()
@@ -200,7 +221,14 @@ class NqzFile:
 
     def verify_checksums(self) -> None:
         """Check every page; CorruptError names the first that differs."""
-        self._verifier.check_all()
+        start, stop = self.header.body_start_abs, self.header.file_bytes
+        self._workers.run(
+            [
+                partial(self._verifier.check, i, min(i + _CHECK_BYTES, stop))
+                for i in range(start, stop, _CHECK_BYTES)
+            ],
+            stop - start,
+        )
 
     def info(self, name: str) -> TensorInfo:
         """Describe a tensor without decoding it; KeyError if there is none of that name."""
@@ -270,17 +298,17 @@ class NqzFile:
             raise ValueError(f"rows {start}:{stop} of tensor {name!r} with shape {record.shape}")
         fields = record.fields
         if isinstance(fields, PackedFields) and record.layout is Layout.DENSE and not fields.column_scan:
-            assert record.dtype is not None
             row = math.prod(record.shape[1:])
-            stored = self._slice_numbers(self._slice(record, "values"), start * row, stop * row)
-            values = cast_values(self._stored_values(record, fields, stored), record.dtype)
-            bits = values.reshape(stop - start, *record.shape[1:])
+            bits = self._dense_range(record, fields, start * row, stop * row)
+            bits = bits.reshape(stop - start, *record.shape[1:])
             return bfloat16_array(bits, self._bfloat16) if record.dtype is DType.BFLOAT16 else bits
         return self.get_tensor(name)[start:stop]
 
     def slice_numbers(self, part: StreamSlice) -> np.ndarray:
         """Return all numbers of one slice of a stream, for tools that inspect files."""
-        return self._slice_numbers(part, 0, part.n_elements)
+        if 8 * part.n_elements > self._limits.materialised_bytes:
+            raise LimitExceededError(f"{part.n_elements} numbers exceed the limit", section="STREAM")
+        return self._slice_numbers("", part)
 
     def _decode_bits(self, record: TensorRecord) -> np.ndarray:
         """Decode to the storage dtype (bfloat16 as uint16)."""
@@ -289,7 +317,7 @@ class NqzFile:
             raise UnsupportedFeatureError(f"tensor {record.name!r}: {record.unsupported}")
         self._check_size(record)
         if isinstance(fields, PackedFields):
-            return self._packed(record, fields).decode()
+            return self._decode_packed(record, fields).reshape(record.shape)
         if isinstance(fields, ConstantFields):
             element = np.frombuffer(fields.element, dtype=record.dtype.storage_dtype)[0]
             return np.full(record.shape, element, dtype=record.dtype.storage_dtype)
@@ -297,19 +325,35 @@ class NqzFile:
             return self._decode_view(record, fields)
         return self._decode_raw(record, record.dtype, fields)
 
-    def _check_size(self, record: TensorRecord) -> None:
+    def _check_size(self, record: TensorRecord, *, packed: bool = False) -> None:
+        """Refuse a tensor whose decoding takes more memory than the limit."""
         assert record.dtype is not None
-        n_bytes = record.n_elements * record.dtype.itemsize
         fields = record.fields
+        n_bytes = record.n_elements * record.dtype.itemsize
         if isinstance(fields, PackedFields):
-            n_bytes += _DECODE_BYTES_PER_ELEMENT * fields.n_stored
-            n_bytes += record.n_elements if record.layout is Layout.MASK else 0
+            if packed:
+                n_bytes = _PACKED_BYTES_PER_ELEMENT * fields.n_stored
+                n_bytes += record.n_elements if record.layout is Layout.MASK else 0
+            elif record.layout is not Layout.DENSE:
+                n_bytes += self._side_bytes(record, fields)
+            n_bytes += min(n_bytes, _CHUNK_BUFFERS_BYTES)
+        elif isinstance(fields, RawFields) and fields.coded_planes:
+            n_bytes += record.n_elements * len(fields.coded_planes)
         if n_bytes > self._limits.materialised_bytes:
             raise LimitExceededError(
                 f"tensor {record.name!r} of shape {record.shape} needs {n_bytes} bytes, "
                 f"limit {self._limits.materialised_bytes}",
                 section="TENSOR",
             )
+
+    def _side_bytes(self, record: TensorRecord, fields: PackedFields) -> int:
+        """Bytes that a sparse or mask tensor needs beside its result."""
+        stream = self._directory.streams[fields.value_stream]
+        wide = isinstance(stream, StreamRecord) and not isinstance(stream.mapping, GroupMapping)
+        n_bytes = fields.n_stored * (16 if wide else 1)
+        if record.layout is Layout.MASK:
+            n_bytes += -(-record.n_elements // 8)
+        return n_bytes
 
     def _decode_view(self, record: TensorRecord, fields: ViewFields) -> np.ndarray:
         tensors = self._directory.tensors
@@ -330,7 +374,9 @@ class NqzFile:
         for plane in range(dtype.itemsize):
             if plane in fields.coded_planes:
                 coded = self._slice(record, f"plane{plane}")
-                planes.append(self._slice_numbers(coded, 0, record.n_elements))
+                plane_bytes = np.empty(record.n_elements, dtype=np.uint8)
+                decode_bytes(self._coded(record.name, coded), plane_bytes, self._workers)
+                planes.append(plane_bytes)
             else:
                 planes.append(np.frombuffer(stored[offset : offset + record.n_elements], dtype=np.uint8))
                 offset += record.n_elements
@@ -342,10 +388,134 @@ class NqzFile:
     def _slice(self, record: TensorRecord, role: str) -> StreamSlice:
         return self._directory.slices[self._numbers[record.name], role]
 
+    def _coded(self, name: str, part: StreamSlice, start: int = 0, stop: int | None = None) -> CodedSlice:
+        """Return what decodes numbers ``start:stop`` of a slice: all chunks that hold some of them."""
+        stop = part.n_elements if stop is None else stop
+        stream = self._directory.streams[part.stream]
+        if isinstance(stream, str):
+            raise UnsupportedFeatureError(stream)
+        code: PrefixCode | str | None = None if stream.table is None else self._directory.tables[stream.table]
+        if isinstance(code, str):
+            raise UnsupportedFeatureError(code)
+        pieces = []
+        if stop > start:
+            for piece in self._slice_pieces(part, stream):
+                if piece.start < stop and piece.stop > start:
+                    pieces.append(piece)
+        return CodedSlice(name=name, stream=part.stream, record=stream, code=code, pieces=pieces, source=self)
+
+    def checked(self, start_abs: int, n_bytes: int) -> memoryview:
+        """Return bytes of the file after checking their pages."""
+        return self._bytes(start_abs, n_bytes)
+
+    def chunk_numbers(self, stream: int, piece: Piece) -> np.ndarray:
+        """Return the decoded numbers of one slice in one chunk."""
+        record = self._directory.streams[stream]
+        assert isinstance(record, StreamRecord)
+        code = None if record.table is None else self._directory.tables[record.table]
+        assert not isinstance(code, str)
+        return self._chunk(stream, piece.number, record, code, piece.entry)[piece.place]
+
+    def _decode_packed(self, record: TensorRecord, fields: PackedFields) -> np.ndarray:
+        """Decode a quantized tensor into its elements, C order, shape (n_elements,)."""
+        assert record.dtype is not None
+        columns = (record.shape[0], math.prod(record.shape[1:])) if fields.column_scan else None
+        if record.layout is Layout.DENSE and columns is None:
+            return self._dense_range(record, fields, 0, record.n_elements)
+        values = self._coded(record.name, self._slice(record, "values"))
+        table, values_of = self._value_rule(record, fields, values.record)
+        if record.layout is Layout.DENSE:
+            assert columns is not None
+            out = np.empty(record.n_elements, dtype=record.dtype.storage_dtype)
+            decode_columns(values, values_of, *columns, out)
+            return out
+        positions = self._coded(record.name, self._slice(record, "positions"))
+        mask = None
+        if record.layout is Layout.MASK:
+            mask = self._mask_bytes(record, fields, positions)
+        out = np.zeros(record.n_elements, dtype=record.dtype.storage_dtype)
+        if mask is None:
+            decode_sparse(
+                values,
+                positions,
+                table=table,
+                values_of=values_of,
+                out=out,
+                columns=columns,
+                workers=self._workers,
+            )
+        else:
+            decode_mask(
+                values,
+                mask,
+                table=table,
+                values_of=values_of,
+                out=out,
+                columns=columns,
+                workers=self._workers,
+            )
+        return out
+
+    def _dense_range(self, record: TensorRecord, fields: PackedFields, start: int, stop: int) -> np.ndarray:
+        """Elements ``start:stop`` of a dense tensor in C order."""
+        assert record.dtype is not None
+        values = self._coded(record.name, self._slice(record, "values"), start, stop)
+        table, values_of = self._value_rule(record, fields, values.record)
+        first = values.pieces[0].start if values.pieces else start
+        last = values.pieces[-1].stop if values.pieces else stop
+        if (last - first) * record.dtype.itemsize > self._limits.materialised_bytes:
+            raise LimitExceededError(f"rows of tensor {record.name!r} exceed the limit", section="TENSOR")
+        out = np.empty(last - first, dtype=record.dtype.storage_dtype)
+        decode_dense(values, table=table, values_of=values_of, out=out, base=first, workers=self._workers)
+        if last - first == stop - start:
+            return out
+        return out[start - first : stop - first].copy()
+
+    def _value_rule(
+        self, record: TensorRecord, fields: PackedFields, stream: StreamRecord
+    ) -> tuple[ValueTable | None, Callable[[np.ndarray], np.ndarray]]:
+        """Return the values of all one-byte numbers, and a function for any numbers that checks them."""
+        dtype, rule = record.dtype, fields.rule
+        assert dtype is not None
+        narrow = isinstance(stream.mapping, GroupMapping)
+        if isinstance(rule, CodebookValues):
+            entries = cast_values(self._codebook(rule.codebook), dtype)
+
+            def look_up(numbers: np.ndarray) -> np.ndarray:
+                if numbers.size and int(numbers.max()) >= entries.size:
+                    raise CorruptError(
+                        f"tensor {record.name!r} has an index beyond its codebook of {entries.size} entries",
+                        section="TENSOR",
+                    )
+                found: np.ndarray = entries[numbers]
+                return found
+
+            legal = np.ones(min(entries.size, 256), dtype=bool)
+            return (ValueTable(values=entries[:256], legal=legal) if narrow else None), look_up
+
+        def compute(numbers: np.ndarray) -> np.ndarray:
+            k = _affine_k(record, rule, numbers)
+            return cast_values(affine_values(k, rule.step, rule.offset), dtype)
+
+        if not narrow:
+            return None, compute
+        k, legal = _legal_affine_k(record, rule, np.arange(256))
+        values = cast_values(affine_values(np.where(legal, k, 0), rule.step, rule.offset), dtype)
+        return ValueTable(values=values, legal=legal), compute
+
+    def _mask_bytes(self, record: TensorRecord, fields: PackedFields, positions: CodedSlice) -> np.ndarray:
+        """Mask of a tensor; its set bits are as many as its numbers, and none lies beyond its elements."""
+        mask = np.zeros(-(-record.n_elements // 8), dtype=np.uint8)
+        decode_bytes(positions, mask, self._workers)
+        beyond = record.n_elements % 8 and int(mask[-1]) >> (record.n_elements % 8)
+        if beyond or count_mask(mask) != fields.n_stored:
+            raise CorruptError(f"mask of tensor {record.name!r} does not fit its nonzeros", section="TENSOR")
+        return mask
+
     def _packed(self, record: TensorRecord, fields: PackedFields) -> PackedTensor:
         assert record.dtype is not None and record.layout is not None
-        self._check_size(record)
-        stored = self._slice_numbers(self._slice(record, "values"), 0, fields.n_stored)
+        self._check_size(record, packed=True)
+        stored = self._slice_numbers(record.name, self._slice(record, "values"))
         positions = self._positions(record, fields)
         if fields.column_scan:
             stored, positions = _row_order(record.shape, stored, positions)
@@ -376,47 +546,18 @@ class NqzFile:
             offset=offset,
         )
 
-    def _stored_values(self, record: TensorRecord, fields: PackedFields, stored: np.ndarray) -> np.ndarray:
-        """Reconstruction values, float32, of stored numbers of a dense tensor."""
-        if isinstance(fields.rule, AffineRule):
-            return affine_values(_affine_k(record, fields.rule, stored), fields.rule.step, fields.rule.offset)
-        codebook = self._codebook(fields.rule.codebook)
-        if stored.size and int(stored.max()) >= codebook.size:
-            raise CorruptError(f"tensor {record.name!r} has an index beyond its codebook", section="TENSOR")
-        values: np.ndarray = codebook[stored]
-        return values
-
     def _positions(self, record: TensorRecord, fields: PackedFields) -> np.ndarray | None:
         """Scan positions of the stored elements, ascending; None when dense."""
         if record.layout is Layout.DENSE:
             return None
+        coded = self._coded(record.name, self._slice(record, "positions"))
         if record.layout is Layout.MASK:
-            mask_bytes = self._slice_numbers(self._slice(record, "positions"), 0, -(-record.n_elements // 8))
-            mask = np.unpackbits(mask_bytes, bitorder="little")
-            positions = np.flatnonzero(mask)
-            if positions.size != fields.n_stored or (positions.size and positions[-1] >= record.n_elements):
-                raise CorruptError(
-                    f"mask of tensor {record.name!r} does not fit its nonzeros", section="TENSOR"
-                )
-            return positions
-        positions = self._gap_positions(record, self._slice(record, "positions"))
-        if positions.size and int(positions[-1]) >= record.n_elements:
-            raise CorruptError(f"a gap of tensor {record.name!r} leads beyond its end", section="TENSOR")
+            mask = np.unpackbits(self._mask_bytes(record, fields, coded), bitorder="little")
+            return np.flatnonzero(mask)
+        positions = np.empty(fields.n_stored, dtype=np.int64)
+        for piece, found in gap_positions(coded, record.n_elements):
+            positions[piece.start : piece.stop] = found
         return positions
-
-    def _gap_positions(self, record: TensorRecord, part: StreamSlice) -> np.ndarray:
-        """Add up gaps; each chunk's stored start position must continue the one before."""
-        position = 0
-        pieces = []
-        for entry, numbers in self._slice_chunks(part, 0, part.n_elements):
-            if entry.span.continues_slice and entry.scan_start != position:
-                raise CorruptError(f"chunks of tensor {record.name!r} do not join", section="STREAM")
-            if numbers.size and int(numbers.max()) > record.n_elements:
-                raise CorruptError(f"a gap of tensor {record.name!r} leads beyond its end", section="TENSOR")
-            ends = np.cumsum(numbers.astype(np.int64) + 1) + position
-            pieces.append(ends - 1)
-            position = int(ends[-1])
-        return np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.int64)
 
     def _codebook(self, number: int) -> np.ndarray:
         record = self._directory.codebooks[number]
@@ -424,30 +565,31 @@ class NqzFile:
             raise UnsupportedFeatureError(record)
         return decode_codebook(record, bytes(self._bytes(record.payload_start_abs, record.payload_bytes)))
 
-    def _slice_numbers(self, part: StreamSlice, start: int, stop: int) -> np.ndarray:
-        """Numbers ``start:stop`` of a slice."""
-        pieces = [numbers for _, numbers in self._slice_chunks(part, start, stop)]
-        if not pieces:
-            return np.zeros(0, dtype=np.uint8)
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+    def _slice_numbers(self, name: str, part: StreamSlice) -> np.ndarray:
+        """All numbers of a slice: uint8, or int64 with hybrid mapping."""
+        coded = self._coded(name, part)
+        if isinstance(coded.record.mapping, GroupMapping):
+            narrow = np.empty(part.n_elements, dtype=np.uint8)
+            decode_bytes(coded, narrow, self._workers)
+            return narrow
+        numbers = np.empty(part.n_elements, dtype=np.int64)
+        for piece, found in coded.numbers():
+            numbers[piece.start : piece.stop] = found
+        return numbers
 
-    def _slice_chunks(
-        self, part: StreamSlice, start: int, stop: int
-    ) -> Iterator[tuple[ChunkEntry, np.ndarray]]:
-        """Decode the chunks that hold numbers ``start:stop`` of a slice, in order."""
-        if stop <= start:
-            return
-        record = self._directory.streams[part.stream]
-        if isinstance(record, str):
-            raise UnsupportedFeatureError(record)
-        code: PrefixCode | str | None = None if record.table is None else self._directory.tables[record.table]
-        if isinstance(code, str):
-            raise UnsupportedFeatureError(code)
-        for number, entry in enumerate(self._chunk_index(part.stream, record)):
-            for place, span in enumerate(entry.span.parts):
-                if span.slice_index == part.index and span.start < stop and span.stop > start:
-                    numbers = self._chunk(part.stream, number, record, code, entry)[place]
-                    yield entry, numbers[max(start - span.start, 0) : stop - span.start]
+    def _slice_pieces(self, part: StreamSlice, record: StreamRecord) -> list[Piece]:
+        """Pieces of a slice, in order."""
+        with self._lock:
+            pieces = self._pieces.get(part.stream)
+        if pieces is None:
+            pieces = [[] for _ in self._directory.slice_lengths[part.stream]]
+            for number, entry in enumerate(self._chunk_index(part.stream, record)):
+                for place, span in enumerate(entry.span.parts):
+                    alone = len(entry.span.parts) == 1
+                    pieces[span.slice_index].append(Piece(number, entry, place, span.start, span.stop, alone))
+            with self._lock:
+                self._pieces[part.stream] = pieces
+        return pieces[part.index]
 
     def _chunk_index(self, stream: int, record: StreamRecord) -> list[ChunkEntry]:
         entries = self._indexes.get(stream)
@@ -486,22 +628,30 @@ def _index_dtype(n_entries: int) -> type[np.unsignedinteger[Any]]:
 
 def _affine_k(record: TensorRecord, rule: AffineRule, stored: np.ndarray) -> np.ndarray:
     """Integers k of stored numbers: int32."""
-    numbers = stored.astype(np.int64)
+    k, legal = _legal_affine_k(record, rule, stored)
+    if not legal.all():
+        raise CorruptError(
+            f"tensor {record.name!r} has an affine integer beyond 2**24 or its element type", section="TENSOR"
+        )
+    return k
+
+
+def _legal_affine_k(
+    record: TensorRecord, rule: AffineRule, stored: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Integers k of stored numbers as int32, and whether each is allowed (spec 6.2)."""
+    k = stored.astype(np.int64)
     if rule.order is AffineOrder.ASCENDING:
-        k = numbers + rule.k_min
+        k += rule.k_min
     else:
         if record.layout is not Layout.DENSE:
-            numbers = numbers + 1
-        k = (numbers >> 1) ^ -(numbers & 1)
-    if k.size and int(np.abs(k).max()) >= MAX_AFFINE_K:
-        raise CorruptError(f"tensor {record.name!r} has an affine integer beyond 2**24", section="TENSOR")
-    if record.dtype is not None and not record.dtype.is_float and k.size:
+            k += 1
+        k = (k >> 1) ^ -(k & 1)
+    legal = np.abs(k) < MAX_AFFINE_K
+    if record.dtype is not None and not record.dtype.is_float:
         info = np.iinfo(record.dtype.storage_dtype.name)
-        if int(k.min()) < info.min or int(k.max()) > info.max:
-            raise CorruptError(
-                f"tensor {record.name!r} has an integer beyond {record.dtype.label}", section="TENSOR"
-            )
-    return k.astype(np.int32)
+        legal &= (k >= info.min) & (k <= info.max)
+    return k.astype(np.int32), legal
 
 
 def _row_order(
@@ -522,6 +672,7 @@ def safe_open(
     limits: Limits | None = None,
     verify: bool = True,
     bfloat16: str = "ml_dtypes",
+    threads: int | None = None,
 ) -> NqzFile:
     """Open a file for random access by tensor name, through a memory map.
 
@@ -533,6 +684,9 @@ def safe_open(
         Check the CRC-32 of every page before its first use.
     bfloat16 : {"ml_dtypes", "uint16", "float32"}
         How bfloat16 tensors are handed out.
+    threads : int, optional
+        Threads that decode large tensors; by default one for each processor that this process may use. The
+        result does not depend on it.
 
     Raises
     ------
@@ -555,25 +709,34 @@ def safe_open(
             return NqzFile(b"", limits=limits)
         mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     try:
-        return NqzFile(mapped, limits=limits, verify=verify, bfloat16=bfloat16)
+        return NqzFile(mapped, limits=limits, verify=verify, bfloat16=bfloat16, threads=threads)
     except BaseException:
         mapped.close()
         raise
 
 
 def from_bytes(
-    content: bytes, *, limits: Limits | None = None, verify: bool = True, bfloat16: str = "ml_dtypes"
+    content: bytes,
+    *,
+    limits: Limits | None = None,
+    verify: bool = True,
+    bfloat16: str = "ml_dtypes",
+    threads: int | None = None,
 ) -> NqzFile:
     """Open a file that is already in memory; see :func:`safe_open`."""
-    return NqzFile(content, limits=limits, verify=verify, bfloat16=bfloat16)
+    return NqzFile(content, limits=limits, verify=verify, bfloat16=bfloat16, threads=threads)
 
 
 def load(
-    content: bytes, *, limits: Limits | None = None, bfloat16: str = "ml_dtypes"
+    content: bytes,
+    *,
+    limits: Limits | None = None,
+    bfloat16: str = "ml_dtypes",
+    threads: int | None = None,
 ) -> dict[str, np.ndarray]:
     """Decode every tensor of a file in memory; see :func:`load_file`."""
     chosen = limits or Limits()
-    with from_bytes(content, limits=chosen, bfloat16=bfloat16) as file:
+    with from_bytes(content, limits=chosen, bfloat16=bfloat16, threads=threads) as file:
         total = sum(file.info(name).plain_bytes for name in file)
         if total > chosen.materialised_bytes:
             raise LimitExceededError(f"tensors take {total} bytes decoded, limit {chosen.materialised_bytes}")
@@ -582,9 +745,19 @@ def load(
 
 
 def load_file(
-    path: str | os.PathLike[str], *, limits: Limits | None = None, bfloat16: str = "ml_dtypes"
+    path: str | os.PathLike[str],
+    *,
+    limits: Limits | None = None,
+    bfloat16: str = "ml_dtypes",
+    threads: int | None = None,
 ) -> dict[str, np.ndarray]:
     """Read and decode every tensor of a file; the whole file is checked first.
+
+    Parameters
+    ----------
+    path : path-like
+    limits, bfloat16, threads
+        As for :func:`safe_open`.
 
     Returns
     -------
@@ -596,4 +769,4 @@ def load_file(
     OSError, FormatError, UnsupportedVersionError, UnsupportedFeatureError
     """
     with open(path, "rb") as stream:
-        return load(stream.read(), limits=limits, bfloat16=bfloat16)
+        return load(stream.read(), limits=limits, bfloat16=bfloat16, threads=threads)

@@ -231,8 +231,7 @@ def _encode_chunk(
     if code.single is not None:
         return [b""] * (len(bounds) - 1), extra
     codes, lengths = code.codewords
-    codewords, code_lengths = codes.astype(np.uint64)[symbols], lengths[symbols]
-    return [kernels.pack_bits(codewords[a:b], code_lengths[a:b]) for a, b in pairwise(bounds)], extra
+    return [kernels.pack_codes(symbols[a:b], codes, lengths) for a, b in pairwise(bounds)], extra
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -363,9 +362,7 @@ def _decode_symbols(
     for n_bytes in entry.substream_bytes:
         byte_bounds.append(byte_bounds[-1] + n_bytes)
     symbol_bounds = substream_bounds(n_symbols, len(entry.substream_bytes))
-    return kernels.decode_prefix_streams(
-        coded, byte_bounds, code.decode_table, code.max_length, symbol_bounds
-    )
+    return kernels.decode_prefix_streams(coded, byte_bounds, code.lengths, symbol_bounds)
 
 
 def _split_groups(
@@ -384,13 +381,12 @@ def _split_groups(
 
 
 def _join_hybrid(mapping: HybridMapping, symbols: np.ndarray, extra: memoryview, base_abs: int) -> np.ndarray:
-    widths = mapping.symbol_widths[symbols]
-    if widths.size and int(widths.max()) == 255:
-        raise CorruptError("a symbol stands for no integer", section="STREAM", offset_abs=base_abs)
-    n_bits = int(widths.sum(dtype=np.int64))
     packed = np.frombuffer(extra, dtype=np.uint8)
-    if packed.size != (n_bits + 7) // 8 or (n_bits % 8 and int(packed[-1]) >> (n_bits % 8)):
-        raise CorruptError("extra bits do not have their exact length", section="STREAM", offset_abs=base_abs)
-    if n_bits == 0:
-        packed = np.zeros(8, dtype=np.uint8)
-    return mapping.join(symbols, kernels.unpack_bits(packed, widths))
+    numbers = kernels.join_hybrid(symbols, packed, mapping.symbol_bases, mapping.symbol_widths)
+    if numbers is None:
+        raise CorruptError(
+            "a symbol stands for no integer, or extra bits do not have their exact length",
+            section="STREAM",
+            offset_abs=base_abs,
+        )
+    return numbers

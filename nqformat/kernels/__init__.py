@@ -1,96 +1,257 @@
-"""Bitstream kernels: Numba where it pays, NumPy otherwise, with the same bits either way.
+"""Bitstream kernels: compiled by Numba where it pays, NumPy otherwise, with the same bits either way.
 
-The environment variable ``NQFORMAT_KERNELS`` (``auto``, ``numba`` or ``numpy``) forces a path. ``auto`` uses
-Numba when it is already imported or when the work is worth its import (about half a second of CPU).
+The environment variable ``NQFORMAT_KERNELS`` (``auto``, ``numba`` or ``numpy``) forces a path. ``auto`` takes
+the compiled kernels if they are loaded already, loads them from the cache (some 50 ms of CPU) where the work
+is worth that, and compiles them where it is worth seconds.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import sys
+from functools import cache, lru_cache
 
 import numpy as np
 
-from .reference import decode_prefix_reference, pack_bits_reference, unpack_bits_reference
+from . import blocks
+from .objects import KernelLibrary, kernel_library
+from .reference import (
+    count_symbols_reference,
+    decode_prefix_reference,
+    join_hybrid_reference,
+    join_planes_reference,
+    pack_bits_reference,
+    pack_codes_reference,
+)
+from .tables import DecodeTable, build_decode_table, spread_table, stream_block
 
-__all__ = ["decode_prefix_streams", "pack_bits", "unpack_bits", "use_numba"]
+__all__ = [
+    "count_symbols",
+    "decode_prefix_streams",
+    "decode_table",
+    "join_hybrid",
+    "join_planes",
+    "native",
+    "pack_bits",
+    "pack_codes",
+]
 
-_WORTH_IMPORT_SYMBOLS = 2_000_000
+_WORTH_LOADING_SYMBOLS = 200_000
+_WORTH_COMPILING_SYMBOLS = 2_000_000
 
 
-def use_numba(n_symbols: int) -> bool:
-    """Decide whether work on `n_symbols` runs in Numba kernels."""
+def native(n_symbols: int) -> KernelLibrary | None:
+    """Return the compiled kernels if work on `n_symbols` shall use them, else None."""
     choice = os.environ.get("NQFORMAT_KERNELS", "auto")
     if choice not in ("auto", "numba", "numpy"):
         raise ValueError(f"NQFORMAT_KERNELS must be auto, numba or numpy, not {choice!r}")
     if choice == "numpy":
-        return False
-    if choice == "auto" and "numba" not in sys.modules and n_symbols < _WORTH_IMPORT_SYMBOLS:
-        return False
-    return importlib.util.find_spec("numba") is not None
+        return None
+    if choice == "numba":
+        return kernel_library(compile_missing=True)
+    if n_symbols < _WORTH_LOADING_SYMBOLS and not _is_loaded():
+        return None
+    return kernel_library(compile_missing=n_symbols >= _WORTH_COMPILING_SYMBOLS)
 
 
-def pack_bits(values: np.ndarray, widths: np.ndarray, *, numba: bool | None = None) -> bytes:
+def _is_loaded() -> bool:
+    from .objects import _loader
+
+    return _loader.library is not None
+
+
+def run(library: KernelLibrary, kernel: int, *parameters: int) -> int:
+    """Run a kernel on a block of these parameters."""
+    block = np.array(parameters, dtype=np.int64)
+    return library.run(kernel, address(block))
+
+
+def address(array: np.ndarray) -> int:
+    """Address of an array's first element."""
+    pointer: int = array.__array_interface__["data"][0]
+    return pointer
+
+
+@lru_cache(maxsize=64)
+def decode_table(lengths: tuple[int, ...]) -> DecodeTable | None:
+    """Look-up tables of a complete code; None without compiled kernels.
+
+    The tables of the last codes are kept: at most 64 of 20 to 80 KB.
+    """
+    library = kernel_library(compile_missing=True)
+    return None if library is None else build_decode_table(library, lengths)
+
+
+def pack_bits(values: np.ndarray, widths: np.ndarray) -> bytes:
     """Concatenate the low `widths` bits of `values`, least significant bit first.
 
     Parameters
     ----------
     values : ndarray of uint64, shape (n,), value < 2**width
     widths : ndarray of uint8, shape (n,), each at most 56
-    numba : bool or None
-        Force or forbid the Numba kernel; None lets :func:`use_numba` decide.
     """
-    if numba is None:
-        numba = use_numba(values.size)
-    if not numba:
+    library = native(values.size)
+    if library is None:
         return pack_bits_reference(values, widths).tobytes()
-    from . import bitstream
+    values = np.ascontiguousarray(values, dtype=np.uint64)
+    widths = np.ascontiguousarray(widths, dtype=np.uint8)
+    n_bytes = (int(widths.sum(dtype=np.int64)) + 7) // 8
+    out = np.empty(n_bytes + 16, dtype=np.uint8)
+    run(library, blocks.PACK_BITS, address(values), address(widths), values.size, address(out))
+    return out[:n_bytes].tobytes()
 
-    out = np.empty((int(widths.sum(dtype=np.int64)) + 7) // 8, dtype=np.uint8)
-    n_written = bitstream.pack_bits(values, widths, out)
-    assert n_written == out.size
-    return out.tobytes()
+
+def pack_codes(symbols: np.ndarray, codes: np.ndarray, lengths: np.ndarray) -> bytes:
+    """Concatenate the codewords of symbols.
+
+    Parameters
+    ----------
+    symbols : ndarray of uint8
+    codes : ndarray of uint16, shape (256,)
+        Codewords, first bit lowest.
+    lengths : ndarray of uint8, shape (256,), each at most 13
+    """
+    library = native(symbols.size)
+    if library is None:
+        return pack_codes_reference(symbols, codes, lengths)
+    symbols = np.ascontiguousarray(symbols, dtype=np.uint8)
+    table = codes.astype(np.uint32) | lengths.astype(np.uint32) << np.uint32(16)
+    assert lengths.max() <= 13
+    out = np.empty(symbols.size * 13 // 8 + 24, dtype=np.uint8)
+    n_bits = run(library, blocks.PACK_CODES, address(symbols), symbols.size, address(table), address(out))
+    return out[: (n_bits + 7) // 8].tobytes()
 
 
-def unpack_bits(buffer: np.ndarray, widths: np.ndarray) -> np.ndarray:
-    """Split a bit string into unsigned numbers of the given widths; see the reference for shapes."""
-    return unpack_bits_reference(buffer, widths)
+def count_symbols(symbols: np.ndarray) -> np.ndarray:
+    """Histogram of bytes: int64, shape (256,)."""
+    library = native(symbols.size) if symbols.dtype == np.uint8 else None
+    if library is None:
+        return count_symbols_reference(symbols)
+    symbols = np.ascontiguousarray(symbols)
+    counts = np.zeros((4, 256), dtype=np.int64)
+    run(library, blocks.COUNT, address(symbols), symbols.size, address(counts))
+    total: np.ndarray = counts.sum(axis=0)
+    return total
+
+
+def join_hybrid(
+    symbols: np.ndarray, extra: np.ndarray, bases: np.ndarray, widths: np.ndarray
+) -> np.ndarray | None:
+    """Numbers of hybrid symbols and their extra bits.
+
+    Parameters
+    ----------
+    symbols, extra : ndarray of uint8
+    bases : ndarray of int64, shape (256,)
+    widths : ndarray of uint8, shape (256,)
+        Extra bits of each symbol, 255 for one that stands for no number.
+
+    Returns
+    -------
+    ndarray of int64, or None
+        None if a symbol stands for no number or the extra bits do not have their exact length.
+    """
+    library = native(symbols.size)
+    if library is None:
+        return join_hybrid_reference(symbols, extra, bases, widths)
+    symbols, extra = np.ascontiguousarray(symbols), np.ascontiguousarray(extra)
+    entries = hybrid_entries(bases, widths)
+    out = np.empty(symbols.size, dtype=np.int64)
+    status = run(
+        library,
+        blocks.HYBRID,
+        address(symbols),
+        symbols.size,
+        address(entries),
+        address(extra),
+        extra.size,
+        address(out),
+    )
+    return out if status == 0 else None
+
+
+NO_NUMBER = (1 << 56) - 1
+"""Entry of a hybrid symbol that stands for no number: larger than any tensor's last position."""
+
+
+def hybrid_entries(bases: np.ndarray, widths: np.ndarray) -> np.ndarray:
+    """Smallest number of each symbol, and its extra bits from bit 56 on: uint64, shape (256,)."""
+    entries = bases.astype(np.uint64) | widths.astype(np.uint64) << np.uint64(56)
+    return np.where(widths == 255, np.uint64(NO_NUMBER), entries)
+
+
+def join_planes(planes: list[np.ndarray], out: np.ndarray, *, rotate: bool) -> None:
+    """Join byte planes, lowest first, into the elements of `out`.
+
+    Parameters
+    ----------
+    planes : list of ndarray of uint8, each of shape (n,)
+    out : ndarray of an unsigned integer dtype, shape (n,)
+    rotate : bool
+        Turn each element right by one bit.
+    """
+    library = native(out.size) if out.itemsize > 1 else None
+    if library is None:
+        join_planes_reference(planes, out, rotate=rotate)
+        return
+    planes = [np.ascontiguousarray(plane) for plane in planes]
+    places = [address(plane) for plane in planes] + [0] * (8 - len(planes))
+    run(library, blocks.PLANES, address(out), out.size, out.itemsize, int(rotate), *places)
 
 
 def decode_prefix_streams(
-    buffer: np.ndarray,
-    byte_bounds: list[int],
-    table: np.ndarray,
-    max_length: int,
-    symbol_bounds: list[int],
-    *,
-    numba: bool | None = None,
+    buffer: np.ndarray, byte_bounds: list[int], lengths: tuple[int, ...], symbol_bounds: list[int]
 ) -> np.ndarray | None:
-    """Decode adjacent sub-streams of one prefix code.
+    """Decode the adjacent sub-streams, one or four, of one prefix code.
 
     Parameters
     ----------
     buffer : ndarray of uint8
     byte_bounds, symbol_bounds : list of int, length n_streams + 1
-    table : ndarray of uint16, shape (2**max_length,)
+    lengths : tuple of int
+        Code lengths of a complete code.
 
     Returns
     -------
     ndarray of uint8, shape (symbol_bounds[-1],), or None
         None if a sub-stream is corrupt (wrong end or padding).
     """
-    out = np.empty(symbol_bounds[-1], dtype=np.uint8)
-    if numba is None:
-        numba = use_numba(out.size)
-    if numba:
-        from . import bitstream
-
-        bounds = (np.array(byte_bounds, dtype=np.int64), np.array(symbol_bounds, dtype=np.int64))
-        status = bitstream.decode_prefix_streams(buffer, bounds[0], table, max_length, bounds[1], out)
+    n_symbols = symbol_bounds[-1]
+    library = native(n_symbols)
+    table = None if library is None else decode_table(lengths)
+    out = np.empty(n_symbols, dtype=np.uint8)
+    if library is not None and table is not None:
+        row = np.zeros(blocks.CODED, dtype=np.int64)
+        row[0] = byte_bounds[0]
+        row[1 : len(byte_bounds)] = np.diff(byte_bounds)
+        row[5:8] = len(byte_bounds) - 1, n_symbols, n_symbols
+        spread = identity_spread()
+        stream = stream_block(buffer, row, 1, spread, table=table)
+        status = run(library, blocks.BYTES, address(stream), address(out), 0, 0, 0, 0, 0, 0, 1, n_symbols)
         return out if status == 0 else None
+    plain = _plain_table(lengths)
     for i in range(len(byte_bounds) - 1):
         part = out[symbol_bounds[i] : symbol_bounds[i + 1]]
-        if decode_prefix_reference(buffer[byte_bounds[i] : byte_bounds[i + 1]], table, max_length, part):
+        if decode_prefix_reference(buffer[byte_bounds[i] : byte_bounds[i + 1]], plain, max(lengths), part):
             return None
     return out
+
+
+@lru_cache(maxsize=64)
+def _plain_table(lengths: tuple[int, ...]) -> np.ndarray:
+    """Entry of the next bits: ``symbol | length << 8``, uint16, shape (2**longest,)."""
+    longest = max(lengths)
+    table = np.zeros(1 << longest, dtype=np.uint16)
+    code = 0
+    for length in range(1, longest + 1):
+        code <<= 1
+        for symbol, n_bits in enumerate(lengths):
+            if n_bits == length:
+                table[int(format(code, f"0{length}b")[::-1], 2) :: 1 << length] = symbol | length << 8
+                code += 1
+    return table
+
+
+@cache
+def identity_spread() -> np.ndarray:
+    """Numbers of each symbol for groups of one."""
+    return spread_table(1, 256)

@@ -88,3 +88,40 @@ def decode_prefix_reference(buffer: np.ndarray, table: np.ndarray, max_length: i
         return 1
     out[:] = np.frombuffer(symbols, dtype=np.uint8)
     return 0
+
+
+def pack_codes_reference(symbols: np.ndarray, codes: np.ndarray, lengths: np.ndarray) -> bytes:
+    """Concatenate the codewords of symbols; see :func:`pack_bits_reference`."""
+    return pack_bits_reference(codes.astype(np.uint64)[symbols], lengths[symbols]).tobytes()
+
+
+def count_symbols_reference(symbols: np.ndarray) -> np.ndarray:
+    """Histogram of numbers below 256: int64, shape (256,)."""
+    return np.bincount(symbols, minlength=256)
+
+
+def join_hybrid_reference(
+    symbols: np.ndarray, extra: np.ndarray, bases: np.ndarray, widths: np.ndarray
+) -> np.ndarray | None:
+    """Numbers of hybrid symbols and their extra bits (spec 4.3); None if damaged."""
+    symbol_widths = widths[symbols]
+    if symbol_widths.size and int(symbol_widths.max()) == 255:
+        return None
+    n_bits = int(symbol_widths.sum(dtype=np.int64))
+    if extra.size != (n_bits + 7) // 8 or (n_bits % 8 and int(extra[-1]) >> (n_bits % 8)):
+        return None
+    numbers: np.ndarray = bases[symbols]
+    if n_bits == 0:
+        return numbers
+    numbers = numbers + unpack_bits_reference(extra, symbol_widths).astype(np.int64)
+    return numbers
+
+
+def join_planes_reference(planes: list[np.ndarray], out: np.ndarray, *, rotate: bool) -> None:
+    """Join byte planes, lowest first, into unsigned elements, turned right by one bit if `rotate`."""
+    kind = out.dtype.type
+    out[:] = 0
+    for place, plane in enumerate(planes):
+        out |= plane.astype(out.dtype) << kind(8 * place)
+    if rotate:
+        out[:] = (out >> kind(1)) | (out << kind(8 * out.itemsize - 1))

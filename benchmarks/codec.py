@@ -1,0 +1,399 @@
+"""Speed of the codec against zstd and zlib in one run, one core, CPU time.
+
+    python benchmarks/codec.py [--quick]            add NQZ_DATA=path/to/data for real networks
+
+Writes benchmarks/results/codec.json. Figures are medians of rounds in which all candidates take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zstandard
+from harness import compare, machine, write
+
+import nqformat
+from nqformat import Codebook, CodebookTensor, RawTensor
+from nqformat import kernels as codec_kernels
+from nqformat import layout_choice
+from nqformat.decoding import Workers, decode_bytes, decode_dense, decode_sparse
+from nqformat.prefix_code import PrefixCode
+
+os.environ.setdefault("NQFORMAT_KERNELS", "numba")
+# name: distribution, levels, bits, wanted ratio to zstd -1
+STREAMS = {
+    "laplace 16": ("laplace", 16, 2.5, 2.5),
+    "gauss 16": ("normal", 16, 3.4, 1.25),
+    "gauss 32": ("normal", 32, 4.05, 1.1),
+    "laplace 256": ("laplace", 256, 4.9, 1.0),
+}
+
+
+def entropy(symbols: np.ndarray) -> float:
+    counts = np.bincount(symbols)
+    share = counts[counts > 0] / symbols.size
+    return float(-(share * np.log2(share)).sum())
+
+
+def stream(distribution: str, levels: int, bits: float, n: int, seed: int = 0) -> np.ndarray:
+    """Independent symbols of about `bits` bits: a uniform quantizer whose step is found by bisection."""
+    numbers = getattr(np.random.default_rng(seed), distribution)(size=n)
+
+    def quantized(step: float) -> np.ndarray:
+        return np.clip(np.round(numbers / step) + levels // 2, 0, levels - 1).astype(np.uint8)
+
+    low, high = 0.01, 4.0
+    for _ in range(25):
+        step = (low * high) ** 0.5
+        symbols = np.clip(np.round(numbers[:200_000] / step) + levels // 2, 0, levels - 1)
+        wide = entropy(symbols.astype(np.int64)) > bits
+        # with a small step nearly all numbers are clipped, so the entropy falls again: stay above its peak
+        clipped = np.mean((symbols == 0) | (symbols == levels - 1)) > 0.2
+        low, high = (step, high) if wide or clipped else (low, step)
+    return quantized(step)
+
+
+@contextmanager
+def pairs(allowed: bool) -> Iterator[None]:
+    """Let the writer group small numbers, or keep it from that."""
+    most = layout_choice.MAX_GROUP
+    layout_choice.MAX_GROUP = most if allowed else 1
+    try:
+        yield
+    finally:
+        layout_choice.MAX_GROUP = most
+
+
+def codebook(levels: int) -> Codebook:
+    return Codebook(values=np.linspace(-1, 1, levels).astype(np.float32))
+
+
+def peers(
+    symbols: np.ndarray, levels: tuple[int, ...]
+) -> tuple[dict[str, Callable[[], Any]], dict[str, float]]:
+    content = symbols.tobytes()
+    calls: dict[str, Callable[[], Any]] = {}
+    bits = {}
+    for level in levels:
+        packed = zstandard.ZstdCompressor(level=level).compress(content)
+        decompressor = zstandard.ZstdDecompressor()
+        calls[f"zstd -{level}"] = lambda packed=packed, d=decompressor: d.decompress(packed)
+        bits[f"zstd -{level}"] = 8 * len(packed) / symbols.size
+    packed = zlib.compress(content, 6)
+    calls["zlib"] = lambda: zlib.decompress(packed)
+    bits["zlib"] = 8 * len(packed) / symbols.size
+    return calls, bits
+
+
+def dense(
+    name: str, symbols: np.ndarray, levels: int, zstd_levels: tuple[int, ...], *, grouped: bool = False
+) -> dict[str, Any]:
+    """Decode one dense tensor to indices and to float32, beside the peers on its index bytes."""
+    n = symbols.size
+    tensor = CodebookTensor(indices=symbols, codebook=codebook(levels))
+    with pairs(grouped):
+        content = nqformat.save({"w": tensor})
+    with nqformat.from_bytes(content, threads=1) as file:
+        assert np.array_equal(file.get_tensor("w"), tensor.decode())
+        part = file._slice(file._record("w"), "values")
+        coded = file._coded("w", part)
+        indices = np.empty(n, dtype=np.uint8)
+        weights = np.empty(n, dtype=np.float32)
+        workers = Workers(1)
+        calls, bits = peers(symbols, zstd_levels)
+        record = file._record("w")
+        table, values_of = file._value_rule(record, record.fields, coded.record)
+        calls = {
+            "nqz symbols": lambda: decode_bytes(coded, indices, workers),
+            "nqz float32": lambda: decode_dense(
+                coded, table=table, values_of=values_of, out=weights, base=0, workers=workers
+            ),
+            "nqz get_tensor": lambda: file.get_tensor("w"),
+            "fill float32": lambda: weights.fill(1.0),
+            **calls,
+        }
+        taken = compare(calls)
+        mapping = coded.record.mapping
+    seconds = {key: value["median"] for key, value in taken.items()}
+    row = {
+        "n": n,
+        "levels": levels,
+        "entropy_bits": entropy(symbols),
+        "nqz_bits": 8 * len(content) / n,
+        "peer_bits": bits,
+        "group": mapping.group,
+        "seconds": taken,
+        "gsymbols_per_second": n / seconds["nqz symbols"] / 1e9,
+        "float32_gb_per_second": 4 * n / seconds["nqz float32"] / 1e9,
+        "fill_gb_per_second": 4 * n / seconds["fill float32"] / 1e9,
+        "ratio_to": {p: seconds[p] / seconds["nqz symbols"] for p in bits},
+    }
+    others = "  ".join(f"{p} {row['ratio_to'][p]:.2f}x" for p in bits)
+    print(
+        f"{name:13} {row['entropy_bits']:.2f} bits, stored {row['nqz_bits']:.3f} (group {row['group']}): "
+        f"{row['gsymbols_per_second']:.2f} Gsym/s, float32 {row['float32_gb_per_second']:.1f} GB/s "
+        f"(fill {row['fill_gb_per_second']:.1f}); faster than {others}"
+    )
+    return row
+
+
+def sparse(n: int, zstd_levels: tuple[int, ...]) -> dict[str, Any]:
+    """Decode a matrix of 8 % density, 32 clusters."""
+    rng = np.random.default_rng(1)
+    side = int(n**0.5)
+    levels = 1 + np.minimum(np.abs(np.round(rng.normal(size=(side, side)) * 6)), 31)
+    indices = np.where(rng.random((side, side)) < 0.08, levels, 0).astype(np.uint8)
+    values = np.concatenate([[0.0], np.linspace(-1, 1, 32)]).astype(np.float32)
+    tensor = CodebookTensor(indices=indices, codebook=Codebook(values=values))
+    content = nqformat.save({"w": tensor})
+    plain = tensor.decode()
+    with nqformat.from_bytes(content, threads=1) as file:
+        assert np.array_equal(file.get_tensor("w"), plain)
+        record = file._record("w")
+        coded = file._coded("w", file._slice(record, "values"))
+        gaps = file._coded("w", file._slice(record, "positions"))
+        table, values_of = file._value_rule(record, record.fields, coded.record)
+        out = np.zeros(plain.size, dtype=np.float32)
+        workers = Workers(1)
+
+        def whole() -> None:
+            out.fill(0)
+            decode_sparse(
+                coded, gaps, table=table, values_of=values_of, out=out, columns=None, workers=workers
+            )
+
+        calls, bits = peers(indices.reshape(-1), zstd_levels)
+        taken = compare({"nqz": whole, "fill": lambda: out.fill(0), **calls})
+        whole()
+        assert np.array_equal(out.reshape(plain.shape), plain)
+        layout = file.info("w").layout
+    seconds = {key: value["median"] for key, value in taken.items()}
+    row = {
+        "n": plain.size,
+        "layout": None if layout is None else layout.name,
+        "bits_per_weight": 8 * len(content) / plain.size,
+        "seconds": taken,
+        "dense_gb_per_second": plain.nbytes / seconds["nqz"] / 1e9,
+        "fill_gb_per_second": plain.nbytes / seconds["fill"] / 1e9,
+        "nanoseconds_per_nonzero": 1e9 * seconds["nqz"] / int((indices > 0).sum()),
+        "ratio_to": {p: seconds[p] / seconds["nqz"] for p in bits},
+    }
+    print(
+        f"sparse 8 %: {row['dense_gb_per_second']:.1f} GB/s dense-equivalent (fill {row['fill_gb_per_second']:.1f}), "
+        f"{row['nanoseconds_per_nonzero']:.2f} ns a nonzero, {row['bits_per_weight']:.3f} bits a weight"
+    )
+    return row
+
+
+def encode(symbols: np.ndarray) -> dict[str, Any]:
+    """Codeword packing and histogram."""
+    counts = np.bincount(symbols, minlength=256)
+    codes, lengths = PrefixCode.from_counts(counts, 12).codewords
+    content = symbols.tobytes()
+    zstd = zstandard.ZstdCompressor(level=1)
+    chunks = [symbols[i : i + 16_384] for i in range(0, symbols.size, 16_384)]
+    taken = compare(
+        {
+            "pack": lambda: [codec_kernels.pack_codes(chunk, codes, lengths) for chunk in chunks],
+            "histogram": lambda: codec_kernels.count_symbols(symbols),
+            "numpy bincount": lambda: np.bincount(symbols, minlength=256),
+            "zstd -1": lambda: zstd.compress(content),
+        }
+    )
+    row = {f"{k} gsymbols_per_second": symbols.size / v["median"] / 1e9 for k, v in taken.items()}
+    print("encode: " + ", ".join(f"{k.split()[0]} {v:.2f} Gsym/s" for k, v in row.items()))
+    return {**row, "seconds": taken}
+
+
+def planes(n: int) -> dict[str, Any]:
+    """Raw bfloat16 and float32 tensors with their exponents coded."""
+    rng = np.random.default_rng(2)
+    weights = (rng.normal(size=n) * 0.02).astype(np.float32)
+    halves = (weights.view(np.uint32) >> 16).astype(np.uint16)
+    rows: dict[str, Any] = {}
+    for label, tensor in (
+        ("bfloat16", RawTensor(bits=halves, dtype=nqformat.DType.BFLOAT16)),
+        ("float32", RawTensor(bits=weights, dtype=nqformat.DType.FLOAT32)),
+    ):
+        content = nqformat.save({"w": tensor})
+        stored = tensor.bits.tobytes()
+        packed = zstandard.ZstdCompressor(level=1).compress(stored)
+        decompressor = zstandard.ZstdDecompressor()
+        target = np.empty_like(tensor.bits)
+        source = tensor.bits.copy()
+        with nqformat.from_bytes(content, threads=1, bfloat16="uint16") as file:
+            assert file.get_tensor("w").tobytes() == stored
+            taken = compare(
+                {
+                    "nqz": lambda: file.get_tensor("w"),
+                    "zstd -1": lambda: decompressor.decompress(packed),
+                    "copy": lambda: np.copyto(target, source),
+                }
+            )
+        seconds = {key: value["median"] for key, value in taken.items()}
+        rows[label] = {
+            "ratio": len(content) / len(stored),
+            "zstd_ratio": len(packed) / len(stored),
+            "seconds": taken,
+            "gb_per_second": len(stored) / seconds["nqz"] / 1e9,
+            "ratio_to_zstd": seconds["zstd -1"] / seconds["nqz"],
+        }
+        print(
+            f"raw {label}: {100 * rows[label]['ratio']:.1f} % of its bytes (zstd -1 {100 * rows[label]['zstd_ratio']:.1f}), "
+            f"{rows[label]['gb_per_second']:.2f} GB/s, {rows[label]['ratio_to_zstd']:.1f}x zstd -1"
+        )
+    return rows
+
+
+def threads(symbols: np.ndarray, levels: int) -> dict[str, Any]:
+    """Two threads against one: wall clock, and CPU time of each of two threads at work together."""
+    content = nqformat.save({"w": CodebookTensor(indices=symbols, codebook=codebook(levels))})
+    wall: dict[int, float] = {}
+    for count in (1, 2):
+        with nqformat.from_bytes(content, threads=count) as file:
+            record = file._record("w")
+            coded = file._coded("w", file._slice(record, "values"))
+            out = np.empty(symbols.size, dtype=np.uint8)
+            workers = Workers(count)
+            decode_bytes(coded, out, workers)
+            best = []
+            for _ in range(9):
+                started = time.perf_counter()
+                decode_bytes(coded, out, workers)
+                best.append(time.perf_counter() - started)
+            wall[count] = min(best)
+            workers.close()
+
+    def alone(_: int = 0) -> float:
+        with nqformat.from_bytes(content, threads=1) as file:
+            record = file._record("w")
+            coded = file._coded("w", file._slice(record, "values"))
+            out = np.empty(symbols.size, dtype=np.uint8)
+            workers = Workers(1)
+            decode_bytes(coded, out, workers)
+            taken = []
+            for _ in range(9):
+                started = time.thread_time()
+                decode_bytes(coded, out, workers)
+                taken.append(time.thread_time() - started)
+            return min(taken)
+
+    single = alone()
+    barrier = threading.Barrier(2)
+
+    def together(i: int) -> float:
+        barrier.wait()
+        return alone(i)
+
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(together, range(2)))
+    row = {
+        "wall_speedup": wall[1] / wall[2],
+        "cpu_seconds_alone": single,
+        "cpu_seconds_each_of_two": both,
+        "cpu_speedup": 2 * single / max(both),
+    }
+    print(
+        f"two threads: {row['wall_speedup']:.2f}x by wall, {row['cpu_speedup']:.2f}x by CPU time of each thread"
+    )
+    return row
+
+
+_COLD = """
+import sys, time
+import nqformat
+with nqformat.safe_open(sys.argv[1]) as file:
+    file.get_tensor("w")
+print(time.process_time(), "numba" in sys.modules)
+"""
+
+
+def cold(symbols: np.ndarray, levels: int, folder: Path) -> dict[str, Any]:
+    """CPU time of a fresh process up to its first decoded tensor, with a warm kernel cache."""
+    path = folder / "cold.nqz"
+    nqformat.save_file({"w": CodebookTensor(indices=symbols[:1_000_000], codebook=codebook(levels))}, path)
+    taken = {}
+    for label, code, arguments in (
+        ("import numpy", "import numpy, time; print(time.process_time(), False)", []),
+        ("first tensor", _COLD, [str(path)]),
+    ):
+        runs = []
+        for _ in range(6):
+            done = subprocess.run(
+                [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
+            )
+            seconds, numba_imported = done.stdout.split()
+            runs.append(float(seconds))
+        taken[label] = sorted(runs[1:])[len(runs[1:]) // 2]
+    print(
+        f"cold start: {taken['first tensor']:.3f} s CPU to the first tensor (1 M elements), import numpy "
+        f"{taken['import numpy']:.3f} s, numba imported: {numba_imported}"
+    )
+    path.unlink()
+    return {**taken, "numba_imported": numba_imported == "True"}
+
+
+def networks(folder: Path) -> dict[str, Any]:
+    """Real networks that the converter has written: every .nqz below the folder, decoded whole."""
+    rows = {}
+    for path in sorted(folder.rglob("*.nqz")):
+        content = path.read_bytes()
+        plain = b"".join(a.tobytes() for a in nqformat.load(content, bfloat16="uint16").values())
+        packed = zstandard.ZstdCompressor(level=1).compress(plain)
+        decompressor = zstandard.ZstdDecompressor()
+        taken = compare(
+            {
+                "nqz": lambda content=content: nqformat.load(content, bfloat16="uint16", threads=1),
+                "zstd -1": lambda packed=packed, d=decompressor: d.decompress(packed),
+            }
+        )
+        rows[path.name] = {"file_bytes": len(content), "plain_bytes": len(plain), "seconds": taken}
+        print(
+            f"{path.name}: {len(content):,} bytes, {len(plain) / taken['nqz']['median'] / 1e9:.2f} GB/s decoded "
+            f"whole, zstd -1 {len(plain) / taken['zstd -1']['median'] / 1e9:.2f}"
+        )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="smaller streams, no zstd -19")
+    quick = parser.parse_args().quick
+    n = 1 << (20 if quick else 22)
+    zstd_levels = (1, 3) if quick else (1, 3, 19)
+    results: dict[str, Any] = {"machine": machine("numpy", "numba", "llvmlite", "zstandard")}
+    made = {name: stream(d, levels, bits, n) for name, (d, levels, bits, _) in STREAMS.items()}
+    results["dense"] = {
+        name: dense(name, symbols, STREAMS[name][1], zstd_levels) for name, symbols in made.items()
+    }
+    results["grouped"] = {
+        name: dense(f"{name} g", symbols, STREAMS[name][1], zstd_levels[:1], grouped=True)
+        for name, symbols in made.items()
+        if STREAMS[name][1] <= 16
+    }
+    results["sparse"] = sparse(n, zstd_levels[:2])
+    results["encode"] = encode(made["gauss 16"])
+    results["planes"] = planes(n)
+    results["threads"] = threads(made["gauss 16"], 16)
+    write("codec", results)
+    results["cold"] = cold(made["gauss 16"], 16, write("codec", results).parent)
+    if os.environ.get("NQZ_DATA"):
+        results["networks"] = networks(Path(os.environ["NQZ_DATA"]))
+    print(f"goals against zstd -1: {', '.join(f'{k} {v[3]}x' for k, v in STREAMS.items())}")
+    print(f"written to {write('codec', results)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,222 @@
+"""The compiled kernels as one object file, kept in a cache folder and loaded without importing Numba.
+
+The object is keyed by the sources, the CPU with its features and the versions that produced it. A folder that
+is missing or cannot be written costs a compilation a process and nothing else; a file that is damaged, or
+that another user may have written, is ignored. The environment variable ``NQFORMAT_CACHE_DIR`` names another
+folder; an empty value switches the cache off.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import secrets
+import stat
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+__all__ = ["KernelLibrary", "kernel_library"]
+
+_SOURCES = ("blocks.py", "memory.py", "bitstream.py", "objects.py")
+_SETTINGS = ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "NUMBA_OPT", "NUMBA_SLP_VECTORIZE")
+_DIGEST_BYTES = 32
+
+
+class KernelLibrary:
+    """The kernels in memory; :meth:`run` calls one without holding the interpreter lock."""
+
+    def __init__(self, entry: int, owner: Any) -> None:
+        prototype = ctypes.CFUNCTYPE(
+            ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64
+        )
+        self._call = prototype(entry)
+        self._owner = owner
+
+    def run(self, kernel: int, block_address: int) -> int:
+        """Run a kernel; returns its status. The memory that the block names must stay alive."""
+        status = ctypes.c_int64()
+        fault = ctypes.c_int64()
+        failed = self._call(ctypes.addressof(status), ctypes.addressof(fault), kernel, block_address)
+        if failed:
+            raise RuntimeError(f"kernel {kernel} failed with code {failed}")
+        return status.value
+
+
+class _Loader:
+    """Holds the library of the process, once there is one."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.library: KernelLibrary | None = None
+        self.missed_cache = False
+        self.failed = False
+
+
+_loader = _Loader()
+
+
+def kernel_library(*, compile_missing: bool) -> KernelLibrary | None:
+    """Return the kernels, from memory, from the cache or by compilation.
+
+    Parameters
+    ----------
+    compile_missing : bool
+        Compile if the cache has no object: some seconds, once for each machine.
+
+    Returns
+    -------
+    KernelLibrary or None
+        None without Numba, or if nothing is cached and compiling is not wanted.
+    """
+    if _loader.library is not None or _loader.failed or (_loader.missed_cache and not compile_missing):
+        return _loader.library
+    with _loader.lock:
+        if _loader.library is None and not _loader.failed:
+            try:
+                _find_library(compile_missing)
+            except ImportError:
+                _loader.failed = True
+    return _loader.library
+
+
+def _find_library(compile_missing: bool) -> None:
+    if importlib.util.find_spec("llvmlite") is None:
+        _loader.failed = True
+        return
+    path = _object_path()
+    if path is not None and not _loader.missed_cache:
+        _loader.library = _load_object(path)
+        _loader.missed_cache = _loader.library is None
+    if _loader.library is None and compile_missing:
+        if importlib.util.find_spec("numba") is None:
+            _loader.failed = True
+            return
+        _loader.library, content = _compile()
+        if path is not None:
+            _save_object(path, content)
+
+
+def _cache_folder() -> Path | None:
+    chosen = os.environ.get("NQFORMAT_CACHE_DIR")
+    if chosen is not None:
+        return Path(chosen) if chosen else None
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA")
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(base) / "nqformat" if base and os.path.isabs(base) else None
+
+
+def _object_path() -> Path | None:
+    """Where the object of this machine and these versions belongs; None without a cache folder."""
+    folder = _cache_folder()
+    if folder is None:
+        return None
+    import llvmlite.binding as llvm
+
+    here = Path(__file__).parent
+    parts = [(here / name).read_bytes() for name in _SOURCES]
+    words = [llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten(), llvm.get_process_triple()]
+    words += [importlib.metadata.version("numba"), importlib.metadata.version("llvmlite")]
+    words += [platform.machine(), str(ctypes.sizeof(ctypes.c_void_p))]
+    words += [os.environ.get(name, "") for name in _SETTINGS]
+    key = hashlib.sha256(b"\0".join([*parts, *(word.encode() for word in words)])).hexdigest()
+    return folder / f"kernels-{key[:32]}.bin"
+
+
+def _load_object(path: Path) -> KernelLibrary | None:
+    """Load a cached object; None if there is none that can be trusted."""
+    try:
+        with open(path, "rb") as stream:
+            if not _is_ours(os.fstat(stream.fileno())):
+                return None
+            content = stream.read()
+    except OSError:
+        return None
+    digest, rest = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+    if hashlib.sha256(rest).digest() != digest:
+        return None
+    symbol, _, machine_code = rest.partition(b"\0")
+    try:
+        return _link_object(symbol.decode(), machine_code)
+    except (RuntimeError, UnicodeDecodeError):
+        return None
+
+
+def _is_ours(found: os.stat_result) -> bool:
+    """Whether only this user (or root) may have written the file."""
+    if not hasattr(os, "geteuid"):
+        return True
+    return found.st_uid in (0, os.geteuid()) and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def _link_object(symbol: str, machine_code: bytes) -> KernelLibrary | None:
+    import llvmlite.binding as llvm
+
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    machine = llvm.Target.from_default_triple().create_target_machine(jit=True)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+    engine.add_object_file(llvm.ObjectFileRef.from_data(machine_code))
+    engine.finalize_object()
+    entry = engine.get_function_address(symbol)
+    return KernelLibrary(entry, (engine, machine)) if entry else None
+
+
+def _compile() -> tuple[KernelLibrary | None, bytes]:
+    """Compile the kernels with Numba; returns them with the content of their cache file."""
+    from numba.core import compiler, types
+    from numba.core.registry import cpu_target
+
+    from . import bitstream
+
+    flags = compiler.Flags()
+    flags.no_cpython_wrapper = True
+    flags.no_cfunc_wrapper = True
+    flags.error_model = "numpy"
+    compile_extra: Callable[..., Any] = compiler.compile_extra
+    compiled = compile_extra(
+        cpu_target.typing_context,
+        cpu_target.target_context,
+        bitstream.run_kernel,
+        (types.int64, types.int64),
+        types.int64,
+        flags,
+        {},
+    )
+    symbol = compiled.fndesc.llvm_func_name
+    code_library = compiled.library
+    module = code_library._final_module
+    foreign = [
+        f.name for f in module.functions if f.is_declaration and not f.name.startswith(("llvm.", "mem"))
+    ]
+    machine_code = b"" if foreign else code_library.codegen._tm.emit_object(module)
+    entry = code_library.get_pointer_to_function(symbol)
+    rest = symbol.encode() + b"\0" + machine_code
+    content = hashlib.sha256(rest).digest() + rest if machine_code else b""
+    return KernelLibrary(entry, compiled), content
+
+
+def _save_object(path: Path, content: bytes) -> None:
+    """Write the cache file beside its place and rename it; a fault is no error."""
+    if not content:
+        return
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with open(descriptor, "wb") as stream:
+                stream.write(content)
+            os.replace(temporary, path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)

@@ -1,0 +1,109 @@
+"""Look-up tables of the compiled decoder: several symbols for each window of bits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import blocks
+from .objects import KernelLibrary
+
+MAX_LENGTH = 13
+_WIDE_WINDOW = 12
+_NARROW_WINDOW = 13
+_WIDE_UP_TO_BITS = 3.8
+
+
+def spread_table(group: int, width: int) -> np.ndarray:
+    """Numbers of each symbol, the first in the lowest byte: uint64, shape (256,) (spec 4.2)."""
+    rest = np.arange(256, dtype=np.uint64)
+    spread = np.zeros(256, dtype=np.uint64)
+    for place in range(group):
+        spread |= (rest % np.uint64(width)) << np.uint64(8 * place)
+        rest //= np.uint64(width)
+    return spread
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeTable:
+    """Tables of one code.
+
+    Attributes
+    ----------
+    kind : int
+        WIDE: uint64 entries of up to six symbols; NARROW: uint32 entries of up to three.
+    window : int
+        Bits that index the tables.
+    entries : ndarray, shape (2**window,)
+        Length in bits 0-5, then the count and the symbols.
+    singles : ndarray of uint16, shape (2**window,)
+        ``symbol | length << 8``.
+    most : int
+        Most symbols of one entry.
+    """
+
+    kind: int
+    window: int
+    entries: np.ndarray
+    singles: np.ndarray
+    most: int
+
+
+def stream_block(
+    source: np.ndarray,
+    rows: np.ndarray,
+    group: int,
+    spread: np.ndarray,
+    *,
+    table: DecodeTable | None = None,
+    highest: int = 0,
+    single: int | None = None,
+) -> np.ndarray:
+    """Parameters of a stream: coded with `table`, of one symbol `single`, or stored, symbols to `highest`.
+
+    Parameters
+    ----------
+    source : ndarray of uint8
+        Every byte may be read.
+    rows : ndarray of int64, shape (n, blocks.CODED)
+    """
+    block = np.zeros(blocks.STREAM, dtype=np.int64)
+    block[0], block[1] = _address(source), source.size
+    if table is not None:
+        block[2:7] = table.kind, _address(table.entries), _address(table.singles), table.window, table.most
+    elif single is not None:
+        block[2], block[10] = blocks.SINGLE, single
+    else:
+        block[2], block[9] = blocks.STORED, highest
+    block[7], block[8], block[11] = group, _address(spread), _address(rows)
+    return block
+
+
+def _address(array: np.ndarray) -> int:
+    pointer: int = array.__array_interface__["data"][0]
+    return pointer
+
+
+def build_decode_table(library: KernelLibrary, lengths: tuple[int, ...]) -> DecodeTable:
+    """Build the tables of a complete code.
+
+    Raises
+    ------
+    ValueError
+        If the lengths do not form a complete code of at most 13 bits: the kernel relies on it.
+    """
+    used = [n for n in lengths if n]
+    if not used or max(used) > MAX_LENGTH or sum(1 << (MAX_LENGTH - n) for n in used) != 1 << MAX_LENGTH:
+        raise ValueError("code lengths do not form a complete prefix code")
+    wide = sum(n / (1 << n) for n in used) <= _WIDE_UP_TO_BITS
+    window = max(_WIDE_WINDOW if wide else _NARROW_WINDOW, *used)
+    kind = blocks.WIDE if wide else blocks.NARROW
+    padded = np.zeros(256, dtype=np.uint8)
+    padded[: len(lengths)] = lengths
+    entries = np.empty(1 << window, dtype=np.uint64 if wide else np.uint32)
+    singles = np.empty(1 << window, dtype=np.uint16)
+    places = [_address(padded), window, kind, _address(entries), _address(singles)]
+    block = np.array(places, dtype=np.int64)
+    most = library.run(blocks.TABLE, _address(block))
+    return DecodeTable(kind=kind, window=window, entries=entries, singles=singles, most=most)
