@@ -24,9 +24,9 @@ from .errors import CorruptError, LimitExceededError, UnsupportedFeatureError
 from .header import HEADER_BYTES, Header
 from .limits import Limits
 from .metadata import decode_metadata
+from .partition import read_partition
 from .planes import join_planes
-from .prefix_code import PrefixCode
-from .streams import ChunkEntry, StreamRecord, decode_chunk, read_chunk_index
+from .streams import ChunkEntry, Code, StreamRecord, decode_chunk, read_chunk_index
 from .tensor import MAX_AFFINE_K, Layout, PackedTensor, affine_values, cast_values
 from .tensor_records import (
     AffineOrder,
@@ -34,6 +34,7 @@ from .tensor_records import (
     CodebookValues,
     ConstantFields,
     PackedFields,
+    Partition,
     RawFields,
     TensorRecord,
     ViewFields,
@@ -269,7 +270,12 @@ class NqzFile:
         if not record.shape or not 0 <= start <= stop <= record.shape[0]:
             raise ValueError(f"rows {start}:{stop} of tensor {name!r} with shape {record.shape}")
         fields = record.fields
-        if isinstance(fields, PackedFields) and record.layout is Layout.DENSE and not fields.column_scan:
+        if (
+            isinstance(fields, PackedFields)
+            and record.layout is Layout.DENSE
+            and not fields.column_scan
+            and fields.partition is None
+        ):
             assert record.dtype is not None
             row = math.prod(record.shape[1:])
             stored = self._slice_numbers(self._slice(record, "values"), start * row, stop * row)
@@ -304,6 +310,8 @@ class NqzFile:
         if isinstance(fields, PackedFields):
             n_bytes += _DECODE_BYTES_PER_ELEMENT * fields.n_stored
             n_bytes += record.n_elements if record.layout is Layout.MASK else 0
+            if fields.partition is not None:
+                n_bytes += _DECODE_BYTES_PER_ELEMENT * (fields.partition.n_lines + fields.partition.n_cross)
         if n_bytes > self._limits.materialised_bytes:
             raise LimitExceededError(
                 f"tensor {record.name!r} of shape {record.shape} needs {n_bytes} bytes, "
@@ -345,10 +353,17 @@ class NqzFile:
     def _packed(self, record: TensorRecord, fields: PackedFields) -> PackedTensor:
         assert record.dtype is not None and record.layout is not None
         self._check_size(record)
-        stored = self._slice_numbers(self._slice(record, "values"), 0, fields.n_stored)
-        positions = self._positions(record, fields)
-        if fields.column_scan:
-            stored, positions = _row_order(record.shape, stored, positions)
+        layout = record.layout
+        positions: np.ndarray | None
+        if fields.partition is not None:
+            stored, positions = self._partition_numbers(record, fields, fields.partition)
+            layout = Layout.DENSE if fields.n_stored == record.n_elements else Layout.SPARSE
+            positions = None if layout is Layout.DENSE else positions
+        else:
+            stored = self._slice_numbers(self._slice(record, "values"), 0, fields.n_stored)
+            positions = self._positions(record, fields.n_stored)
+            if fields.column_scan:
+                stored, positions = _row_order(record.shape, stored, positions)
         codebook, step, offset = None, 0.0, 0.0
         if isinstance(fields.rule, CodebookValues):
             codebook = self._codebook(fields.rule.codebook)
@@ -368,7 +383,7 @@ class NqzFile:
             name=record.name,
             dtype=record.dtype,
             shape=record.shape,
-            layout=record.layout,
+            layout=layout,
             symbols=symbols,
             positions=positions,
             codebook=codebook,
@@ -386,21 +401,37 @@ class NqzFile:
         values: np.ndarray = codebook[stored]
         return values
 
-    def _positions(self, record: TensorRecord, fields: PackedFields) -> np.ndarray | None:
+    def _partition_numbers(
+        self, record: TensorRecord, fields: PackedFields, partition: Partition
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return stored numbers and C-order positions of a tensor in blocks (spec 7.5)."""
+        return read_partition(
+            record,
+            partition,
+            fields.column_scan,
+            lambda role: self.slice_numbers(self._slice(record, role)),
+            lambda role, n_elements, n_stored: self._coded_positions(record, role, n_elements, n_stored),
+        )
+
+    def _positions(self, record: TensorRecord, n_stored: int) -> np.ndarray | None:
         """Scan positions of the stored elements, ascending; None when dense."""
         if record.layout is Layout.DENSE:
             return None
+        return self._coded_positions(record, "positions", record.n_elements, n_stored)
+
+    def _coded_positions(self, record: TensorRecord, role: str, n_elements: int, n_stored: int) -> np.ndarray:
+        """Ascending positions below `n_elements` from gaps or a mask."""
         if record.layout is Layout.MASK:
-            mask_bytes = self._slice_numbers(self._slice(record, "positions"), 0, -(-record.n_elements // 8))
+            mask_bytes = self.slice_numbers(self._slice(record, role))
             mask = np.unpackbits(mask_bytes, bitorder="little")
             positions = np.flatnonzero(mask)
-            if positions.size != fields.n_stored or (positions.size and positions[-1] >= record.n_elements):
+            if positions.size != n_stored or (positions.size and positions[-1] >= n_elements):
                 raise CorruptError(
                     f"mask of tensor {record.name!r} does not fit its nonzeros", section="TENSOR"
                 )
             return positions
-        positions = self._gap_positions(record, self._slice(record, "positions"))
-        if positions.size and int(positions[-1]) >= record.n_elements:
+        positions = self._gap_positions(record, self._slice(record, role))
+        if positions.size and int(positions[-1]) >= n_elements:
             raise CorruptError(f"a gap of tensor {record.name!r} leads beyond its end", section="TENSOR")
         return positions
 
@@ -440,7 +471,7 @@ class NqzFile:
         record = self._directory.streams[part.stream]
         if isinstance(record, str):
             raise UnsupportedFeatureError(record)
-        code: PrefixCode | str | None = None if record.table is None else self._directory.tables[record.table]
+        code: Code | str | None = None if record.table is None else self._directory.tables[record.table]
         if isinstance(code, str):
             raise UnsupportedFeatureError(code)
         for number, entry in enumerate(self._chunk_index(part.stream, record)):
@@ -462,7 +493,7 @@ class NqzFile:
         return entries
 
     def _chunk(
-        self, stream: int, number: int, record: StreamRecord, code: PrefixCode | None, entry: ChunkEntry
+        self, stream: int, number: int, record: StreamRecord, code: Code | None, entry: ChunkEntry
     ) -> list[np.ndarray]:
         """Decode a chunk; one that several tensors share is kept until another of its stream is wanted."""
         with self._lock:

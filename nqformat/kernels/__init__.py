@@ -13,8 +13,16 @@ import sys
 import numpy as np
 
 from .reference import decode_prefix_reference, pack_bits_reference, unpack_bits_reference
+from .tans_reference import decode_tans_reference, encode_tans_reference
 
-__all__ = ["decode_prefix_streams", "pack_bits", "unpack_bits", "use_numba"]
+__all__ = [
+    "decode_prefix_streams",
+    "decode_tans_streams",
+    "encode_tans",
+    "pack_bits",
+    "unpack_bits",
+    "use_numba",
+]
 
 _WORTH_IMPORT_SYMBOLS = 2_000_000
 
@@ -92,5 +100,67 @@ def decode_prefix_streams(
     for i in range(len(byte_bounds) - 1):
         part = out[symbol_bounds[i] : symbol_bounds[i + 1]]
         if decode_prefix_reference(buffer[byte_bounds[i] : byte_bounds[i + 1]], table, max_length, part):
+            return None
+    return out
+
+
+def encode_tans(
+    symbols: np.ndarray,
+    frequencies: np.ndarray,
+    first_place: np.ndarray,
+    states: np.ndarray,
+    table_log2: int,
+    *,
+    numba: bool | None = None,
+) -> bytes:
+    """Encode one sub-stream; arrays as in :func:`.tans_reference.encode_tans_reference`."""
+    if numba is None:
+        numba = use_numba(symbols.size)
+    if numba:
+        from . import tans
+
+        n = symbols.size + min(2, symbols.size)
+        numbers, widths = np.empty(n, dtype=np.uint64), np.empty(n, dtype=np.uint8)
+        status = tans.encode_tans(symbols, frequencies, first_place, states, table_log2, numbers, widths)
+        assert status == 0
+    else:
+        numbers, widths = encode_tans_reference(symbols, frequencies, first_place, states, table_log2)
+    return pack_bits(numbers, widths, numba=numba)
+
+
+def decode_tans_streams(
+    buffer: np.ndarray,
+    byte_bounds: list[int],
+    table: np.ndarray,
+    table_log2: int,
+    symbol_bounds: list[int],
+    *,
+    numba: bool | None = None,
+) -> np.ndarray | None:
+    """Decode adjacent sub-streams of one tANS code.
+
+    Parameters
+    ----------
+    buffer : ndarray of uint8
+    byte_bounds, symbol_bounds : list of int, length n_streams + 1
+    table : ndarray of uint32, shape (2**table_log2,)
+
+    Returns
+    -------
+    ndarray of uint8, shape (symbol_bounds[-1],), or None
+        None if a sub-stream is corrupt (wrong end or padding).
+    """
+    out = np.empty(symbol_bounds[-1], dtype=np.uint8)
+    if numba is None:
+        numba = use_numba(out.size)
+    if numba:
+        from . import tans
+
+        bounds = (np.array(byte_bounds, dtype=np.int64), np.array(symbol_bounds, dtype=np.int64))
+        status = tans.decode_tans_streams(buffer, bounds[0], table, table_log2, bounds[1], out)
+        return out if status == 0 else None
+    for i in range(len(byte_bounds) - 1):
+        part = out[symbol_bounds[i] : symbol_bounds[i + 1]]
+        if decode_tans_reference(buffer[byte_bounds[i] : byte_bounds[i + 1]], table, table_log2, part):
             return None
     return out
