@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .codings import histogram
+from .escape import EscapeMapping
 from .header import HEADER_BYTES
 from .hybrid import HybridMapping
-from .layout_choice import histogram
 from .reader import NqzFile
 from .streams import Codec, StreamRecord, slice_symbols
 from .tensor import Layout
@@ -151,6 +152,9 @@ def _slice_bits(file: NqzFile, number: int, stream: StreamRecord) -> Iterator[tu
             coded_bits = 8.0 * symbols.size
         else:
             coded_bits = float(code.payload_bits(counts))
+        if isinstance(stream.mapping, EscapeMapping):
+            escaped = np.count_nonzero(numbers >= stream.mapping.window)
+            coded_bits += float(stream.mapping.escape_bits * int(escaped))
         if isinstance(stream.mapping, HybridMapping):
             coded_bits += float(stream.mapping.symbol_widths[symbols].sum(dtype=np.int64))
         yield tensor, coded_bits, order0_bits(numbers)

@@ -19,13 +19,14 @@ import numpy as np
 
 from . import kernels
 from .errors import CorruptError
+from .escape import EscapeMapping
 from .grouping import GroupMapping
 from .hybrid import HybridMapping
 from .kernels import blocks
 from .kernels.objects import KernelLibrary
 from .kernels.tables import DecodeTable, spread_table, stream_block
-from .prefix_code import PrefixCode
-from .streams import ChunkEntry, StreamRecord
+from .streams import ChunkEntry, Code, StreamRecord
+from .tans import TansCode
 
 _TASK_NUMBERS = 1 << 19
 _PARALLEL_FROM_NUMBERS = 1 << 18
@@ -79,7 +80,7 @@ class CodedSlice:
     stream : int
         Number of the stream.
     record : StreamRecord
-    code : PrefixCode or None
+    code : PrefixCode, TansCode or None
     pieces : list of Piece
         In order; together they hold the slice, or the range of it that is wanted.
     source : ChunkSource
@@ -88,7 +89,7 @@ class CodedSlice:
     name: str
     stream: int
     record: StreamRecord
-    code: PrefixCode | None
+    code: Code | None
     pieces: list[Piece]
     source: ChunkSource
 
@@ -254,6 +255,8 @@ def _native_code(part: CodedSlice, legal: np.ndarray | None) -> _NativeCode | No
         Whether each number may occur; None allows all.
     """
     mapping = part.record.mapping
+    if isinstance(mapping, EscapeMapping) or isinstance(part.code, TansCode):
+        return None
     if isinstance(mapping, HybridMapping):
         group, width, highest_symbol = 1, 256, 255
     else:
@@ -575,7 +578,7 @@ def decode_mask(
         As many bits are set as the slice has numbers, none beyond the elements: checked by the caller.
     out : ndarray of the storage dtype, all zero
     """
-    wide = isinstance(part.record.mapping, HybridMapping)
+    wide = not isinstance(part.record.mapping, GroupMapping)
     numbers = np.zeros(part.n_numbers + 1, dtype=np.int64 if wide else np.uint8)
     if wide:
         for piece, piece_numbers in part.numbers():

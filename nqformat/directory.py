@@ -11,8 +11,10 @@ from .codebooks import CodebookRecord
 from .cursor import ByteCursor, encode_varint
 from .errors import CorruptError, LimitExceededError, UnsupportedFeatureError
 from .limits import Limits
+from .partition import partition_slices
 from .prefix_code import PrefixCode
-from .streams import StreamKind, StreamRecord
+from .streams import Code, Codec, StreamKind, StreamRecord
+from .tans import KIND_TANS, TansCode
 from .tensor import Layout
 from .tensor_records import (
     DirectoryCounts,
@@ -85,18 +87,18 @@ class Directory:
     Attributes
     ----------
     codebooks : list of CodebookRecord or str, streams : list of StreamRecord or str, tables : list of
-    PrefixCode or str
+    PrefixCode, TansCode or str
         A string says why this reader does not support the item; tensors that use it cannot be read.
     slices : dict
         (tensor number, role) to StreamSlice; roles are ``values``, ``positions`` and ``plane0`` to
-        ``plane7``.
+        ``plane7``; with a partition ``classes``, ``alive``, ``values0``, ``positions0``, ``values1``, ...
     slice_lengths : list of list of int
         For each stream, the lengths of its slices in order.
     """
 
     metadata: BlobRecord | None = None
     graph: BlobRecord | None = None
-    tables: list[PrefixCode | str] = field(default_factory=list)
+    tables: list[Code | str] = field(default_factory=list)
     codebooks: list[CodebookRecord | str] = field(default_factory=list)
     streams: list[StreamRecord | str] = field(default_factory=list)
     tensors: list[TensorRecord] = field(default_factory=list)
@@ -107,7 +109,10 @@ class Directory:
         """Give the tensor that is about to be appended its slices: the next of each stream it names."""
         fields = record.fields
         number = len(self.tensors)
-        if isinstance(fields, PackedFields):
+        if isinstance(fields, PackedFields) and fields.partition is not None:
+            for role, stream, _, n_numbers in partition_slices(record, fields.partition):
+                self._add_slice(number, role, stream, n_numbers)
+        elif isinstance(fields, PackedFields):
             self._add_slice(number, "values", fields.value_stream, fields.n_stored)
             if fields.position_stream is not None:
                 n_positions = (
@@ -219,7 +224,7 @@ def _parse_record(directory: Directory, frame: _Frame, names: set[str], limits: 
     elif kind is RecordKind.CODEBOOK:
         directory.codebooks.append(_supported(lambda: _parse_codebook(frame)))
     elif kind is RecordKind.STREAM:
-        directory.streams.append(_supported(lambda: _parse_stream(frame, len(directory.tables))))
+        directory.streams.append(_supported(lambda: _parse_stream(frame, directory.tables)))
         directory.slice_lengths.append([])
     elif kind is RecordKind.METADATA:
         if directory.metadata is not None:
@@ -247,10 +252,11 @@ def _finish(body: ByteCursor) -> None:
             raise UnsupportedFeatureError(f"field {tag >> 1} is unknown to this reader")
 
 
-def _parse_table(frame: _Frame) -> PrefixCode:
+def _parse_table(frame: _Frame) -> Code:
     if frame.has_payload:
         raise frame.body.corrupt("a code table has no payload")
-    return PrefixCode.read(frame.body)
+    kind = frame.body.u8()
+    return TansCode.read(frame.body) if kind == KIND_TANS else PrefixCode.read(frame.body, kind)
 
 
 def _parse_codebook(frame: _Frame) -> CodebookRecord:
@@ -259,8 +265,12 @@ def _parse_codebook(frame: _Frame) -> CodebookRecord:
     return record
 
 
-def _parse_stream(frame: _Frame, n_tables: int) -> StreamRecord:
-    record = StreamRecord.read(frame.body, n_tables, frame.payload_start_abs, frame.payload_bytes)
+def _parse_stream(frame: _Frame, tables: list[Code | str]) -> StreamRecord:
+    record = StreamRecord.read(frame.body, len(tables), frame.payload_start_abs, frame.payload_bytes)
+    if record.table is not None:
+        table = tables[record.table]
+        if not isinstance(table, str) and isinstance(table, TansCode) != (record.codec is Codec.TANS):
+            raise frame.body.corrupt(f"code table {record.table} is not of codec {record.codec.name.lower()}")
     _finish(frame.body)
     return record
 
@@ -332,7 +342,10 @@ def _check_streams(directory: Directory, record: TensorRecord) -> None:
     """Require that the streams of a tensor are of the kind its layout needs."""
     fields = record.fields
     wanted: list[tuple[int, StreamKind]] = []
-    if isinstance(fields, PackedFields):
+    if isinstance(fields, PackedFields) and fields.partition is not None:
+        slices = partition_slices(record, fields.partition)
+        wanted.extend((stream, kind) for _, stream, kind, _ in slices)
+    elif isinstance(fields, PackedFields):
         wanted.append((fields.value_stream, StreamKind.VALUES))
         if fields.position_stream is not None:
             kind = StreamKind.GAPS if record.layout is Layout.SPARSE else StreamKind.MASK

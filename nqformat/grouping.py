@@ -37,10 +37,11 @@ class GroupMapping:
         """Pack values into symbols, the last group filled with zeros; uint8 in, uint8 out."""
         if self.group == 1:
             return values.astype(np.uint8, copy=False)
-        padded = np.zeros(self.n_symbols(values.size) * self.group, dtype=np.uint8)
-        padded[: values.size] = values
-        places = (self.width ** np.arange(self.group)).astype(np.int64)
-        return (padded.reshape(-1, self.group) @ places).astype(np.uint8)
+        symbols = np.zeros(self.n_symbols(values.size), dtype=np.uint8)
+        for place in range(self.group):
+            digits = values[place :: self.group].astype(np.uint8, copy=False)
+            symbols[: digits.size] += digits * np.uint8(self.width**place % 256)
+        return symbols
 
     @cached_property
     def _values_of_symbol(self) -> np.ndarray:

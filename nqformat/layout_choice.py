@@ -1,148 +1,331 @@
-"""Choice of a quantized tensor's layout by the bytes it takes (rules in spec/rationale.md)."""
+"""Plans for a quantized tensor: layout, scan, line classes and alive places, with what each would cost."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from .grouping import MAX_GROUP, GroupMapping
-from .hybrid import HybridMapping
-from .prefix_code import PrefixCode
+from .code_cost import Prefer
+from .codings import Codings, byte_codings, class_codings, gap_codings, value_codings
+from .line_classes import classify_lines, value_counts
+from .streams import StreamKind
 from .tensor import Layout
 
-WRITER_CODE_LENGTH = 12
-_GAP_MAPPINGS = (HybridMapping(4, 1), HybridMapping(5, 2), HybridMapping(6, 2))
-_WIDE_MAPPINGS = (HybridMapping(4, 1), HybridMapping(6, 3), HybridMapping(7, 3))
-STREAM_OVERHEAD_BYTES = 7
+RECORD_BYTES = 2.0
+_MIN_CLASS_STORED = 600
+_SPARSE_BELOW = 0.125
+_DENSE_PENALTY = 0.01
+_CLASS_COUNTS = (2, 3, 4, 6, 8, 12)
+_KEPT_PLANS = 6
+_KEPT_WITHIN = 1.03
+_KEPT_BYTES = 48.0
 
 
-def coded_bytes(counts: np.ndarray) -> int:
-    """Payload and code table of a stream of its own with these symbol counts: bytes."""
-    if not counts.any():
-        return 0
-    code = PrefixCode.from_counts(counts, WRITER_CODE_LENGTH)
-    coded = -(-code.payload_bits(counts) // 8) + len(code.to_bytes())
-    return min(coded, int(counts.sum()))
-
-
-def histogram(symbols: np.ndarray) -> np.ndarray:
-    """Symbol counts: int64, shape (256,)."""
-    return np.bincount(symbols, minlength=256)
-
-
-def hybrid_bytes(mapping: HybridMapping, numbers: np.ndarray) -> int:
-    """Bytes of numbers under a hybrid mapping, with their own table."""
-    symbols, _, widths = mapping.split(numbers)
-    return coded_bytes(histogram(symbols)) + -(-int(widths.sum(dtype=np.int64)) // 8)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CodedNumbers:
-    """Numbers with the mapping that codes them best, and the bytes that takes."""
-
-    mapping: GroupMapping | HybridMapping
-    numbers: np.ndarray
-    n_bytes: int
-
-
-def best_value_coding(numbers: np.ndarray, width: int) -> CodedNumbers:
-    """Choose the grouping (or, above 256, the hybrid split) of indices below `width`."""
-    if width > 256:
-        wide = numbers.astype(np.int64)
-        able = [mapping for mapping in _WIDE_MAPPINGS if mapping.max_value >= width - 1]
-        best = min(able, key=lambda mapping: hybrid_bytes(mapping, wide))
-        return CodedNumbers(mapping=best, numbers=wide, n_bytes=hybrid_bytes(best, wide))
-    small = numbers.astype(np.uint8)
-    choice = CodedNumbers(mapping=GroupMapping(), numbers=small, n_bytes=coded_bytes(histogram(small)))
-    for group in range(2, MAX_GROUP + 1):
-        if max(width, 2) ** group > 256:
-            break
-        mapping = GroupMapping(group, max(width, 2))
-        n_bytes = coded_bytes(histogram(mapping.join(small)))
-        if n_bytes < choice.n_bytes:
-            choice = CodedNumbers(mapping=mapping, numbers=small, n_bytes=n_bytes)
-    return choice
-
-
-def best_gap_coding(positions: np.ndarray) -> CodedNumbers:
-    """Choose the hybrid split of the gaps between ascending positions."""
-    gaps = np.diff(positions, prepend=-1) - 1
-    best = min(_GAP_MAPPINGS, key=lambda mapping: hybrid_bytes(mapping, gaps))
-    return CodedNumbers(mapping=best, numbers=gaps, n_bytes=hybrid_bytes(best, gaps))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayoutChoice:
-    """A layout with its scan direction and the place of its stored elements.
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """How the lines of a tensor's matrix are grouped.
 
     Attributes
     ----------
-    layout : Layout
-        DENSE, SPARSE or MASK.
-    column_scan : bool
-    order : ndarray of int64 or None
-        C-order positions of the stored elements in scan order; None stands for all, in C order.
-    scan_positions : ndarray of int64 or None
-        Scan positions of the stored elements, ascending; None when dense.
+    classes : ndarray of uint8, shape (n_lines,), or None
+        None: one block of all lines.
+    alive : ndarray of bool, shape (n_cross,), or None
+        None: all places.
+    """
+
+    classes: np.ndarray | None = None
+    alive: np.ndarray | None = None
+
+    @property
+    def n_classes(self) -> int:
+        """Number of blocks."""
+        return 1 if self.classes is None else int(self.classes.max()) + 1
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the tensor is one block of everything."""
+        return self.classes is None and self.alive is None
+
+
+PLAIN = Lines()
+
+
+@dataclass(frozen=True, slots=True)
+class BlockElements:
+    """Stored elements of one block.
+
+    Attributes
+    ----------
+    n_lines, n_elements : int
+        Lines of the block, and elements with the unstored ones.
+    elements : ndarray of int64 or None
+        C-order positions of the stored elements in scan order; None: all, in C order.
+    inside : ndarray of int64 or None
+        Their positions in the block; None where every element is stored.
+    """
+
+    n_lines: int
+    n_elements: int
+    elements: np.ndarray | None
+    inside: np.ndarray | None
+
+    @property
+    def n_stored(self) -> int:
+        """Number of stored elements."""
+        return self.n_elements if self.elements is None else int(self.elements.size)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedSlice:
+    """One slice of a plan: how it can be coded.
+
+    Attributes
+    ----------
+    role : str
+        As in the directory: ``values``, ``positions``, ``classes``, ``alive``, ``values0``, ``plane1``, ...
+    """
+
+    role: str
+    kind: StreamKind
+    codings: Codings
+
+
+@dataclass(slots=True, kw_only=True)
+class Plan:
+    """One way to store a tensor.
+
+    Attributes
+    ----------
+    by_value : bool
+        Codebook entries in the order of their values, else of their frequency.
+    fixed_bytes : float
+        Record fields and codebook, as far as plans differ in them.
+    own_bytes : float
+        Estimate with a stream of its own for each slice.
     """
 
     layout: Layout
-    column_scan: bool
-    order: np.ndarray | None
-    scan_positions: np.ndarray | None
+    column_scan: bool = False
+    lines: Lines = PLAIN
+    by_value: bool = False
+    fixed_bytes: float = 0.0
+    slices: list[PlannedSlice] = field(default_factory=list)
+    own_bytes: float = 0.0
+
+    @property
+    def stores_all(self) -> bool:
+        """Whether every element (of the alive ones) has a number."""
+        return self.layout is Layout.DENSE
 
 
-def choose_layout(
-    shape: tuple[int, ...], indices: np.ndarray, nonzero_indices: np.ndarray, width: int
-) -> LayoutChoice:
-    """Compare dense, sparse and mask layouts in both scan directions by exact coded bytes.
+def blocks_of(
+    layout: Layout, shape: tuple[int, ...], nonzero: np.ndarray, column_scan: bool, lines: Lines
+) -> list[BlockElements]:
+    """Cut a tensor into blocks.
 
     Parameters
     ----------
-    shape : tuple of int
-    indices : ndarray of unsigned integers, shape (n_elements,)
-        Index of every element, zero included as an entry, below `width`.
-    nonzero_indices : ndarray of bool, shape (n_elements,)
-        Which elements are not zero.
-    width : int
-        Entries, zero included.
+    nonzero : ndarray of bool, shape (n_elements,), C order
     """
-    dense = LayoutChoice(layout=Layout.DENSE, column_scan=False, order=None, scan_positions=None)
-    n_nonzero = int(nonzero_indices.sum())
-    if n_nonzero == indices.size:
-        return dense
-    best, best_bytes = dense, best_value_coding(indices, width).n_bytes
-    for column_scan in (False, True):
-        if column_scan and (len(shape) < 2 or min(shape[0], math.prod(shape[1:])) < 2):
-            continue
-        order, scan_positions = _scan(shape, nonzero_indices, column_scan)
-        values_bytes = best_value_coding(indices[order], width).n_bytes + STREAM_OVERHEAD_BYTES
-        gap_bytes = best_gap_coding(scan_positions).n_bytes
-        mask_bytes = coded_bytes(histogram(scan_mask(scan_positions, indices.size)))
-        for layout, position_bytes in ((Layout.SPARSE, gap_bytes), (Layout.MASK, mask_bytes)):
-            if values_bytes + position_bytes < best_bytes:
-                best_bytes = values_bytes + position_bytes
-                best = LayoutChoice(
-                    layout=layout, column_scan=column_scan, order=order, scan_positions=scan_positions
-                )
-    return best
+    if lines.is_plain:
+        return [_plain_block(layout, shape, nonzero, column_scan)]
+    n_rows, n_columns = shape[0], nonzero.size // shape[0]
+    matrix = nonzero.reshape(n_rows, n_columns)
+    matrix = matrix.T if column_scan else matrix
+    alive = np.arange(matrix.shape[1]) if lines.alive is None else np.flatnonzero(lines.alive)
+    blocks = []
+    for number in range(lines.n_classes):
+        own = np.arange(matrix.shape[0])
+        if lines.classes is not None:
+            own = np.flatnonzero(lines.classes == number)
+        n_elements = own.size * alive.size
+        marked = matrix[np.ix_(own, alive)]
+        inside = np.arange(n_elements) if layout is Layout.DENSE else np.flatnonzero(marked)
+        if layout is Layout.DENSE and not marked.any():
+            inside = inside[:0]
+        line, cross = own[inside // max(alive.size, 1)], alive[inside % max(alive.size, 1)]
+        elements = cross * n_columns + line if column_scan else line * n_columns + cross
+        blocks.append(BlockElements(int(own.size), n_elements, elements, inside))
+    return blocks
 
 
-def _scan(shape: tuple[int, ...], nonzero: np.ndarray, column_scan: bool) -> tuple[np.ndarray, np.ndarray]:
-    """C-order and scan positions of the nonzeros, both in scan order."""
+def _plain_block(
+    layout: Layout, shape: tuple[int, ...], nonzero: np.ndarray, column_scan: bool
+) -> BlockElements:
+    n_lines = shape[0] if shape else 1
+    if layout is Layout.DENSE:
+        return BlockElements(n_lines, nonzero.size, None, None)
     if not column_scan:
         positions = np.flatnonzero(nonzero)
-        return positions, positions
-    n_rows = shape[0]
-    scan_positions = np.flatnonzero(nonzero.reshape(n_rows, -1).T)
-    n_columns = nonzero.size // n_rows
-    return (scan_positions % n_rows) * n_columns + scan_positions // n_rows, scan_positions
+        return BlockElements(n_lines, nonzero.size, positions, positions)
+    inside = np.flatnonzero(nonzero.reshape(shape[0], -1).T)
+    n_columns = nonzero.size // shape[0]
+    return BlockElements(
+        n_columns, nonzero.size, (inside % shape[0]) * n_columns + inside // shape[0], inside
+    )
 
 
-def scan_mask(scan_positions: np.ndarray, n_elements: int) -> np.ndarray:
+def scan_mask(inside: np.ndarray, n_elements: int) -> np.ndarray:
     """One bit for each element in scan order, lowest bit first: uint8, shape (ceil(n / 8),)."""
     mask = np.zeros(n_elements, dtype=np.uint8)
-    mask[scan_positions] = 1
+    mask[inside] = 1
     return np.packbits(mask, bitorder="little")
+
+
+def gaps_of(inside: np.ndarray) -> np.ndarray:
+    """Zeros before each of some ascending positions: int64."""
+    gaps: np.ndarray = np.diff(inside, prepend=-1) - 1
+    return gaps
+
+
+Numbering = Callable[[Plan, np.ndarray | None], tuple[np.ndarray, int]]
+"""From a plan and the C-order positions of elements (None: all) to their numbers and the alphabet's width."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """What plans are made for.
+
+    Attributes
+    ----------
+    shape : tuple of int
+    nonzero : ndarray of bool, shape (n_elements,)
+    numbering : function
+        Numbers of elements under a plan.
+    widths : tuple of int
+        Alphabet widths of the other tensors.
+    scale : float
+        Elements of the tensor for each element here: more than 1 for a sample.
+    """
+
+    shape: tuple[int, ...]
+    nonzero: np.ndarray
+    numbering: Numbering
+    prefer: Prefer
+    widths: tuple[int, ...] = ()
+    scale: float = 1.0
+
+    def costed(self, plan: Plan) -> Plan:
+        """Fill in the slices of a plan and its estimate."""
+        plan.slices = list(self._slices(plan))
+        plan.own_bytes = plan.fixed_bytes + sum(s.codings.best_bytes(self.prefer) for s in plan.slices)
+        return plan
+
+    def _slices(self, plan: Plan) -> Iterator[PlannedSlice]:
+        lines = plan.lines
+        blocks = blocks_of(plan.layout, self.shape, self.nonzero, plan.column_scan, lines)
+        plan.fixed_bytes += RECORD_BYTES if lines.is_plain else 2.0 + 5.0 * len(blocks)
+        if lines.classes is not None:
+            codings = class_codings(lines.classes, lines.n_classes)
+            yield PlannedSlice(role="classes", kind=StreamKind.CLASSES, codings=codings)
+        if lines.alive is not None:
+            codings = class_codings(lines.alive.astype(np.uint8), 2)
+            yield PlannedSlice(role="alive", kind=StreamKind.CLASSES, codings=codings)
+        for i, block in enumerate(blocks):
+            suffix = "" if lines.is_plain else str(i)
+            if block.n_stored == 0 and not lines.is_plain:
+                continue
+            numbers, width = self.numbering(plan, block.elements)
+            codings = value_codings(numbers, width, self.widths, self.prefer).scaled(self.scale)
+            yield PlannedSlice(role=f"values{suffix}", kind=StreamKind.VALUES, codings=codings)
+            if plan.layout is Layout.SPARSE:
+                assert block.inside is not None
+                codings = gap_codings(gaps_of(block.inside), self.prefer).scaled(self.scale)
+                yield PlannedSlice(role=f"positions{suffix}", kind=StreamKind.GAPS, codings=codings)
+            elif plan.layout is Layout.MASK:
+                assert block.inside is not None
+                codings = byte_codings(scan_mask(block.inside, block.n_elements)).scaled(self.scale)
+                yield PlannedSlice(role=f"positions{suffix}", kind=StreamKind.MASK, codings=codings)
+
+
+def make_plans(subject: Subject, *, dense_allowed: bool = True) -> list[Plan]:
+    """Return the plans worth comparing once streams are shared, the best one first."""
+    n_stored = int(np.count_nonzero(subject.nonzero))
+    plans = []
+    has_zeros = n_stored < subject.nonzero.size
+    if dense_allowed or not has_zeros:
+        fixed = 0.0
+        plans.append(subject.costed(Plan(layout=Layout.DENSE)))
+        if n_stored < _SPARSE_BELOW * subject.nonzero.size:
+            fixed = _DENSE_PENALTY * plans[0].own_bytes
+        plans[0].fixed_bytes += fixed
+        plans[0].own_bytes += fixed
+    is_matrix = len(subject.shape) >= 2 and min(subject.shape[0], math.prod(subject.shape[1:])) >= 2
+    scans = (False, True) if is_matrix and subject.scale == 1.0 else (False,)
+    if has_zeros:
+        for column_scan in scans:
+            for layout in (Layout.SPARSE, Layout.MASK):
+                plans.append(subject.costed(Plan(layout=layout, column_scan=column_scan)))
+    if is_matrix and subject.prefer is Prefer.SIZE and subject.scale == 1.0:
+        best = min(plans, key=lambda plan: plan.own_bytes)
+        within = best.own_bytes * 1.1 + 64
+        for plan in [p for p in plans if p.own_bytes <= within]:
+            plans.extend(_partitioned(subject, plan, n_stored))
+    plans.sort(key=lambda plan: plan.own_bytes)
+    limit = plans[0].own_bytes * _KEPT_WITHIN + _KEPT_BYTES
+    return [plan for plan in plans[:_KEPT_PLANS] if plan.own_bytes <= limit]
+
+
+def _partitioned(subject: Subject, plain: Plan, n_stored: int) -> Iterator[Plan]:
+    """Yield variants of a plan with dead lines and places left out, and with line classes."""
+    n_columns = subject.nonzero.size // subject.shape[0]
+    matrix = subject.nonzero.reshape(subject.shape[0], n_columns)
+    matrix = matrix.T if plain.column_scan else matrix
+    n_by_line = np.count_nonzero(matrix, axis=1)
+    alive: np.ndarray = np.asarray(matrix.any(axis=0))
+    marks = None if alive.all() else alive
+    dead_lines = n_by_line == 0
+    if not plain.stores_all or dead_lines.any() or marks is not None:
+        found = []
+        if marks is not None:
+            found.append(Lines(None, marks))
+        if dead_lines.any() and not dead_lines.all():
+            living = (~dead_lines).astype(np.uint8)
+            found.append(Lines(living, None))
+            if marks is not None:
+                found.append(Lines(living, marks))
+        for lines in found:
+            yield subject.costed(_variant(plain, lines))
+    if n_stored < _MIN_CLASS_STORED:
+        return
+    yield from _classified(subject, plain, n_by_line, marks)
+
+
+def _classified(
+    subject: Subject, plain: Plan, n_by_line: np.ndarray, marks: np.ndarray | None
+) -> Iterator[Plan]:
+    """Yield plans with more and more classes while they get smaller."""
+    dense = plain.stores_all
+    block = blocks_of(plain.layout, subject.shape, subject.nonzero, plain.column_scan, PLAIN)[0]
+    numbers, width = subject.numbering(plain, block.elements)
+    n_places = subject.nonzero.size // max(n_by_line.size, 1)
+    where = np.arange(block.n_elements) if block.inside is None else block.inside
+    values = value_counts(where // n_places, numbers.astype(np.int64), n_by_line.size, width)
+    if dense and values is None:
+        return
+    kept_marks = marks if marks is not None and np.count_nonzero(marks) < 0.9 * marks.size else None
+    best = plain.own_bytes
+    for n_classes in _CLASS_COUNTS:
+        if n_classes > n_by_line.size // 2:
+            return
+        classes = classify_lines(n_by_line, n_places, values, n_classes, dense=dense)
+        if int(classes.max()) == 0:
+            return
+        plan = subject.costed(_variant(plain, Lines(classes, kept_marks)))
+        yield plan
+        if plan.own_bytes > best * 1.01 + 64:
+            return
+        best = min(best, plan.own_bytes)
+
+
+def _variant(plain: Plan, lines: Lines) -> Plan:
+    return Plan(
+        layout=plain.layout,
+        column_scan=plain.column_scan,
+        lines=lines,
+        by_value=plain.by_value,
+        fixed_bytes=plain.fixed_bytes - RECORD_BYTES,
+    )

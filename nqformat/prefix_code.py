@@ -157,8 +157,8 @@ class PrefixCode:
         return bytes([_KIND_LENGTHS]) + encode_varint(len(self.lengths)) + _write_lengths(self.lengths)
 
     @classmethod
-    def read(cls, cursor: ByteCursor) -> PrefixCode:
-        """Parse a table record's fixed fields; the rest of the body is the bit string.
+    def read(cls, cursor: ByteCursor, kind: int | None = None) -> PrefixCode:
+        """Parse a table record, or what follows its `kind`; the rest of the body is the bit string.
 
         Raises
         ------
@@ -167,7 +167,7 @@ class PrefixCode:
         UnsupportedFeatureError
             If the table kind is unknown.
         """
-        kind = cursor.u8()
+        kind = cursor.u8() if kind is None else kind
         if kind == _KIND_SINGLE:
             code = cls(lengths=(), single=cursor.u8())
             cursor.finish()

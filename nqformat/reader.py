@@ -39,9 +39,9 @@ from .grouping import GroupMapping
 from .header import HEADER_BYTES, Header
 from .limits import Limits
 from .metadata import decode_metadata
+from .partition import read_partition
 from .planes import join_planes
-from .prefix_code import PrefixCode
-from .streams import ChunkEntry, StreamRecord, decode_chunk, read_chunk_index
+from .streams import ChunkEntry, Code, StreamRecord, decode_chunk, read_chunk_index
 from .tensor import MAX_AFFINE_K, Layout, PackedTensor, affine_values, cast_values
 from .tensor_records import (
     AffineOrder,
@@ -49,6 +49,7 @@ from .tensor_records import (
     CodebookValues,
     ConstantFields,
     PackedFields,
+    Partition,
     RawFields,
     TensorRecord,
     ViewFields,
@@ -297,7 +298,12 @@ class NqzFile:
         if not record.shape or not 0 <= start <= stop <= record.shape[0]:
             raise ValueError(f"rows {start}:{stop} of tensor {name!r} with shape {record.shape}")
         fields = record.fields
-        if isinstance(fields, PackedFields) and record.layout is Layout.DENSE and not fields.column_scan:
+        if (
+            isinstance(fields, PackedFields)
+            and record.layout is Layout.DENSE
+            and not fields.column_scan
+            and fields.partition is None
+        ):
             row = math.prod(record.shape[1:])
             bits = self._dense_range(record, fields, start * row, stop * row)
             bits = bits.reshape(stop - start, *record.shape[1:])
@@ -334,8 +340,11 @@ class NqzFile:
             if packed:
                 n_bytes = _PACKED_BYTES_PER_ELEMENT * fields.n_stored
                 n_bytes += record.n_elements if record.layout is Layout.MASK else 0
-            elif record.layout is not Layout.DENSE:
+            elif record.layout is not Layout.DENSE and fields.partition is None:
                 n_bytes += self._side_bytes(record, fields)
+            if fields.partition is not None:
+                n_bytes += _PACKED_BYTES_PER_ELEMENT * fields.n_stored
+                n_bytes += _PACKED_BYTES_PER_ELEMENT * (fields.partition.n_lines + fields.partition.n_cross)
             n_bytes += min(n_bytes, _CHUNK_BUFFERS_BYTES)
         elif isinstance(fields, RawFields) and fields.coded_planes:
             n_bytes += record.n_elements * len(fields.coded_planes)
@@ -394,7 +403,7 @@ class NqzFile:
         stream = self._directory.streams[part.stream]
         if isinstance(stream, str):
             raise UnsupportedFeatureError(stream)
-        code: PrefixCode | str | None = None if stream.table is None else self._directory.tables[stream.table]
+        code: Code | str | None = None if stream.table is None else self._directory.tables[stream.table]
         if isinstance(code, str):
             raise UnsupportedFeatureError(code)
         pieces = []
@@ -420,6 +429,8 @@ class NqzFile:
         """Decode a quantized tensor into its elements, C order, shape (n_elements,)."""
         assert record.dtype is not None
         columns = (record.shape[0], math.prod(record.shape[1:])) if fields.column_scan else None
+        if fields.partition is not None:
+            return self._packed(record, fields).decode().reshape(-1)
         if record.layout is Layout.DENSE and columns is None:
             return self._dense_range(record, fields, 0, record.n_elements)
         values = self._coded(record.name, self._slice(record, "values"))
@@ -432,7 +443,7 @@ class NqzFile:
         positions = self._coded(record.name, self._slice(record, "positions"))
         mask = None
         if record.layout is Layout.MASK:
-            mask = self._mask_bytes(record, fields, positions)
+            mask = self._mask_bytes(record, positions, record.n_elements, fields.n_stored)
         out = np.zeros(record.n_elements, dtype=record.dtype.storage_dtype)
         if mask is None:
             decode_sparse(
@@ -503,22 +514,31 @@ class NqzFile:
         values = cast_values(affine_values(np.where(legal, k, 0), rule.step, rule.offset), dtype)
         return ValueTable(values=values, legal=legal), compute
 
-    def _mask_bytes(self, record: TensorRecord, fields: PackedFields, positions: CodedSlice) -> np.ndarray:
-        """Mask of a tensor; its set bits are as many as its numbers, and none lies beyond its elements."""
-        mask = np.zeros(-(-record.n_elements // 8), dtype=np.uint8)
+    def _mask_bytes(
+        self, record: TensorRecord, positions: CodedSlice, n_elements: int, n_stored: int
+    ) -> np.ndarray:
+        """Return a mask; its set bits are as many as the numbers, and none lies beyond the elements."""
+        mask = np.zeros(-(-n_elements // 8), dtype=np.uint8)
         decode_bytes(positions, mask, self._workers)
-        beyond = record.n_elements % 8 and int(mask[-1]) >> (record.n_elements % 8)
-        if beyond or count_mask(mask) != fields.n_stored:
+        beyond = n_elements % 8 and int(mask[-1]) >> (n_elements % 8)
+        if beyond or count_mask(mask) != n_stored:
             raise CorruptError(f"mask of tensor {record.name!r} does not fit its nonzeros", section="TENSOR")
         return mask
 
     def _packed(self, record: TensorRecord, fields: PackedFields) -> PackedTensor:
         assert record.dtype is not None and record.layout is not None
         self._check_size(record, packed=True)
-        stored = self._slice_numbers(record.name, self._slice(record, "values"))
-        positions = self._positions(record, fields)
-        if fields.column_scan:
-            stored, positions = _row_order(record.shape, stored, positions)
+        layout = record.layout
+        positions: np.ndarray | None
+        if fields.partition is not None:
+            stored, positions = self._partition_numbers(record, fields, fields.partition)
+            layout = Layout.DENSE if fields.n_stored == record.n_elements else Layout.SPARSE
+            positions = None if layout is Layout.DENSE else positions
+        else:
+            stored = self._slice_numbers(record.name, self._slice(record, "values"))
+            positions = self._positions(record, fields.n_stored)
+            if fields.column_scan:
+                stored, positions = _row_order(record.shape, stored, positions)
         codebook, step, offset = None, 0.0, 0.0
         if isinstance(fields.rule, CodebookValues):
             codebook = self._codebook(fields.rule.codebook)
@@ -538,7 +558,7 @@ class NqzFile:
             name=record.name,
             dtype=record.dtype,
             shape=record.shape,
-            layout=record.layout,
+            layout=layout,
             symbols=symbols,
             positions=positions,
             codebook=codebook,
@@ -546,16 +566,32 @@ class NqzFile:
             offset=offset,
         )
 
-    def _positions(self, record: TensorRecord, fields: PackedFields) -> np.ndarray | None:
+    def _partition_numbers(
+        self, record: TensorRecord, fields: PackedFields, partition: Partition
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return stored numbers and C-order positions of a tensor in blocks (spec 7.5)."""
+        return read_partition(
+            record,
+            partition,
+            fields.column_scan,
+            lambda role: self._slice_numbers(record.name, self._slice(record, role)),
+            lambda role, n_elements, n_stored: self._coded_positions(record, role, n_elements, n_stored),
+        )
+
+    def _positions(self, record: TensorRecord, n_stored: int) -> np.ndarray | None:
         """Scan positions of the stored elements, ascending; None when dense."""
         if record.layout is Layout.DENSE:
             return None
-        coded = self._coded(record.name, self._slice(record, "positions"))
+        return self._coded_positions(record, "positions", record.n_elements, n_stored)
+
+    def _coded_positions(self, record: TensorRecord, role: str, n_elements: int, n_stored: int) -> np.ndarray:
+        """Ascending positions below `n_elements` from gaps or a mask."""
+        coded = self._coded(record.name, self._slice(record, role))
         if record.layout is Layout.MASK:
-            mask = np.unpackbits(self._mask_bytes(record, fields, coded), bitorder="little")
+            mask = np.unpackbits(self._mask_bytes(record, coded, n_elements, n_stored), bitorder="little")
             return np.flatnonzero(mask)
-        positions = np.empty(fields.n_stored, dtype=np.int64)
-        for piece, found in gap_positions(coded, record.n_elements):
+        positions = np.empty(n_stored, dtype=np.int64)
+        for piece, found in gap_positions(coded, n_elements):
             positions[piece.start : piece.stop] = found
         return positions
 
@@ -604,7 +640,7 @@ class NqzFile:
         return entries
 
     def _chunk(
-        self, stream: int, number: int, record: StreamRecord, code: PrefixCode | None, entry: ChunkEntry
+        self, stream: int, number: int, record: StreamRecord, code: Code | None, entry: ChunkEntry
     ) -> list[np.ndarray]:
         """Decode a chunk; one that several tensors share is kept until another of its stream is wanted."""
         with self._lock:

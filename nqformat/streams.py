@@ -20,11 +20,15 @@ from .chunks import (
 )
 from .cursor import ByteCursor, encode_varint, encode_zigzag
 from .errors import CorruptError, FormatError, UnsupportedFeatureError
+from .escape import EscapeMapping
 from .grouping import GroupMapping
 from .hybrid import HybridMapping
+from .kernels.reference import unpack_bits_reference
 from .prefix_code import PrefixCode
+from .tans import TansCode
 
-Mapping = GroupMapping | HybridMapping
+Mapping = GroupMapping | HybridMapping | EscapeMapping
+Code = PrefixCode | TansCode
 
 
 class StreamKind(IntEnum):
@@ -34,10 +38,11 @@ class StreamKind(IntEnum):
     GAPS = 2
     MASK = 3
     PLANE = 4
+    CLASSES = 5
 
 
 class Codec(IntEnum):
-    """How a stream's symbols are coded (spec 4.1); TANS and CONTEXT are reserved."""
+    """How a stream's symbols are coded (spec 4.1); CONTEXT is reserved."""
 
     STORED = 0
     HUFFMAN = 1
@@ -47,6 +52,8 @@ class Codec(IntEnum):
 
 _MAPPING_GROUP = 0
 _MAPPING_HYBRID = 1
+_MAPPING_ESCAPE = 2
+_SLOW_REFERENCE = 4
 _FLAG_FOUR_STREAMS = 0x10
 
 
@@ -58,8 +65,8 @@ class StreamRecord:
     ----------
     kind : StreamKind
     codec : Codec
-        STORED or HUFFMAN.
-    mapping : GroupMapping or HybridMapping
+        STORED, HUFFMAN or TANS.
+    mapping : GroupMapping, HybridMapping or EscapeMapping
         From numbers to symbols.
     chunk_log2 : int
         Log2 of the elements of a full chunk.
@@ -86,6 +93,9 @@ class StreamRecord:
         if isinstance(self.mapping, GroupMapping):
             out += bytes([self.codec | _MAPPING_GROUP << 4])
             out += bytes([self.mapping.group, self.mapping.width - 1])
+        elif isinstance(self.mapping, EscapeMapping):
+            out += bytes([self.codec | _MAPPING_ESCAPE << 4])
+            out += bytes([self.mapping.group, self.mapping.window, self.mapping.escape_bits])
         else:
             out += bytes([self.codec | _MAPPING_HYBRID << 4])
             out += bytes([self.mapping.split_log2 | self.mapping.mantissa_bits << 4])
@@ -114,7 +124,7 @@ class StreamRecord:
             raise UnsupportedFeatureError(
                 f"stream kind {kind_number} or codec {coding & 15} is unknown"
             ) from None
-        if codec not in (Codec.STORED, Codec.HUFFMAN):
+        if codec is Codec.CONTEXT:
             raise UnsupportedFeatureError(f"codec {codec.name.lower()} is not implemented by this reader")
         mapping = _read_mapping(cursor, coding >> 4)
         chunking = cursor.u8()
@@ -126,7 +136,7 @@ class StreamRecord:
                 f"chunks of 2**{chunk_log2} elements, at most 2**{MAX_CHUNK_LOG2} are allowed"
             )
         table = None
-        if codec is Codec.HUFFMAN:
+        if codec is not Codec.STORED:
             table = cursor.varint()
             if table >= n_tables:
                 raise cursor.corrupt(f"code table {table} does not exist")
@@ -149,6 +159,8 @@ def _read_mapping(cursor: ByteCursor, number: int) -> Mapping:
         if number == _MAPPING_HYBRID:
             packed = cursor.u8()
             return HybridMapping(split_log2=packed & 0x0F, mantissa_bits=packed >> 4)
+        if number == _MAPPING_ESCAPE:
+            return EscapeMapping(group=cursor.u8(), window=cursor.u8(), escape_bits=cursor.u8())
     except FormatError:
         raise
     except ValueError as error:
@@ -176,10 +188,12 @@ def slice_symbols(mapping: Mapping, values: np.ndarray) -> np.ndarray:
     """Symbols of the numbers of one chunk part: uint8."""
     if isinstance(mapping, GroupMapping):
         return mapping.join(values)
+    if isinstance(mapping, EscapeMapping):
+        return mapping.symbols(values)
     return mapping.split(values)[0]
 
 
-def encode_stream(record: StreamRecord, code: PrefixCode | None, slices: list[SymbolSlice]) -> bytes:
+def encode_stream(record: StreamRecord, code: Code | None, slices: list[SymbolSlice]) -> bytes:
     """Encode slices into a stream's payload: chunk index, then chunks (spec 4.5).
 
     Parameters
@@ -190,17 +204,18 @@ def encode_stream(record: StreamRecord, code: PrefixCode | None, slices: list[Sy
         Required unless the codec is STORED; covers every symbol.
     """
     index = bytearray()
+    fast = kernels.use_numba(_SLOW_REFERENCE * sum(s.values.size for s in slices))
     body: list[bytes] = []
     previous_start = 0
     for chunk in chunk_grid([s.values.size for s in slices], record.chunk_log2):
         parts = [slices[p.slice_index].values[p.start : p.stop] for p in chunk.parts]
-        coded, extra = _encode_chunk(record, code, parts)
+        coded, extra = _encode_chunk(record, code, parts, fast)
         n_coded = sum(map(len, coded))
         index += encode_varint(n_coded)
         if len(coded) > 1:
             for substream in coded[:-1]:
                 index += encode_zigzag(len(substream) - n_coded // 4)
-        if isinstance(record.mapping, HybridMapping):
+        if not isinstance(record.mapping, GroupMapping):
             index += encode_varint(len(extra))
         first = chunk.parts[0]
         starts = slices[first.slice_index].starts
@@ -215,12 +230,16 @@ def encode_stream(record: StreamRecord, code: PrefixCode | None, slices: list[Sy
 
 
 def _encode_chunk(
-    record: StreamRecord, code: PrefixCode | None, parts: list[np.ndarray]
+    record: StreamRecord, code: Code | None, parts: list[np.ndarray], fast: bool
 ) -> tuple[list[bytes], bytes]:
     """Return the sub-streams and the extra bits of one chunk."""
     extra = b""
     if isinstance(record.mapping, GroupMapping):
         symbols = np.concatenate([record.mapping.join(p) for p in parts])
+    elif isinstance(record.mapping, EscapeMapping):
+        symbols = np.concatenate([record.mapping.symbols(p) for p in parts])
+        escaped = np.concatenate([record.mapping.extra(p) for p in parts])
+        extra = kernels.pack_bits(escaped, np.full(escaped.size, record.mapping.escape_bits, dtype=np.uint8))
     else:
         symbols, low_bits, widths = record.mapping.split(np.concatenate(parts))
         extra = kernels.pack_bits(low_bits, widths)
@@ -228,6 +247,9 @@ def _encode_chunk(
         return [symbols.tobytes()], extra
     assert code is not None
     bounds = substream_bounds(symbols.size, n_substreams(symbols.size, record.four_streams))
+    if isinstance(code, TansCode):
+        tables = (code.frequencies, code.first_place, code.states_by_symbol, code.table_log2)
+        return [kernels.encode_tans(symbols[a:b], *tables, numba=fast) for a, b in pairwise(bounds)], extra
     if code.single is not None:
         return [b""] * (len(bounds) - 1), extra
     codes, lengths = code.codewords
@@ -263,7 +285,7 @@ class ChunkEntry:
 
 def chunk_symbols(mapping: Mapping, span: ChunkSpan) -> int:
     """Symbols of a chunk: each part is padded to whole groups."""
-    if isinstance(mapping, GroupMapping):
+    if not isinstance(mapping, HybridMapping):
         return sum(mapping.n_symbols(p.n_elements) for p in span.parts)
     return sum(p.n_elements for p in span.parts)
 
@@ -291,7 +313,7 @@ def read_chunk_index(record: StreamRecord, payload: memoryview, slice_lengths: l
             substreams = [*first, n_coded - sum(first)]
             if min(substreams) < 0:
                 raise cursor.corrupt("a sub-stream has a negative length")
-        extra_bytes = cursor.varint() if isinstance(record.mapping, HybridMapping) else 0
+        extra_bytes = 0 if isinstance(record.mapping, GroupMapping) else cursor.varint()
         if record.kind is StreamKind.GAPS:
             scan_start = scan_start + cursor.varint() if span.continues_slice else 0
         sizes.append((tuple(substreams), extra_bytes, scan_start))
@@ -317,7 +339,7 @@ def read_chunk_index(record: StreamRecord, payload: memoryview, slice_lengths: l
 
 
 def decode_chunk(
-    record: StreamRecord, code: PrefixCode | None, entry: ChunkEntry, chunk: memoryview, base_abs: int
+    record: StreamRecord, code: Code | None, entry: ChunkEntry, chunk: memoryview, base_abs: int
 ) -> list[np.ndarray]:
     """Decode one chunk into the numbers of its parts.
 
@@ -344,24 +366,36 @@ def decode_chunk(
         )
     if isinstance(record.mapping, GroupMapping):
         return _split_groups(record.mapping, entry, symbols, base_abs)
+    if isinstance(record.mapping, EscapeMapping):
+        extra = chunk[sum(entry.substream_bytes) :]
+        return _join_escaped(record.mapping, entry, symbols, extra, base_abs)
     values = _join_hybrid(record.mapping, symbols, chunk[sum(entry.substream_bytes) :], base_abs)
     bounds = np.cumsum([p.n_elements for p in entry.span.parts])[:-1]
     return [np.asarray(part) for part in np.split(values, bounds)]
 
 
 def _decode_symbols(
-    record: StreamRecord, code: PrefixCode | None, entry: ChunkEntry, chunk: memoryview, n_symbols: int
+    record: StreamRecord, code: Code | None, entry: ChunkEntry, chunk: memoryview, n_symbols: int
 ) -> np.ndarray | None:
     coded = np.frombuffer(chunk[: sum(entry.substream_bytes)], dtype=np.uint8)
     if record.codec is Codec.STORED:
         return coded.copy() if coded.size == n_symbols else None
     assert code is not None
-    if code.single is not None:
+    if isinstance(code, PrefixCode) and code.single is not None:
         return np.full(n_symbols, code.single, dtype=np.uint8) if coded.size == 0 else None
     byte_bounds = [0]
     for n_bytes in entry.substream_bytes:
         byte_bounds.append(byte_bounds[-1] + n_bytes)
     symbol_bounds = substream_bounds(n_symbols, len(entry.substream_bytes))
+    if isinstance(code, TansCode):
+        return kernels.decode_tans_streams(
+            coded,
+            byte_bounds,
+            code.decode_table,
+            code.table_log2,
+            symbol_bounds,
+            numba=kernels.use_numba(_SLOW_REFERENCE * record.payload_bytes),
+        )
     return kernels.decode_prefix_streams(coded, byte_bounds, code.lengths, symbol_bounds)
 
 
@@ -380,6 +414,23 @@ def _split_groups(
     return parts
 
 
+def _join_escaped(
+    mapping: EscapeMapping, entry: ChunkEntry, symbols: np.ndarray, extra: memoryview, base_abs: int
+) -> list[np.ndarray]:
+    digits = _split_groups(mapping.digits, entry, symbols, base_abs)
+    places = [np.flatnonzero(part == mapping.window) for part in digits]
+    widths = np.full(sum(p.size for p in places), mapping.escape_bits, dtype=np.uint8)
+    rest = _extra_numbers(widths, extra, base_abs).astype(np.int64)
+    small = mapping.max_value < 256
+    parts = []
+    for part, escaped in zip(digits, places, strict=True):
+        values = part.copy() if small else part.astype(np.int64)
+        values[escaped] = mapping.window + rest[: escaped.size]
+        rest = rest[escaped.size :]
+        parts.append(values)
+    return parts
+
+
 def _join_hybrid(mapping: HybridMapping, symbols: np.ndarray, extra: memoryview, base_abs: int) -> np.ndarray:
     packed = np.frombuffer(extra, dtype=np.uint8)
     numbers = kernels.join_hybrid(symbols, packed, mapping.symbol_bases, mapping.symbol_widths)
@@ -390,3 +441,14 @@ def _join_hybrid(mapping: HybridMapping, symbols: np.ndarray, extra: memoryview,
             offset_abs=base_abs,
         )
     return numbers
+
+
+def _extra_numbers(widths: np.ndarray, extra: memoryview, base_abs: int) -> np.ndarray:
+    """Numbers of a chunk's extra bits: uint64; CorruptError unless they fill them exactly."""
+    n_bits = int(widths.sum(dtype=np.int64))
+    packed = np.frombuffer(extra, dtype=np.uint8)
+    if packed.size != (n_bits + 7) // 8 or (n_bits % 8 and int(packed[-1]) >> (n_bits % 8)):
+        raise CorruptError("extra bits do not have their exact length", section="STREAM", offset_abs=base_abs)
+    if n_bits == 0:
+        packed = np.zeros(8, dtype=np.uint8)
+    return unpack_bits_reference(packed, widths)

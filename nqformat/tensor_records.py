@@ -15,6 +15,10 @@ from .tensor import MAX_AFFINE_K, Layout
 
 _FLAG_AFFINE = 0x01
 _FLAG_COLUMN_SCAN = 0x02
+_FLAG_CLASSES = 0x04
+_FLAG_ALIVE = 0x08
+_FLAGS = _FLAG_AFFINE | _FLAG_COLUMN_SCAN | _FLAG_CLASSES | _FLAG_ALIVE
+MAX_CLASSES = 16
 
 
 class AffineOrder(IntEnum):
@@ -60,6 +64,49 @@ class ConstantFields:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """Lines of one class, coded as a matrix of their own.
+
+    Attributes
+    ----------
+    n_lines, n_stored : int
+    value_stream, position_stream : int or None
+        None for a block without stored elements, and for the positions of a DENSE tensor.
+    """
+
+    n_lines: int
+    n_stored: int
+    value_stream: int | None = None
+    position_stream: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Partition:
+    """A tensor's matrix of lines, cut into blocks (spec 7.5).
+
+    Attributes
+    ----------
+    n_lines, n_cross : int
+        Lines (rows, or columns with column scan) and places on a line.
+    class_stream : int or None
+        Class of every line; None: one block of all lines.
+    alive_stream : int or None
+        Which places of a line can hold stored elements; None: all.
+    n_alive : int
+        Number of those places.
+    blocks : tuple of Block
+        One for each class.
+    """
+
+    n_lines: int
+    n_cross: int
+    class_stream: int | None
+    alive_stream: int | None
+    n_alive: int
+    blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PackedFields:
     """DENSE, SPARSE and MASK.
 
@@ -69,10 +116,12 @@ class PackedFields:
     column_scan : bool
         Elements are visited column by column of the (shape[0], rest) matrix.
     n_stored : int
-        Elements with a symbol; all of them when dense.
+        Elements with a symbol; all of them when dense without a partition.
     value_stream : int
+        -1 with a partition, whose blocks have streams of their own.
     position_stream : int or None
         Gap stream (SPARSE) or mask stream (MASK).
+    partition : Partition or None
     """
 
     rule: ValueRule
@@ -80,6 +129,7 @@ class PackedFields:
     n_stored: int
     value_stream: int
     position_stream: int | None = None
+    partition: Partition | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,12 +212,35 @@ def _field_bytes(layout: Layout, fields: Fields) -> bytes:
     flags = (_FLAG_COLUMN_SCAN if fields.column_scan else 0) | (
         _FLAG_AFFINE if isinstance(fields.rule, AffineRule) else 0
     )
+    if fields.partition is not None:
+        flags |= _FLAG_CLASSES if fields.partition.class_stream is not None else 0
+        flags |= _FLAG_ALIVE if fields.partition.alive_stream is not None else 0
+        return bytes([flags]) + _rule_bytes(fields.rule) + _partition_bytes(layout, fields.partition)
     out = bytes([flags]) + _rule_bytes(fields.rule)
     if layout is not Layout.DENSE:
         out += encode_varint(fields.n_stored)
     out += encode_varint(fields.value_stream)
     if fields.position_stream is not None:
         out += encode_varint(fields.position_stream)
+    return out
+
+
+def _partition_bytes(layout: Layout, partition: Partition) -> bytes:
+    out = b""
+    if partition.class_stream is not None:
+        out += encode_varint(len(partition.blocks)) + encode_varint(partition.class_stream)
+    if partition.alive_stream is not None:
+        out += encode_varint(partition.n_alive) + encode_varint(partition.alive_stream)
+    for block in partition.blocks:
+        if partition.class_stream is not None:
+            out += encode_varint(block.n_lines)
+        out += encode_varint(block.n_stored)
+        if block.n_stored:
+            assert block.value_stream is not None
+            out += encode_varint(block.value_stream)
+            if layout is not Layout.DENSE:
+                assert block.position_stream is not None
+                out += encode_varint(block.position_stream)
     return out
 
 
@@ -325,12 +398,18 @@ def _read_packed(
     cursor: ByteCursor, layout: Layout, dtype: DType, shape: tuple[int, ...], counts: DirectoryCounts
 ) -> PackedFields:
     flags = cursor.u8()
-    if flags & ~(_FLAG_AFFINE | _FLAG_COLUMN_SCAN):
+    if flags & ~_FLAGS:
         raise UnsupportedFeatureError(f"tensor options {flags:#04x} are unknown to this reader")
     column_scan = bool(flags & _FLAG_COLUMN_SCAN)
     if column_scan and len(shape) < 2:
         raise cursor.corrupt("column scan of a tensor with fewer than two dimensions")
     rule = _read_affine(cursor, dtype) if flags & _FLAG_AFFINE else _read_codebook_rule(cursor, dtype, counts)
+    if flags & (_FLAG_CLASSES | _FLAG_ALIVE):
+        partition = _read_partition(cursor, layout, shape, counts, flags)
+        n_stored = sum(block.n_stored for block in partition.blocks)
+        return PackedFields(
+            rule=rule, column_scan=column_scan, n_stored=n_stored, value_stream=-1, partition=partition
+        )
     n_elements = n_stored = math.prod(shape)
     if layout is not Layout.DENSE:
         n_stored = cursor.varint()
@@ -344,6 +423,58 @@ def _read_packed(
         n_stored=n_stored,
         value_stream=value_stream,
         position_stream=position_stream,
+    )
+
+
+def _read_partition(
+    cursor: ByteCursor, layout: Layout, shape: tuple[int, ...], counts: DirectoryCounts, flags: int
+) -> Partition:
+    if len(shape) < 2:
+        raise cursor.corrupt("line classes of a tensor with fewer than two dimensions")
+    n_lines, n_cross = shape[0], math.prod(shape[1:])
+    if flags & _FLAG_COLUMN_SCAN:
+        n_lines, n_cross = n_cross, n_lines
+    n_blocks, class_stream = 1, None
+    if flags & _FLAG_CLASSES:
+        n_blocks = cursor.varint()
+        if not 2 <= n_blocks <= MAX_CLASSES:
+            raise cursor.corrupt(f"{n_blocks} line classes, allowed are 2 to {MAX_CLASSES}")
+        class_stream = _stream(cursor, counts)
+    n_alive, alive_stream = n_cross, None
+    if flags & _FLAG_ALIVE:
+        n_alive = cursor.varint()
+        alive_stream = _stream(cursor, counts)
+    if n_alive > n_cross:
+        raise cursor.corrupt(f"{n_alive} of {n_cross} places alive")
+    blocks = []
+    for _ in range(n_blocks):
+        n_own = cursor.varint() if class_stream is not None else n_lines
+        blocks.append(_read_block(cursor, layout, n_own, n_alive, counts))
+    if sum(block.n_lines for block in blocks) != n_lines:
+        raise cursor.corrupt(f"classes do not add up to {n_lines} lines")
+    return Partition(
+        n_lines=n_lines,
+        n_cross=n_cross,
+        class_stream=class_stream,
+        alive_stream=alive_stream,
+        n_alive=n_alive,
+        blocks=tuple(blocks),
+    )
+
+
+def _read_block(
+    cursor: ByteCursor, layout: Layout, n_lines: int, n_alive: int, counts: DirectoryCounts
+) -> Block:
+    n_stored = cursor.varint()
+    if n_stored > n_lines * n_alive or (layout is Layout.DENSE and n_stored not in (0, n_lines * n_alive)):
+        raise cursor.corrupt(f"{n_stored} elements stored of {n_lines} lines with {n_alive} places")
+    if n_stored == 0:
+        return Block(n_lines=n_lines, n_stored=0)
+    return Block(
+        n_lines=n_lines,
+        n_stored=n_stored,
+        value_stream=_stream(cursor, counts),
+        position_stream=None if layout is Layout.DENSE else _stream(cursor, counts),
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .checksums import DEFAULT_PAGE_LOG2, n_pages, page_checksums
+from .code_cost import Prefer
 from .cursor import encode_varint
 from .deflate import deflate
 from .directory import GRAPH_ONNX, PAYLOAD_ALIGNMENT, RecordKind, record_bytes
@@ -30,10 +31,11 @@ def save(
     graph: bytes | None = None,
     metadata: Mapping[str, Any] | None = None,
     edge: bool = False,
+    prefer: str = "size",
 ) -> bytes:
     """Return the bytes of a .nqz file; see :func:`save_file`."""
     typed = {name: _as_tensor(name, tensor) for name, tensor in tensors.items()}
-    directory, payloads = _assemble(encode_tensors(typed), graph, metadata)
+    directory, payloads = _assemble(encode_tensors(typed, _preference(prefer)), graph, metadata)
     stored, deflated, n_checksums = _settle_directory(directory, payloads, edge=edge)
     body_start = HEADER_BYTES + 4 * n_checksums + len(stored)
     body = _lay_out(payloads, body_start)
@@ -56,6 +58,7 @@ def save_file(
     graph: bytes | None = None,
     metadata: Mapping[str, Any] | None = None,
     edge: bool = False,
+    prefer: str = "size",
 ) -> int:
     """Write tensors to a .nqz file, atomically.
 
@@ -70,6 +73,9 @@ def save_file(
         JSON object.
     edge : bool
         Leave the directory uncompressed, for readers without a heap.
+    prefer : {"size", "speed"}
+        Smallest file, or fastest decoding where the two differ: prefix codes only, no line classes, four
+        sub-streams throughout. Files are at most a few percent larger.
 
     Returns
     -------
@@ -90,9 +96,15 @@ def save_file(
     >>> save_file({"w": np.arange(6, dtype=np.float32).reshape(2, 3)}, path) == os.path.getsize(path)
     True
     """
-    content = save(tensors, graph=graph, metadata=metadata, edge=edge)
+    content = save(tensors, graph=graph, metadata=metadata, edge=edge, prefer=prefer)
     write_atomically(path, [content])
     return len(content)
+
+
+def _preference(prefer: str) -> Prefer:
+    if prefer not in tuple(p.value for p in Prefer):
+        raise ValueError(f"prefer must be 'size' or 'speed', not {prefer!r}")
+    return Prefer(prefer)
 
 
 def _as_tensor(name: str, tensor: TensorLike) -> Tensor:

@@ -7,7 +7,9 @@ is worth that, and compiles them where it is worth seconds.
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
 from functools import cache, lru_cache
 
 import numpy as np
@@ -23,16 +25,20 @@ from .reference import (
     pack_codes_reference,
 )
 from .tables import DecodeTable, build_decode_table, spread_table, stream_block
+from .tans_reference import decode_tans_reference, encode_tans_reference
 
 __all__ = [
     "count_symbols",
     "decode_prefix_streams",
     "decode_table",
+    "decode_tans_streams",
+    "encode_tans",
     "join_hybrid",
     "join_planes",
     "native",
     "pack_bits",
     "pack_codes",
+    "use_numba",
 ]
 
 _WORTH_LOADING_SYMBOLS = 200_000
@@ -51,6 +57,16 @@ def native(n_symbols: int) -> KernelLibrary | None:
     if n_symbols < _WORTH_LOADING_SYMBOLS and not _is_loaded():
         return None
     return kernel_library(compile_missing=n_symbols >= _WORTH_COMPILING_SYMBOLS)
+
+
+def use_numba(n_symbols: int) -> bool:
+    """Decide whether work on `n_symbols` is worth Numba itself, for kernels that are not in the library."""
+    choice = os.environ.get("NQFORMAT_KERNELS", "auto")
+    if choice == "numpy":
+        return False
+    if choice == "auto" and "numba" not in sys.modules and n_symbols < _WORTH_COMPILING_SYMBOLS:
+        return False
+    return importlib.util.find_spec("numba") is not None
 
 
 def _is_loaded() -> bool:
@@ -255,3 +271,65 @@ def _plain_table(lengths: tuple[int, ...]) -> np.ndarray:
 def identity_spread() -> np.ndarray:
     """Numbers of each symbol for groups of one."""
     return spread_table(1, 256)
+
+
+def encode_tans(
+    symbols: np.ndarray,
+    frequencies: np.ndarray,
+    first_place: np.ndarray,
+    states: np.ndarray,
+    table_log2: int,
+    *,
+    numba: bool | None = None,
+) -> bytes:
+    """Encode one sub-stream; arrays as in :func:`.tans_reference.encode_tans_reference`."""
+    if numba is None:
+        numba = use_numba(symbols.size)
+    if numba:
+        from . import tans
+
+        n = symbols.size + min(2, symbols.size)
+        numbers, widths = np.empty(n, dtype=np.uint64), np.empty(n, dtype=np.uint8)
+        status = tans.encode_tans(symbols, frequencies, first_place, states, table_log2, numbers, widths)
+        assert status == 0
+    else:
+        numbers, widths = encode_tans_reference(symbols, frequencies, first_place, states, table_log2)
+    return pack_bits(numbers, widths)
+
+
+def decode_tans_streams(
+    buffer: np.ndarray,
+    byte_bounds: list[int],
+    table: np.ndarray,
+    table_log2: int,
+    symbol_bounds: list[int],
+    *,
+    numba: bool | None = None,
+) -> np.ndarray | None:
+    """Decode adjacent sub-streams of one tANS code.
+
+    Parameters
+    ----------
+    buffer : ndarray of uint8
+    byte_bounds, symbol_bounds : list of int, length n_streams + 1
+    table : ndarray of uint32, shape (2**table_log2,)
+
+    Returns
+    -------
+    ndarray of uint8, shape (symbol_bounds[-1],), or None
+        None if a sub-stream is corrupt (wrong end or padding).
+    """
+    out = np.empty(symbol_bounds[-1], dtype=np.uint8)
+    if numba is None:
+        numba = use_numba(out.size)
+    if numba:
+        from . import tans
+
+        bounds = (np.array(byte_bounds, dtype=np.int64), np.array(symbol_bounds, dtype=np.int64))
+        status = tans.decode_tans_streams(buffer, bounds[0], table, table_log2, bounds[1], out)
+        return out if status == 0 else None
+    for i in range(len(byte_bounds) - 1):
+        part = out[symbol_bounds[i] : symbol_bounds[i + 1]]
+        if decode_tans_reference(buffer[byte_bounds[i] : byte_bounds[i + 1]], table, table_log2, part):
+            return None
+    return out

@@ -34,7 +34,49 @@ def worked_example() -> bytes:
     return nqformat.save(tensors, metadata={"method": "kmeans"}, edge=True)
 
 
-VALID = {"001-worked-example": worked_example}
+def _levels(n_entries: int) -> Codebook:
+    return Codebook(values=np.arange(n_entries, dtype=np.float32) / 8, stored_as=DType.FLOAT16)
+
+
+def tans_codes() -> bytes:
+    """Return a file of two matrices whose entropy lies well below what a prefix code takes."""
+    numbers = np.arange(1800)
+    skewed = np.where(numbers * 7 % 11 == 0, 1 + numbers % 3, 0) + 5 * (numbers % 97 == 1)
+    wide = (numbers * numbers) % 61 * ((numbers % 5) == 0) // 2
+    tensors = {
+        "skewed": CodebookTensor(indices=(skewed + 1).astype(np.uint8), codebook=_levels(12)),
+        "wide": CodebookTensor(indices=(wide + 1).astype(np.uint8), codebook=_levels(64)),
+    }
+    return nqformat.save(tensors, edge=True)
+
+
+def line_classes() -> bytes:
+    """Return a file of a matrix with thin, thick and empty rows and with empty columns, and its transpose."""
+    rng = np.random.default_rng(7)
+    density = np.choose(rng.integers(0, 3, 120), [0.0, 0.04, 0.4])
+    kept = (rng.random((120, 160)) < density[:, None]) & (rng.random(160) < 0.5)
+    indices = np.where(kept, rng.integers(1, 4, kept.shape), 0).astype(np.uint8)
+    tensors = {
+        "rows": CodebookTensor(indices=indices, codebook=_levels(4)),
+        "columns": CodebookTensor(indices=np.ascontiguousarray(indices.T), codebook=_levels(5)),
+    }
+    return nqformat.save(tensors, edge=True)
+
+
+def escaped_groups() -> bytes:
+    """Return a file of neighbouring levels that resemble each other, with rare far ones."""
+    numbers = np.arange(2400)
+    near = (np.abs(numbers % 24 - 12) + numbers // 24 % 2).astype(np.uint8)
+    indices = np.where(numbers % 71 == 5, 14 + numbers % 11, near).astype(np.uint8)
+    return nqformat.save({"levels": CodebookTensor(indices=indices, codebook=_levels(25))}, edge=True)
+
+
+VALID = {
+    "001-worked-example": worked_example,
+    "002-tans": tans_codes,
+    "003-line-classes": line_classes,
+    "004-escaped-groups": escaped_groups,
+}
 
 
 def main() -> None:

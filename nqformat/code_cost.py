@@ -1,0 +1,124 @@
+"""What symbols will cost: fast estimates for planning, exact choice of a code for writing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+
+from .prefix_code import MAX_CODE_LENGTH, PrefixCode
+from .streams import Code, Codec
+from .tans import MAX_TABLE_LOG2, TansCode
+
+STREAM_BYTES = 8.0
+_DEFAULT_CODE_LENGTH = 12
+_TANS_STATE_BYTES = 2
+_TANS_STATES = 1 << MAX_TABLE_LOG2
+_LOG2_E = 1.4427
+_TANS_GAIN = 0.998
+_RESOLUTIONS = (1, 2, 3)
+
+
+class Prefer(Enum):
+    """What a writer aims at where it can choose."""
+
+    SIZE = "size"
+    SPEED = "speed"
+
+
+def estimate_bytes(counts: np.ndarray, extra_bits: np.ndarray, prefer: Prefer) -> np.ndarray:
+    """Estimate payload, table and record of a stream of its own for each row of symbol counts.
+
+    Parameters
+    ----------
+    counts : ndarray of float64, shape (n_rows, 256)
+    extra_bits : ndarray of float64, shape (n_rows,)
+
+    Returns
+    -------
+    ndarray of float64, shape (n_rows,)
+
+    Notes
+    -----
+    A tANS code takes the entropy. A prefix code takes about 0.6 % more, and one bit at least: where one
+    symbol has 0.4 of all or more, it is taken out and the rest coded behind a bit. Symbols rarer than a
+    tANS state take a state all the same, which the others pay for.
+    """
+    totals = counts.sum(axis=1)
+    logs = np.log2(np.maximum(counts, 1.0))
+    plogp = (counts * logs).sum(axis=1)
+    log_totals = np.log2(np.maximum(totals, 1.0))
+    entropy = totals * log_totals - plogp
+    top = counts.max(axis=1, initial=0.0)
+    rest = totals - top
+    log_rest = np.log2(np.maximum(rest, 1.0))
+    top_log = np.log2(np.maximum(top, 1.0))
+    behind = totals + (rest * log_rest - (plogp - top * top_log)) * 1.006
+    used = counts > 0
+    n_used = used.sum(axis=1)
+    edges = (used[:, 1:] & ~used[:, :-1]).sum(axis=1)
+    prefix = np.where(top >= 0.4 * totals, behind, entropy * 1.006) + 2.3 * n_used + 7.0 * edges + 24
+    bits = np.minimum(prefix, 8.0 * totals)
+    if prefer is Prefer.SIZE:
+        rare = used & (counts * _TANS_STATES < totals[:, None])
+        rare_counts = np.where(rare, counts, 0.0)
+        stolen = rare.sum(axis=1) / _TANS_STATES - rare_counts.sum(axis=1) / np.maximum(totals, 1.0)
+        spared = (rare_counts * (log_totals[:, None] - logs - MAX_TABLE_LOG2)).sum(axis=1)
+        tans = entropy * 1.0008 + totals * stolen * _LOG2_E - spared + 4.2 * n_used + 6.0 * edges + 40
+        bits = np.minimum(bits, tans)
+    bits = np.where(n_used <= 1, 16.0, bits) + extra_bits
+    estimate: np.ndarray = np.where(totals > 0, bits / 8.0, 0.0) + STREAM_BYTES
+    return estimate
+
+
+def exact_bytes(counts: np.ndarray, extra_bits: float) -> float:
+    """Bytes of a stream of its own under its best prefix code or stored, with its record."""
+    whole = np.rint(counts).astype(np.int64)
+    chosen = choose_code(np.where((counts > 0) & (whole == 0), 1, whole), Prefer.SPEED)
+    return chosen.n_bytes + extra_bits / 8 + STREAM_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenCode:
+    """A codec with its code (None when stored) and the bytes of payload and table."""
+
+    codec: Codec
+    code: Code | None
+    n_bytes: float
+
+
+def choose_code(counts: np.ndarray, prefer: Prefer, n_substreams: int = 1) -> ChosenCode:
+    """Choose codec and code for exact symbol counts, by bytes.
+
+    tANS is taken only where it saves 0.2 % against the best prefix code.
+    """
+    n_symbols = int(counts.sum())
+    stored = ChosenCode(Codec.STORED, None, n_symbols)
+    if n_symbols == 0:
+        return stored
+    best = _prefix_choice(counts, prefer)
+    if prefer is Prefer.SIZE and np.count_nonzero(counts) > 1:
+        found = min((_tans_choice(counts, r, n_substreams) for r in _RESOLUTIONS), key=lambda c: c.n_bytes)
+        if found.n_bytes < best.n_bytes * _TANS_GAIN:
+            best = found
+    return best if best.n_bytes < n_symbols else stored
+
+
+def _prefix_choice(counts: np.ndarray, prefer: Prefer) -> ChosenCode:
+    """Return the best prefix code: of up to 12 bits, or 13 where that is smaller."""
+    choices = []
+    lengths = (_DEFAULT_CODE_LENGTH, MAX_CODE_LENGTH) if prefer is Prefer.SIZE else (_DEFAULT_CODE_LENGTH,)
+    for max_length in lengths:
+        code = PrefixCode.from_counts(counts, max_length)
+        n_bytes = -(-code.payload_bits(counts) // 8) + len(code.to_bytes())
+        choices.append(ChosenCode(Codec.HUFFMAN, code, n_bytes))
+        if code.max_length < _DEFAULT_CODE_LENGTH:
+            break
+    return min(choices, key=lambda c: c.n_bytes)
+
+
+def _tans_choice(counts: np.ndarray, resolution: int, n_substreams: int) -> ChosenCode:
+    code = TansCode.from_counts(counts, resolution, MAX_TABLE_LOG2)
+    payload = code.payload_bits(counts) / 8 + _TANS_STATE_BYTES * n_substreams
+    return ChosenCode(Codec.TANS, code, payload + len(code.to_bytes()))

@@ -1,0 +1,103 @@
+"""Blocks of a partitioned tensor: lines of one class, places that are alive (spec 7.5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from .errors import CorruptError
+from .streams import StreamKind
+from .tensor import Layout
+from .tensor_records import Partition, TensorRecord
+
+
+def partition_slices(
+    record: TensorRecord, partition: Partition
+) -> Iterator[tuple[str, int, StreamKind, int]]:
+    """Role, stream, kind and length of each slice of a partitioned tensor, in the order of its fields."""
+    if partition.class_stream is not None:
+        yield "classes", partition.class_stream, StreamKind.CLASSES, partition.n_lines
+    if partition.alive_stream is not None:
+        yield "alive", partition.alive_stream, StreamKind.CLASSES, partition.n_cross
+    for i, block in enumerate(partition.blocks):
+        if block.value_stream is not None:
+            yield f"values{i}", block.value_stream, StreamKind.VALUES, block.n_stored
+        if block.position_stream is not None:
+            if record.layout is Layout.SPARSE:
+                yield f"positions{i}", block.position_stream, StreamKind.GAPS, block.n_stored
+            else:
+                n_mask = -(-block.n_lines * partition.n_alive // 8)
+                yield f"positions{i}", block.position_stream, StreamKind.MASK, n_mask
+
+
+def lines_of_classes(partition: Partition, classes: np.ndarray, where: str) -> list[np.ndarray]:
+    """Line numbers of each block, ascending.
+
+    Raises
+    ------
+    CorruptError
+        If a class does not exist or has another number of lines than its block.
+    """
+    if classes.size and int(classes.max()) >= len(partition.blocks):
+        raise CorruptError(f"{where} has a line of class {int(classes.max())}", section="TENSOR")
+    counts = np.bincount(classes, minlength=len(partition.blocks)).tolist()
+    if counts != [block.n_lines for block in partition.blocks]:
+        raise CorruptError(f"{where} has other lines in its classes than declared", section="TENSOR")
+    order = np.argsort(classes, kind="stable")
+    return np.split(order, np.cumsum(counts)[:-1])
+
+
+def alive_places(partition: Partition, marks: np.ndarray, where: str) -> np.ndarray:
+    """Places of a line that can hold stored elements, ascending; CorruptError unless n_alive are marked."""
+    alive = np.flatnonzero(marks)
+    if (marks.size and int(marks.max()) > 1) or alive.size != partition.n_alive:
+        raise CorruptError(f"{where} has other places alive than declared", section="TENSOR")
+    return alive
+
+
+def read_partition(
+    record: TensorRecord,
+    partition: Partition,
+    column_scan: bool,
+    numbers: Callable[[str], np.ndarray],
+    block_positions: Callable[[str, int, int], np.ndarray],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return stored numbers and their positions in C order.
+
+    Parameters
+    ----------
+    numbers : function of a role
+        All numbers of that slice.
+    block_positions : function of a role, elements of the block and its stored elements
+        Ascending positions inside the block (not called for DENSE tensors).
+
+    Raises
+    ------
+    CorruptError
+        If classes or marks contradict the record.
+    """
+    where = f"tensor {record.name!r}"
+    lines = [np.arange(partition.n_lines)]
+    if partition.class_stream is not None:
+        lines = lines_of_classes(partition, numbers("classes"), where)
+    alive = np.arange(partition.n_cross)
+    if partition.alive_stream is not None:
+        alive = alive_places(partition, numbers("alive"), where)
+    stored: list[np.ndarray] = [np.zeros(0, dtype=np.uint8)]
+    positions: list[np.ndarray] = [np.zeros(0, dtype=np.int64)]
+    for i, block in enumerate(partition.blocks):
+        if block.n_stored == 0:
+            continue
+        stored.append(numbers(f"values{i}"))
+        n_elements = block.n_lines * partition.n_alive
+        inside = np.arange(n_elements)
+        if record.layout is not Layout.DENSE:
+            inside = block_positions(f"positions{i}", n_elements, block.n_stored)
+        line, cross = lines[i][inside // partition.n_alive], alive[inside % partition.n_alive]
+        positions.append(
+            cross * partition.n_lines + line if column_scan else line * partition.n_cross + cross
+        )
+    joined = np.concatenate(positions)
+    order = np.argsort(joined, kind="stable")
+    return np.concatenate(stored)[order], joined[order]
