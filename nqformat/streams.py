@@ -172,10 +172,14 @@ class SymbolSlice:
     starts: np.ndarray | None = None
 
 
-def slice_symbols(mapping: Mapping, values: np.ndarray) -> np.ndarray:
-    """Symbols of the numbers of one chunk part: uint8."""
+def slice_symbols(mapping: Mapping, values: np.ndarray, chunk_log2: int = DEFAULT_CHUNK_LOG2) -> np.ndarray:
+    """Symbols of the numbers of a slice: uint8. Groups end with their chunk (spec 4.2, 4.4)."""
     if isinstance(mapping, GroupMapping):
-        return mapping.join(values)
+        capacity = 1 << chunk_log2
+        if values.size <= capacity or capacity % mapping.group == 0:
+            return mapping.join(values)
+        parts = [mapping.join(values[i : i + capacity]) for i in range(0, values.size, capacity)]
+        return np.concatenate(parts)
     return mapping.split(values)[0]
 
 
