@@ -1,4 +1,4 @@
-"""Timing shared by the benchmarks: CPU time, rounds of all candidates in turn, medians, machine and versions."""
+"""Timing shared by the benchmarks: CPU time, all candidates in turn, medians, machine and versions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results"
 
 
-_ROUND_SECONDS = 0.03
+_ROUND_SECONDS = 0.005
 
 
 def cpu_seconds(call: Callable[[], Any], repeats: int = 1) -> float:
@@ -26,10 +26,10 @@ def cpu_seconds(call: Callable[[], Any], repeats: int = 1) -> float:
     return (time.process_time() - started) / repeats
 
 
-def compare(calls: dict[str, Callable[[], Any]], *, rounds: int = 9) -> dict[str, dict[str, float]]:
+def compare(calls: dict[str, Callable[[], Any]], *, rounds: int = 25) -> dict[str, dict[str, float]]:
     """Time candidates in turn, so that a busy machine disturbs all alike; the first round is not counted.
 
-    Short calls are repeated until a round takes about 30 ms, which drowns the cost of reading the clock.
+    Short calls are repeated until a round takes about 5 ms, which drowns the cost of reading the clock.
     """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     repeats = {}

@@ -28,7 +28,7 @@ from .kernels.tables import DecodeTable, spread_table, stream_block
 from .streams import ChunkEntry, Code, StreamRecord
 from .tans import TansCode
 
-_TASK_NUMBERS = 1 << 19
+_TASK_NUMBERS = 1 << 21
 _PARALLEL_FROM_NUMBERS = 1 << 18
 _MASK_TILE_BYTES = 1 << 13
 _BUFFER_SLACK = 64
@@ -205,8 +205,10 @@ def _bytes_of(part: CodedSlice, pieces: list[Piece]) -> np.ndarray:
 
 def _tasks(pieces: list[Piece], threads: int) -> list[list[Piece]]:
     """Cut adjacent pieces into runs of about equal length for `threads` workers."""
-    total = sum(piece.stop - piece.start for piece in pieces)
-    wanted = max(1, min(_TASK_NUMBERS, -(-total // threads)))
+    if threads == 1:
+        return [pieces]
+    total = pieces[-1].stop - pieces[0].start
+    wanted = min(_TASK_NUMBERS, -(-total // (4 * threads)))
     runs: list[list[Piece]] = [[]]
     room = wanted
     for piece in pieces:
@@ -263,6 +265,8 @@ def _native_code(part: CodedSlice, legal: np.ndarray | None) -> _NativeCode | No
         group, width = mapping.group, mapping.width
         highest_symbol = width**group - 1
     spread = spread_table(group, width)
+    if legal is None and highest_symbol == 255:
+        return _with_table(part, group, spread, highest_symbol)
     allowed = np.zeros(256, dtype=bool)
     allowed[: highest_symbol + 1] = True
     if legal is not None:
@@ -281,6 +285,10 @@ def _native_code(part: CodedSlice, legal: np.ndarray | None) -> _NativeCode | No
             return None
     elif not allowed[: len(part.code.lengths)][np.array(part.code.lengths) > 0].all():
         return None
+    return _with_table(part, group, spread, highest)
+
+
+def _with_table(part: CodedSlice, group: int, spread: np.ndarray, highest: int) -> _NativeCode:
     table = single = None
     if part.code is not None:
         single = part.code.single

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import pairwise
@@ -184,13 +185,23 @@ class SymbolSlice:
     starts: np.ndarray | None = None
 
 
-def slice_symbols(mapping: Mapping, values: np.ndarray) -> np.ndarray:
-    """Symbols of the numbers of one chunk part: uint8."""
+def slice_symbols(mapping: Mapping, values: np.ndarray, chunk_log2: int = DEFAULT_CHUNK_LOG2) -> np.ndarray:
+    """Symbols of the numbers of a slice: uint8. Groups end with their chunk (spec 4.2, 4.4)."""
     if isinstance(mapping, GroupMapping):
-        return mapping.join(values)
+        return _join_by_chunk(mapping.join, mapping.group, values, chunk_log2)
     if isinstance(mapping, EscapeMapping):
-        return mapping.symbols(values)
+        return _join_by_chunk(mapping.symbols, mapping.group, values, chunk_log2)
     return mapping.split(values)[0]
+
+
+def _join_by_chunk(
+    join: Callable[[np.ndarray], np.ndarray], group: int, values: np.ndarray, chunk_log2: int
+) -> np.ndarray:
+    """Join groups that end with each full chunk of a slice."""
+    capacity = 1 << chunk_log2
+    if values.size <= capacity or capacity % group == 0:
+        return join(values)
+    return np.concatenate([join(values[i : i + capacity]) for i in range(0, values.size, capacity)])
 
 
 def encode_stream(record: StreamRecord, code: Code | None, slices: list[SymbolSlice]) -> bytes:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from functools import cache, lru_cache
+from functools import lru_cache
 
 import numpy as np
 
@@ -240,8 +240,7 @@ def decode_prefix_streams(
         row[0] = byte_bounds[0]
         row[1 : len(byte_bounds)] = np.diff(byte_bounds)
         row[5:8] = len(byte_bounds) - 1, n_symbols, n_symbols
-        spread = identity_spread()
-        stream = stream_block(buffer, row, 1, spread, table=table)
+        stream = stream_block(buffer, row, 1, spread_table(1, 256), table=table)
         status = run(library, blocks.BYTES, address(stream), address(out), 0, 0, 0, 0, 0, 0, 1, n_symbols)
         return out if status == 0 else None
     plain = _plain_table(lengths)
@@ -265,12 +264,6 @@ def _plain_table(lengths: tuple[int, ...]) -> np.ndarray:
                 table[int(format(code, f"0{length}b")[::-1], 2) :: 1 << length] = symbol | length << 8
                 code += 1
     return table
-
-
-@cache
-def identity_spread() -> np.ndarray:
-    """Numbers of each symbol for groups of one."""
-    return spread_table(1, 256)
 
 
 def encode_tans(

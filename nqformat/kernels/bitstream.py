@@ -153,10 +153,10 @@ def _decode_coded(block, row, out):  # type: ignore[no-untyped-def]
     byte3 = byte2 + load_parameter(row, 3)
     byte4 = byte3 + load_parameter(row, 4)
     position0, position1, position2, position3 = byte0 << _3, byte1 << _3, byte2 << _3, byte3 << _3
-    stop0 = out + quarter
-    stop1 = stop0 + quarter
-    stop2 = stop1 + quarter
     stop3 = out + n_symbols
+    stop0 = min(out + quarter, stop3)
+    stop1 = min(stop0 + quarter, stop3)
+    stop2 = min(stop1 + quarter, stop3)
     out0, out1, out2, out3 = out, stop0, stop1, stop2
     while True:
         rounds = min(

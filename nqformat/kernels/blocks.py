@@ -26,6 +26,3 @@ STORED, SINGLE, WIDE, NARROW = range(4)
 
 CODED = 11
 """Places of a row."""
-
-STREAM = 12
-"""Places of a stream block."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
-import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -120,16 +119,26 @@ def _object_path() -> Path | None:
     folder = _cache_folder()
     if folder is None:
         return None
+    import llvmlite
     import llvmlite.binding as llvm
 
     here = Path(__file__).parent
     parts = [(here / name).read_bytes() for name in _SOURCES]
     words = [llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten(), llvm.get_process_triple()]
-    words += [importlib.metadata.version("numba"), importlib.metadata.version("llvmlite")]
+    words += [llvmlite.__version__, _numba_version()]
     words += [platform.machine(), str(ctypes.sizeof(ctypes.c_void_p))]
     words += [os.environ.get(name, "") for name in _SETTINGS]
     key = hashlib.sha256(b"\0".join([*parts, *(word.encode() for word in words)])).hexdigest()
     return folder / f"kernels-{key[:32]}.bin"
+
+
+def _numba_version() -> str:
+    """Numba's version file, read without importing Numba; empty without Numba."""
+    found = importlib.util.find_spec("numba")
+    if found is None or found.origin is None:
+        return ""
+    version = Path(found.origin).with_name("_version.py")
+    return version.read_text() if version.exists() else found.origin
 
 
 def _load_object(path: Path) -> KernelLibrary | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -15,6 +16,7 @@ _NARROW_WINDOW = 13
 _WIDE_UP_TO_BITS = 3.8
 
 
+@lru_cache(maxsize=64)
 def spread_table(group: int, width: int) -> np.ndarray:
     """Numbers of each symbol, the first in the lowest byte: uint64, shape (256,) (spec 4.2)."""
     rest = np.arange(256, dtype=np.uint64)
@@ -68,16 +70,13 @@ def stream_block(
         Every byte may be read.
     rows : ndarray of int64, shape (n, blocks.CODED)
     """
-    block = np.zeros(blocks.STREAM, dtype=np.int64)
-    block[0], block[1] = _address(source), source.size
+    coded = (blocks.STORED, 0, 0, 0, 0)
     if table is not None:
-        block[2:7] = table.kind, _address(table.entries), _address(table.singles), table.window, table.most
+        coded = (table.kind, _address(table.entries), _address(table.singles), table.window, table.most)
     elif single is not None:
-        block[2], block[10] = blocks.SINGLE, single
-    else:
-        block[2], block[9] = blocks.STORED, highest
-    block[7], block[8], block[11] = group, _address(spread), _address(rows)
-    return block
+        coded = (blocks.SINGLE, 0, 0, 0, 0)
+    places = (_address(source), source.size, *coded, group, _address(spread), highest, single or 0)
+    return np.array((*places, _address(rows)), dtype=np.int64)
 
 
 def _address(array: np.ndarray) -> int:

@@ -1,0 +1,290 @@
+"""Compiled kernels give the reference's bits, stay inside their memory, and refuse damaged chunks."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import stat
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import nqformat
+from nqformat import AffineTensor, Codebook, CodebookTensor, DType, RawTensor, kernels
+from nqformat.chunks import substream_bounds
+from nqformat.errors import FormatError
+from nqformat.hybrid import HybridMapping
+from nqformat.kernels.objects import kernel_library
+from nqformat.prefix_code import PrefixCode
+
+ROOT = Path(__file__).parents[3]
+needs_kernels = pytest.mark.skipif(
+    kernel_library(compile_missing=True) is None, reason="no compiled kernels on this machine"
+)
+PAGE = mmap.PAGESIZE
+
+
+def random_code(rng: np.random.Generator, n_used: int, skew: float, limit: int = 13) -> PrefixCode:
+    counts = np.zeros(256, dtype=np.int64)
+    counts[rng.choice(256, n_used, replace=False)] = 1 + (1e4 * rng.random(n_used) ** skew).astype(np.int64)
+    return PrefixCode.from_counts(counts, limit)
+
+
+def coded(code: PrefixCode, symbols: np.ndarray, n_streams: int) -> tuple[bytes, list[int], list[int]]:
+    codes, lengths = code.codewords
+    bounds = substream_bounds(symbols.size, n_streams)
+    parts = [kernels.pack_codes(symbols[a:b], codes, lengths) for a, b in pairwise(bounds)]
+    return b"".join(parts), [0, *np.cumsum([len(p) for p in parts]).tolist()], bounds
+
+
+def guarded(content: bytes) -> tuple[np.ndarray, mmap.mmap]:
+    """A read-only copy that ends where an unreadable page begins, and what keeps it alive."""
+    n_pages = -(-len(content) // PAGE) or 1
+    area = mmap.mmap(-1, (n_pages + 1) * PAGE)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(area))
+    libc = ctypes.CDLL(None, use_errno=True)
+    start = n_pages * PAGE - len(content)
+    area[start : n_pages * PAGE] = content
+    assert libc.mprotect(ctypes.c_void_p(address + n_pages * PAGE), ctypes.c_size_t(PAGE), 0) == 0
+    return np.frombuffer(area, dtype=np.uint8, count=len(content), offset=start), area
+
+
+@needs_kernels
+@pytest.mark.parametrize("n_used", [2, 3, 16, 40, 256])
+@pytest.mark.parametrize("n", [1, 7, 63, 4096, 4099, 70_001])
+def test_symbols_come_back_on_both_paths(n_used: int, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(n_used * n)
+    code = random_code(rng, n_used, 6.0)
+    used = np.flatnonzero(code.lengths)
+    symbols = rng.choice(used, n).astype(np.uint8)
+    for n_streams in (1, 4):
+        decoded = {}
+        for path in ("numba", "numpy"):
+            monkeypatch.setenv("NQFORMAT_KERNELS", path)
+            content, byte_bounds, symbol_bounds = coded(code, symbols, n_streams)
+            buffer = np.frombuffer(content, dtype=np.uint8)
+            decoded[path] = kernels.decode_prefix_streams(buffer, byte_bounds, code.lengths, symbol_bounds)
+        assert np.array_equal(decoded["numba"], symbols)
+        assert np.array_equal(decoded["numpy"], symbols)
+
+
+@needs_kernels
+def test_damaged_chunks_are_judged_alike_and_nothing_beyond_them_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = np.random.default_rng(8)
+    refused = 0
+    for round_number in range(300):
+        code = random_code(rng, int(rng.integers(2, 256)), float(rng.choice([1.0, 8.0])))
+        used = np.flatnonzero(code.lengths)
+        n = int(rng.integers(1, 9000))
+        content, byte_bounds, symbol_bounds = coded(
+            code, rng.choice(used, n).astype(np.uint8), 4 if n > 4096 else 1
+        )
+        damaged = bytearray(content)
+        for _ in range(int(rng.integers(0, 4))):
+            damaged[int(rng.integers(len(damaged)))] ^= int(rng.integers(1, 256))
+        if round_number % 3 == 0:
+            moved = sorted(int(b) for b in rng.integers(0, len(content) + 1, len(byte_bounds) - 2))
+            byte_bounds = [0, *moved, len(content)]
+        buffer, area = guarded(bytes(damaged))
+        outcomes = []
+        for path in ("numba", "numpy"):
+            monkeypatch.setenv("NQFORMAT_KERNELS", path)
+            outcomes.append(kernels.decode_prefix_streams(buffer, byte_bounds, code.lengths, symbol_bounds))
+        assert (outcomes[0] is None) == (outcomes[1] is None)
+        if outcomes[0] is None or outcomes[1] is None:
+            refused += 1
+        else:
+            assert np.array_equal(outcomes[0], outcomes[1])
+        del buffer, area
+    assert refused > 50
+
+
+@needs_kernels
+def test_hybrid_numbers_are_judged_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    for split, mantissa in ((0, 0), (4, 1), (7, 3)):
+        mapping = HybridMapping(split, mantissa)
+        numbers = rng.integers(0, min(mapping.max_value, 1 << 40), size=500, dtype=np.int64) >> rng.integers(
+            0, 40, size=500
+        )
+        symbols, low, widths = mapping.split(numbers)
+        extra = np.frombuffer(kernels.pack_bits(low, widths), dtype=np.uint8)
+        for damage in range(4):
+            changed, bits = symbols.copy(), extra.copy()
+            if damage == 1:
+                changed[7] = 255
+            elif damage == 2 and bits.size:
+                bits = bits[:-1]
+            elif damage == 3:
+                bits = np.append(bits, np.uint8(0))
+            found = []
+            for path in ("numba", "numpy"):
+                monkeypatch.setenv("NQFORMAT_KERNELS", path)
+                found.append(kernels.join_hybrid(changed, bits, mapping.symbol_bases, mapping.symbol_widths))
+            assert (found[0] is None) == (found[1] is None)
+            if found[0] is not None:
+                assert np.array_equal(found[0], found[1])
+            if damage == 0:
+                assert np.array_equal(found[0], numbers)
+
+
+@needs_kernels
+@pytest.mark.parametrize("n", [0, 1, 7, 8, 9, 1000])
+def test_small_kernels_agree_with_the_reference(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(n)
+    symbols = rng.integers(0, 256, n).astype(np.uint8)
+    widths = rng.integers(0, 57, n).astype(np.uint8)
+    values = rng.integers(0, 1 << 62, n).astype(np.uint64) & ((np.uint64(1) << widths) - np.uint64(1))
+    outcomes = []
+    for path in ("numba", "numpy"):
+        monkeypatch.setenv("NQFORMAT_KERNELS", path)
+        joined = []
+        for size, rotate in ((2, True), (2, False), (4, True), (4, False), (8, True), (8, False)):
+            planes = [
+                rng.permutation(symbols) if path == "never" else np.roll(symbols, i) for i in range(size)
+            ]
+            out = np.empty(n, dtype=f"<u{size}")
+            kernels.join_planes(planes, out, rotate=rotate)
+            joined.append(out.tobytes())
+        outcomes.append((kernels.count_symbols(symbols).tolist(), kernels.pack_bits(values, widths), joined))
+    assert outcomes[0] == outcomes[1]
+
+
+def many_tensors() -> dict[str, object]:
+    """Large tensors of every layout, value rule and element size."""
+    rng = np.random.default_rng(4)
+    tensors: dict[str, object] = {}
+    for levels in (2, 3, 4, 6, 15, 16, 40, 256, 700):
+        for dtype in (DType.FLOAT32, DType.FLOAT16, DType.BFLOAT16, DType.FLOAT64):
+            book = Codebook(values=rng.normal(size=levels).astype(np.float16).astype(np.float32))
+            shares = rng.dirichlet(np.full(levels, 0.5))
+            indices = rng.choice(levels, size=(250, 301), p=shares).astype(np.uint16)
+            tensors[f"dense {levels} {dtype.label}"] = CodebookTensor(
+                indices=indices, codebook=book, dtype=dtype
+            )
+            values = book.values.copy()
+            values[0] = 0.0
+            for density in (0.02, 0.4):
+                kept = np.where(rng.random((701, 703)) < density, rng.integers(1, levels, (701, 703)), 0)
+                tensors[f"sparse {levels} {density} {dtype.label}"] = CodebookTensor(
+                    indices=kept.astype(np.uint16), codebook=Codebook(values=values), dtype=dtype
+                )
+    for dtype in (DType.INT8, DType.INT32, DType.FLOAT32):
+        k = rng.binomial(200, 0.5, size=(400, 300)).astype(np.int32) - 100
+        tensors[f"affine {dtype.label}"] = AffineTensor(k=k, step=1.0, dtype=dtype)
+        sparse = np.where(rng.random(k.shape) < 0.05, k, 0).astype(np.int32)
+        tensors[f"affine sparse {dtype.label}"] = AffineTensor(k=sparse, step=1.0, dtype=dtype)
+    weights = (rng.normal(size=200_000) * 0.02).astype(np.float32)
+    tensors["raw float32"] = RawTensor.from_array(weights)
+    tensors["raw float16"] = RawTensor.from_array(weights.astype(np.float16))
+    tensors["raw float64"] = RawTensor.from_array(weights.astype(np.float64))
+    tensors["raw bfloat16"] = RawTensor(
+        bits=(weights.view(np.uint32) >> 16).astype(np.uint16), dtype=DType.BFLOAT16
+    )
+    return tensors
+
+
+@needs_kernels
+def test_large_tensors_of_every_kind_decode_alike_on_both_paths_and_with_threads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tensors = many_tensors()
+    monkeypatch.setenv("NQFORMAT_KERNELS", "numba")
+    content = nqformat.save(tensors)
+    for threads in (1, 2, 5):
+        decoded = nqformat.load(content, bfloat16="uint16", threads=threads)
+        for name, tensor in tensors.items():
+            assert decoded[name].tobytes() == tensor.decode().tobytes(), (name, threads)
+    some = [name for name in tensors if "float64" not in name and "256" not in name]
+    monkeypatch.setenv("NQFORMAT_KERNELS", "numpy")
+    with nqformat.from_bytes(content, bfloat16="uint16") as file:
+        for name in some[::5]:
+            assert file.get_tensor(name).tobytes() == tensors[name].decode().tobytes(), name
+
+
+@needs_kernels
+def test_flipped_bits_of_large_chunks_raise_and_do_not_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NQFORMAT_KERNELS", "numba")
+    tensors = {
+        name: t
+        for name, t in many_tensors().items()
+        if name in ("dense 6 float32", "sparse 16 0.02 float16", "sparse 40 0.4 float32", "raw bfloat16")
+    }
+    content = nqformat.save(tensors)
+    rng = np.random.default_rng(6)
+    refused = 0
+    for _ in range(150):
+        mutant = bytearray(content)
+        for _ in range(3):
+            mutant[int(rng.integers(2000, len(mutant)))] ^= 1 << int(rng.integers(8))
+        with nqformat.from_bytes(bytes(mutant), verify=False, bfloat16="uint16", threads=2) as file:
+            for name in tensors:
+                try:
+                    file.get_tensor(name)
+                except FormatError:
+                    refused += 1
+    assert refused > 20
+
+
+def test_threads_must_be_positive(small_file: bytes) -> None:
+    with pytest.raises(ValueError, match="threads"):
+        nqformat.from_bytes(small_file, threads=0)
+
+
+def first_tensor(path: Path, **environment: str) -> list[str]:
+    """Decode a tensor in a fresh process; says whether Numba was imported and what the sum is."""
+    code = (
+        "import sys, nqformat\n"
+        f"total = nqformat.load_file({str(path)!r})['w'].sum()\n"
+        "print('numba' in sys.modules, float(total))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "NQFORMAT_KERNELS": "numba", **environment},
+    )
+    return done.stdout.split()
+
+
+@pytest.fixture(scope="module")
+def weights_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rng = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("weights") / "w.nqz"
+    book = Codebook(values=rng.normal(size=16).astype(np.float32))
+    indices = rng.binomial(15, 0.5, size=70_000).astype(np.uint8)
+    nqformat.save_file({"w": CodebookTensor(indices=indices, codebook=book)}, path)
+    return path
+
+
+@needs_kernels
+def test_cached_kernels_load_without_numba(weights_file: Path, tmp_path: Path) -> None:
+    first = first_tensor(weights_file, NQFORMAT_CACHE_DIR=str(tmp_path))
+    assert first[0] == "True"
+    assert len(list(tmp_path.iterdir())) == 1
+    assert first_tensor(weights_file, NQFORMAT_CACHE_DIR=str(tmp_path)) == ["False", first[1]]
+
+
+@needs_kernels
+@pytest.mark.slow
+def test_bad_caches_do_no_harm(weights_file: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    first = first_tensor(weights_file, NQFORMAT_CACHE_DIR=str(cache))
+    (entry,) = cache.iterdir()
+    entry.chmod(entry.stat().st_mode | stat.S_IWOTH)
+    assert first_tensor(weights_file, NQFORMAT_CACHE_DIR=str(cache)) == first
+    entry.chmod(0o600)
+    entry.write_bytes(entry.read_bytes()[:-1000])
+    assert first_tensor(weights_file, NQFORMAT_CACHE_DIR=str(cache)) == first
+    blocked = tmp_path / "file"
+    blocked.write_text("no folder")
+    assert first_tensor(weights_file, NQFORMAT_CACHE_DIR=str(blocked / "cache")) == first
+    assert first_tensor(weights_file, NQFORMAT_CACHE_DIR="") == first
