@@ -14,6 +14,8 @@ from .tans import MAX_TABLE_LOG2, TansCode
 STREAM_BYTES = 8.0
 _DEFAULT_CODE_LENGTH = 12
 _TANS_STATE_BYTES = 2
+_PREFIX_ENTRY_BITS = 1.8
+_TANS_ENTRY_BITS = 3.4
 _TANS_STATES = 1 << MAX_TABLE_LOG2
 _LOG2_E = 1.4427
 _TANS_GAIN = 0.998
@@ -58,14 +60,26 @@ def estimate_bytes(counts: np.ndarray, extra_bits: np.ndarray, prefer: Prefer) -
     used = counts > 0
     n_used = used.sum(axis=1)
     edges = (used[:, 1:] & ~used[:, :-1]).sum(axis=1)
-    prefix = np.where(top >= 0.4 * totals, behind, entropy * 1.006) + 2.3 * n_used + 7.0 * edges + 24
+    prefix = (
+        np.where(top >= 0.4 * totals, behind, entropy * 1.006)
+        + _PREFIX_ENTRY_BITS * n_used
+        + 7.0 * edges
+        + 24
+    )
     bits = np.minimum(prefix, 8.0 * totals)
     if prefer is Prefer.SIZE:
         rare = used & (counts * _TANS_STATES < totals[:, None])
         rare_counts = np.where(rare, counts, 0.0)
         stolen = rare.sum(axis=1) / _TANS_STATES - rare_counts.sum(axis=1) / np.maximum(totals, 1.0)
         spared = (rare_counts * (log_totals[:, None] - logs - MAX_TABLE_LOG2)).sum(axis=1)
-        tans = entropy * 1.0008 + totals * stolen * _LOG2_E - spared + 4.2 * n_used + 6.0 * edges + 40
+        tans = (
+            entropy * 1.0008
+            + totals * stolen * _LOG2_E
+            - spared
+            + _TANS_ENTRY_BITS * n_used
+            + 6.0 * edges
+            + 40
+        )
         bits = np.minimum(bits, tans)
     bits = np.where(n_used <= 1, 16.0, bits) + extra_bits
     estimate: np.ndarray = np.where(totals > 0, bits / 8.0, 0.0) + STREAM_BYTES

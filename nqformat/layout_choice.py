@@ -20,6 +20,7 @@ _SPARSE_BELOW = 0.125
 _DENSE_PENALTY = 0.01
 _CLASS_COUNTS = (2, 3, 4, 6, 8, 12)
 _KEPT_PLANS = 6
+_PARTITIONED_PLANS = 4
 _KEPT_WITHIN = 1.03
 _KEPT_BYTES = 48.0
 
@@ -157,7 +158,10 @@ def _plain_block(
 ) -> BlockElements:
     n_lines = shape[0] if shape else 1
     if layout is Layout.DENSE:
-        return BlockElements(n_lines, nonzero.size, None, None)
+        elements = None
+        if column_scan:
+            elements = np.arange(nonzero.size).reshape(shape[0], -1).T.reshape(-1)
+        return BlockElements(n_lines, nonzero.size, elements, None)
     if not column_scan:
         positions = np.flatnonzero(nonzero)
         return BlockElements(n_lines, nonzero.size, positions, positions)
@@ -246,23 +250,23 @@ def make_plans(subject: Subject, *, dense_allowed: bool = True) -> list[Plan]:
     n_stored = int(np.count_nonzero(subject.nonzero))
     plans = []
     has_zeros = n_stored < subject.nonzero.size
-    if dense_allowed or not has_zeros:
-        fixed = 0.0
-        plans.append(subject.costed(Plan(layout=Layout.DENSE)))
-        if n_stored < _SPARSE_BELOW * subject.nonzero.size:
-            fixed = _DENSE_PENALTY * plans[0].own_bytes
-        plans[0].fixed_bytes += fixed
-        plans[0].own_bytes += fixed
     is_matrix = len(subject.shape) >= 2 and min(subject.shape[0], math.prod(subject.shape[1:])) >= 2
     scans = (False, True) if is_matrix and subject.scale == 1.0 else (False,)
+    if dense_allowed or not has_zeros:
+        for column_scan in scans if subject.prefer is Prefer.SIZE else (False,):
+            plan = subject.costed(Plan(layout=Layout.DENSE, column_scan=column_scan))
+            if n_stored < _SPARSE_BELOW * subject.nonzero.size:
+                plan.fixed_bytes += _DENSE_PENALTY * plan.own_bytes
+                plan.own_bytes *= 1 + _DENSE_PENALTY
+            plans.append(plan)
     if has_zeros:
         for column_scan in scans:
             for layout in (Layout.SPARSE, Layout.MASK):
                 plans.append(subject.costed(Plan(layout=layout, column_scan=column_scan)))
     if is_matrix and subject.prefer is Prefer.SIZE and subject.scale == 1.0:
-        best = min(plans, key=lambda plan: plan.own_bytes)
-        within = best.own_bytes * 1.1 + 64
-        for plan in [p for p in plans if p.own_bytes <= within]:
+        nearest = sorted(plans, key=lambda plan: plan.own_bytes)[:_PARTITIONED_PLANS]
+        within = nearest[0].own_bytes * 1.06 + 64
+        for plan in [p for p in nearest if p.own_bytes <= within]:
             plans.extend(_partitioned(subject, plan, n_stored))
     plans.sort(key=lambda plan: plan.own_bytes)
     limit = plans[0].own_bytes * _KEPT_WITHIN + _KEPT_BYTES
@@ -304,8 +308,6 @@ def _classified(
     n_places = subject.nonzero.size // max(n_by_line.size, 1)
     where = np.arange(block.n_elements) if block.inside is None else block.inside
     values = value_counts(where // n_places, numbers.astype(np.int64), n_by_line.size, width)
-    if dense and values is None:
-        return
     kept_marks = marks if marks is not None and np.count_nonzero(marks) < 0.9 * marks.size else None
     best = plain.own_bytes
     for n_classes in _CLASS_COUNTS:

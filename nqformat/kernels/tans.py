@@ -126,11 +126,11 @@ def _step(table, mask, word, state):  # type: ignore[no-untyped-def]
 @numba.njit(inline="always")
 def _round(buffer, start, position, table, mask, first, second, out, place):  # type: ignore[no-untyped-def]
     """Four symbols from one word: at most 7 + 4 * 12 bits; the caller has checked every bound."""
-    word = _load_word(buffer, start + np.int64(position >> np.uint64(3))) >> (position & np.uint64(7))
+    word = _load_word(buffer, start + (position >> np.uint64(3))) >> (position & np.uint64(7))
     out[place], word, first, w0 = _step(table, mask, word, first)
-    out[place + 1], word, second, w1 = _step(table, mask, word, second)
-    out[place + 2], word, first, w2 = _step(table, mask, word, first)
-    out[place + 3], word, second, w3 = _step(table, mask, word, second)
+    out[place + np.uint64(1)], word, second, w1 = _step(table, mask, word, second)
+    out[place + np.uint64(2)], word, first, w2 = _step(table, mask, word, first)
+    out[place + np.uint64(3)], word, second, w3 = _step(table, mask, word, second)
     return position + w0 + w1 + w2 + w3, first, second
 
 
@@ -175,7 +175,9 @@ def decode_tans_streams(buffer, byte_bounds, table, table_log2, symbol_bounds, o
     log2 = np.uint64(table_log2)
     if n_streams == 4 and symbol_bounds[4] - symbol_bounds[3] >= 8:
         b0, b1, b2, b3 = byte_bounds[0], byte_bounds[1], byte_bounds[2], byte_bounds[3]
-        o0, o1, o2, o3 = symbol_bounds[0], symbol_bounds[1], symbol_bounds[2], symbol_bounds[3]
+        o0, o1 = np.uint64(symbol_bounds[0]), np.uint64(symbol_bounds[1])
+        o2, o3 = np.uint64(symbol_bounds[2]), np.uint64(symbol_bounds[3])
+        u0, u1, u2, u3 = np.uint64(b0), np.uint64(b1), np.uint64(b2), np.uint64(b3)
         p0 = p1 = p2 = p3 = np.uint64(2) * log2
         x0 = _load_tail(buffer, b0, byte_bounds[1])
         x1 = _load_tail(buffer, b1, byte_bounds[2])
@@ -185,36 +187,36 @@ def decode_tans_streams(buffer, byte_bounds, table, table_log2, symbol_bounds, o
         x0, x1, x2, x3 = x0 & mask, x1 & mask, x2 & mask, x3 & mask
         while True:
             rounds = min(
-                _safe_rounds(byte_bounds[1] - b0, p0, symbol_bounds[1] - o0),
-                _safe_rounds(byte_bounds[2] - b1, p1, symbol_bounds[2] - o1),
-                _safe_rounds(byte_bounds[3] - b2, p2, symbol_bounds[3] - o2),
-                _safe_rounds(byte_bounds[4] - b3, p3, symbol_bounds[4] - o3),
+                _safe_rounds(byte_bounds[1] - b0, p0, symbol_bounds[1] - np.int64(o0)),
+                _safe_rounds(byte_bounds[2] - b1, p1, symbol_bounds[2] - np.int64(o1)),
+                _safe_rounds(byte_bounds[3] - b2, p2, symbol_bounds[3] - np.int64(o2)),
+                _safe_rounds(byte_bounds[4] - b3, p3, symbol_bounds[4] - np.int64(o3)),
             )
             if rounds <= 0:
                 break
             for _ in range(rounds):
-                p0, x0, y0 = _round(buffer, b0, p0, table, mask, x0, y0, out, o0)
-                p1, x1, y1 = _round(buffer, b1, p1, table, mask, x1, y1, out, o1)
-                p2, x2, y2 = _round(buffer, b2, p2, table, mask, x2, y2, out, o2)
-                p3, x3, y3 = _round(buffer, b3, p3, table, mask, x3, y3, out, o3)
-                o0 += 4
-                o1 += 4
-                o2 += 4
-                o3 += 4
+                p0, x0, y0 = _round(buffer, u0, p0, table, mask, x0, y0, out, o0)
+                p1, x1, y1 = _round(buffer, u1, p1, table, mask, x1, y1, out, o1)
+                p2, x2, y2 = _round(buffer, u2, p2, table, mask, x2, y2, out, o2)
+                p3, x3, y3 = _round(buffer, u3, p3, table, mask, x3, y3, out, o3)
+                o0 += np.uint64(4)
+                o1 += np.uint64(4)
+                o2 += np.uint64(4)
+                o3 += np.uint64(4)
         if _finish_stream(
-            buffer, b0, byte_bounds[1], p0, table, table_log2, x0, y0, o0, symbol_bounds[1], out
+            buffer, b0, byte_bounds[1], p0, table, table_log2, x0, y0, np.int64(o0), symbol_bounds[1], out
         ):
             return 1
         if _finish_stream(
-            buffer, b1, byte_bounds[2], p1, table, table_log2, x1, y1, o1, symbol_bounds[2], out
+            buffer, b1, byte_bounds[2], p1, table, table_log2, x1, y1, np.int64(o1), symbol_bounds[2], out
         ):
             return 1
         if _finish_stream(
-            buffer, b2, byte_bounds[3], p2, table, table_log2, x2, y2, o2, symbol_bounds[3], out
+            buffer, b2, byte_bounds[3], p2, table, table_log2, x2, y2, np.int64(o2), symbol_bounds[3], out
         ):
             return 1
         return _finish_stream(
-            buffer, b3, byte_bounds[4], p3, table, table_log2, x3, y3, o3, symbol_bounds[4], out
+            buffer, b3, byte_bounds[4], p3, table, table_log2, x3, y3, np.int64(o3), symbol_bounds[4], out
         )
     for i in range(n_streams):
         start, stop = byte_bounds[i], byte_bounds[i + 1]
@@ -229,7 +231,9 @@ def decode_tans_streams(buffer, byte_bounds, table, table_log2, symbol_bounds, o
             if rounds <= 0:
                 break
             for _ in range(rounds):
-                position, x, y = _round(buffer, start, position, table, mask, x, y, out, place)
+                position, x, y = _round(
+                    buffer, np.uint64(start), position, table, mask, x, y, out, np.uint64(place)
+                )
                 place += 4
         if _finish_stream(buffer, start, stop, position, table, table_log2, x, y, place, last, out):
             return 1
