@@ -289,6 +289,8 @@ def _native_code(part: CodedSlice, legal: np.ndarray | None) -> _NativeCode | No
 
 
 def _with_table(part: CodedSlice, group: int, spread: np.ndarray, highest: int) -> _NativeCode:
+    """Add the decode table of a prefix code."""
+    assert not isinstance(part.code, TansCode)
     table = single = None
     if part.code is not None:
         single = part.code.single

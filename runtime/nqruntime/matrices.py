@@ -72,6 +72,11 @@ class Symbols:
     positions: np.ndarray | None
     codebook: np.ndarray
 
+    @property
+    def density(self) -> float:
+        """Stored elements over all elements."""
+        return self.symbols.size / max(1, math.prod(self.shape))
+
 
 def symbols_of(packed: PackedTensor) -> Symbols | None:
     """Return a packed float32 tensor as symbols; None if that takes a codebook of over 65,536 entries."""
@@ -86,11 +91,26 @@ def symbols_of(packed: PackedTensor) -> Symbols | None:
         codebook, numbers = affine_values(k, packed.step, packed.offset), numbers - np.int32(low)
     if codebook.size > _MAX_CODEBOOK_ENTRIES:
         return None
-    return Symbols(
+    symbols = Symbols(
         shape=packed.shape,
         symbols=numbers.astype(_symbol_dtype(codebook.size), copy=False),
         positions=packed.positions,
         codebook=cast_values(codebook, DType.FLOAT32),
+    )
+    return _without_many_zeros(symbols)
+
+
+def _without_many_zeros(symbols: Symbols) -> Symbols:
+    """Leave out stored zeros where these are most elements, whatever layout the file chose."""
+    zeros = np.flatnonzero(symbols.codebook == 0)
+    if symbols.positions is not None or zeros.size != 1 or symbols.symbols.size == 0:
+        return symbols
+    flat = symbols.symbols.reshape(-1)
+    positions = np.flatnonzero(flat != zeros[0])
+    if positions.size >= _SPARSE_BELOW_DENSITY * flat.size:
+        return symbols
+    return Symbols(
+        shape=symbols.shape, symbols=flat[positions], positions=positions, codebook=symbols.codebook
     )
 
 
@@ -200,7 +220,7 @@ def build_matrix(
     if packed is None or symbols is None:
         return DenseMatrix(constant.array().reshape(shape))
     permutation = packed[1]
-    if symbols.positions is not None and packed[0].density < _SPARSE_BELOW_DENSITY:
+    if symbols.positions is not None and symbols.density < _SPARSE_BELOW_DENSITY:
         rows, columns = _coordinates(symbols.positions, symbols.shape, permutation, shape)
         return SparseMatrix(symbols, rows=rows, columns=columns, shape=shape, order=order, workers=workers)
     full = with_zeros_stored(symbols)
