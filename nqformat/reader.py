@@ -433,8 +433,8 @@ class NqzFile:
         mask = None
         if record.layout is Layout.MASK:
             mask = self._mask_bytes(record, fields, positions)
-        out = np.zeros(record.n_elements, dtype=record.dtype.storage_dtype)
         if mask is None:
+            out = np.empty(record.n_elements, dtype=record.dtype.storage_dtype)
             decode_sparse(
                 values,
                 positions,
@@ -445,6 +445,7 @@ class NqzFile:
                 workers=self._workers,
             )
         else:
+            out = np.zeros(record.n_elements, dtype=record.dtype.storage_dtype)
             decode_mask(
                 values,
                 mask,
