@@ -475,11 +475,11 @@ def decode_sparse(
     columns: tuple[int, int] | None,
     workers: Workers,
 ) -> None:
-    """Fill the stored elements of a sparse tensor.
+    """Fill a sparse tensor: its stored elements, and zeros.
 
     Parameters
     ----------
-    out : ndarray of the storage dtype, all zero
+    out : ndarray of the storage dtype
     columns : (n_rows, n_columns) or None
         Shape of the matrix whose columns are scanned; None for C order.
     """
@@ -489,6 +489,7 @@ def decode_sparse(
         part, gaps, table=table, out=out, columns=columns, workers=workers
     ):
         return
+    out.fill(0)
     stored = None
     if bounds != gap_bounds:
         pieces = [numbers for _, numbers in part.numbers()]
@@ -527,6 +528,8 @@ def _decode_sparse_native(
     else:
         entries = np.arange(256, dtype=np.uint64)
     words, _ = _value_words(table.values, 1, native.spread)
+    if columns is not None or not part.pieces:
+        out.fill(0)
     ends = [piece.entry.scan_start for piece in gaps.pieces[1:]] + [-1]
     n_before = 0
 
@@ -540,6 +543,7 @@ def _decode_sparse_native(
         )
         block, gap_block = native.block(source, rows), gap_native.block(gap_source, gap_rows)
         buffers = _buffers(3, part, gaps)
+        places = np.empty(blocks.POSITIONS_TILE, dtype=np.int64)
         status = kernels.run(
             library,
             blocks.SPARSE,
@@ -558,9 +562,12 @@ def _decode_sparse_native(
             0 if columns is None else columns[1],
             kernels.address(gap_block),
             kernels.address(buffers[2]),
+            kernels.address(places),
         )
-        if status != 0:
+        if status < 0:
             raise _damaged(part)
+        if last == len(part.pieces) and columns is None:
+            out[status:] = 0
 
     tasks = []
     for run in _tasks(part.pieces, workers.threads):

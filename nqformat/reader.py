@@ -444,8 +444,8 @@ class NqzFile:
         mask = None
         if record.layout is Layout.MASK:
             mask = self._mask_bytes(record, positions, record.n_elements, fields.n_stored)
-        out = np.zeros(record.n_elements, dtype=record.dtype.storage_dtype)
         if mask is None:
+            out = np.empty(record.n_elements, dtype=record.dtype.storage_dtype)
             decode_sparse(
                 values,
                 positions,
@@ -456,6 +456,7 @@ class NqzFile:
                 workers=self._workers,
             )
         else:
+            out = np.zeros(record.n_elements, dtype=record.dtype.storage_dtype)
             decode_mask(
                 values,
                 mask,

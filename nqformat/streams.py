@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
-from itertools import pairwise
 
 import numpy as np
 
@@ -264,7 +263,7 @@ def _encode_chunk(
     if code.single is not None:
         return [b""] * (len(bounds) - 1), extra
     codes, lengths = code.codewords
-    return [kernels.pack_codes(symbols[a:b], codes, lengths) for a, b in pairwise(bounds)], extra
+    return kernels.pack_codes(symbols, bounds, codes, lengths), extra
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

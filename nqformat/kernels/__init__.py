@@ -11,6 +11,7 @@ import importlib.util
 import os
 import sys
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from .reference import (
     pack_bits_reference,
     pack_codes_reference,
 )
-from .tables import DecodeTable, build_decode_table, spread_table, stream_block
+from .tables import MAX_LENGTH, DecodeTable, build_decode_table, spread_table, stream_block
 from .tans_reference import decode_tans_reference, encode_tans_reference
 
 __all__ = [
@@ -116,25 +117,29 @@ def pack_bits(values: np.ndarray, widths: np.ndarray) -> bytes:
     return out[:n_bytes].tobytes()
 
 
-def pack_codes(symbols: np.ndarray, codes: np.ndarray, lengths: np.ndarray) -> bytes:
-    """Concatenate the codewords of symbols.
+def pack_codes(symbols: np.ndarray, bounds: list[int], codes: np.ndarray, lengths: np.ndarray) -> list[bytes]:
+    """Concatenate the codewords of the symbols between each two bounds.
 
     Parameters
     ----------
     symbols : ndarray of uint8
+    bounds : list of int, length n_parts + 1
     codes : ndarray of uint16, shape (256,)
         Codewords, first bit lowest.
     lengths : ndarray of uint8, shape (256,), each at most 13
     """
     library = native(symbols.size)
     if library is None:
-        return pack_codes_reference(symbols, codes, lengths)
+        return [pack_codes_reference(symbols[a:b], codes, lengths) for a, b in pairwise(bounds)]
     symbols = np.ascontiguousarray(symbols, dtype=np.uint8)
+    assert bounds[0] >= 0 and bounds[-1] <= symbols.size and int(lengths.max()) <= MAX_LENGTH
     table = codes.astype(np.uint32) | lengths.astype(np.uint32) << np.uint32(16)
-    assert lengths.max() <= 13
-    out = np.empty(symbols.size * 13 // 8 + 24, dtype=np.uint8)
-    n_bits = run(library, blocks.PACK_CODES, address(symbols), symbols.size, address(table), address(out))
-    return out[: (n_bits + 7) // 8].tobytes()
+    out = np.empty(max(b - a for a, b in pairwise(bounds)) * MAX_LENGTH // 8 + 24, dtype=np.uint8)
+    parts = []
+    for a, b in pairwise(bounds):
+        n_bits = run(library, blocks.PACK_CODES, address(symbols) + a, b - a, address(table), address(out))
+        parts.append(out[: (n_bits + 7) // 8].tobytes())
+    return parts
 
 
 def count_symbols(symbols: np.ndarray) -> np.ndarray:

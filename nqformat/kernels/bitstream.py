@@ -22,6 +22,7 @@ from .blocks import (
     PACK_CODES,
     PLANES,
     POPCOUNT,
+    POSITIONS_TILE,
     SINGLE,
     SPARSE,
     STORED,
@@ -393,42 +394,69 @@ def _store_value(out, place, size, value):  # type: ignore[no-untyped-def]
 
 
 @_helper
-def _scatter_gaps(block, symbols, numbers, n, extra, extra_bytes, readable, position):  # type: ignore[no-untyped-def]
-    """Place n values by their gap symbols; returns the scan position after the last, or -1.
+def _fill_zeros(start, stop):  # type: ignore[no-untyped-def]
+    """Write zeros from address `start` up to `stop`."""
+    while start + _8 <= stop:
+        store64(start, _0)
+        start += _8
+    while start < stop:
+        store8(start, _0)
+        start += _1
 
-    Each position is compared with the number of elements before its store; loads of extra bits that would
-    pass `readable` take the bytes below it only.
+
+@_helper
+def _scatter_gaps(block, symbols, numbers, n, extra, extra_bytes, readable, position):  # type: ignore[no-untyped-def]
+    """Place n values by their gap symbols, zeros between; returns the scan position after the last, or -1.
+
+    A tile of positions is computed and compared with the number of elements, then its range is cleared while
+    it fits the cache, then its values are stored. With a column scan nothing is cleared. Loads of extra bits
+    that would pass `readable` take the bytes below it only.
     """
     out, size, values = load_parameter(block, 1), load_parameter(block, 2), load_parameter(block, 3)
     n_elements, gaps = load_parameter(block, 9), load_parameter(block, 10)
     n_rows, n_columns = load_parameter(block, 11), load_parameter(block, 12)
+    places = load_parameter(block, 15)
     bit = _0
     row = column = _0
     if n_rows != _0:
         row, column = position % n_rows, position // n_rows
-    for _ in range(np.int64(n)):
-        entry = load64(gaps + (load8(symbols) << _3))
-        width = entry >> _56
-        start = bit >> _3
-        word = load64(extra + start) if start + _8 <= readable else _load_tail(extra, start, readable)
-        gap = (entry & _BASE_MASK) + ((word >> (bit & _7)) & ((_1 << width) - _1))
-        bit += width
-        position += gap
-        if position >= n_elements:
-            return _DAMAGED
-        value = load64(values + (load8(numbers) << _3))
+    if position > n_elements:
+        return _DAMAGED
+    done = _0
+    while done < n:
+        n_tile = min(n - done, _U(POSITIONS_TILE))
+        tile_start = position
+        for i in range(np.int64(n_tile)):
+            entry = load64(gaps + (load8(symbols + done + _U(i)) << _3))
+            width = entry >> _56
+            start = bit >> _3
+            word = load64(extra + start) if start + _8 <= readable else _load_tail(extra, start, readable)
+            gap = (entry & _BASE_MASK) + ((word >> (bit & _7)) & ((_1 << width) - _1))
+            bit += width
+            position += gap
+            if position >= n_elements:
+                return _DAMAGED
+            place = position
+            position += _1
+            if n_rows != _0:
+                row += gap
+                if row >= n_rows:
+                    column += row // n_rows
+                    row %= n_rows
+                place = row * n_columns + column
+                row += _1
+            store64(places + (_U(i) << _3), place)
         if n_rows == _0:
-            _store_value(out, position, size, value)
+            _fill_zeros(out + tile_start * size, out + position * size)
+        if size == _4:
+            for i in range(np.int64(n_tile)):
+                value = load64(values + (load8(numbers + done + _U(i)) << _3))
+                store32(out + (load64(places + (_U(i) << _3)) << _2), value)
         else:
-            row += gap
-            if row >= n_rows:
-                column += row // n_rows
-                row %= n_rows
-            _store_value(out, row * n_columns + column, size, value)
-            row += _1
-        position += _1
-        symbols += _1
-        numbers += _1
+            for i in range(np.int64(n_tile)):
+                value = load64(values + (load8(numbers + done + _U(i)) << _3))
+                _store_value(out, load64(places + (_U(i) << _3)), size, value)
+        done += n_tile
     if (bit + _7) >> _3 != extra_bytes:
         return _DAMAGED
     if bit & _7 != _0 and (load8(extra + (bit >> _3)) >> (bit & _7)) != _0:
@@ -438,10 +466,14 @@ def _scatter_gaps(block, symbols, numbers, n, extra, extra_bytes, readable, posi
 
 @_helper
 def _decode_sparse(block):  # type: ignore[no-untyped-def]
-    """Decode rows `first` to `last` of a sparse tensor into zeros; each row is a chunk of both streams."""
+    """Decode rows `first` to `last` of a sparse tensor; each row is a chunk of both streams.
+
+    Without column scan, the elements up to the last stored one are written; the rest is the caller's.
+    """
     stream, gap_stream = load_parameter(block, 0), load_parameter(block, 13)
     buffer, spare, symbols = load_parameter(block, 5), load_parameter(block, 6), load_parameter(block, 14)
     row_bytes = _U(8 * CODED)
+    end = np.int64(0)
     row = load_parameter(stream, 11) + load_parameter(block, 7) * row_bytes
     gap_row = load_parameter(gap_stream, 11) + load_parameter(block, 7) * row_bytes
     for _ in range(np.int64(load_parameter(block, 7)), np.int64(load_parameter(block, 8))):
@@ -468,7 +500,7 @@ def _decode_sparse(block):  # type: ignore[no-untyped-def]
             return _DAMAGED
         row += row_bytes
         gap_row += row_bytes
-    return np.int64(0)
+    return end
 
 
 @_helper

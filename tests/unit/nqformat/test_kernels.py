@@ -8,7 +8,6 @@ import os
 import stat
 import subprocess
 import sys
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +37,7 @@ def random_code(rng: np.random.Generator, n_used: int, skew: float, limit: int =
 def coded(code: PrefixCode, symbols: np.ndarray, n_streams: int) -> tuple[bytes, list[int], list[int]]:
     codes, lengths = code.codewords
     bounds = substream_bounds(symbols.size, n_streams)
-    parts = [kernels.pack_codes(symbols[a:b], codes, lengths) for a, b in pairwise(bounds)]
+    parts = kernels.pack_codes(symbols, bounds, codes, lengths)
     return b"".join(parts), [0, *np.cumsum([len(p) for p in parts]).tolist()], bounds
 
 
@@ -261,7 +260,7 @@ def weights_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "w.nqz"
     book = Codebook(values=rng.normal(size=16).astype(np.float32))
     indices = rng.binomial(15, 0.5, size=70_000).astype(np.uint8)
-    nqformat.save_file({"w": CodebookTensor(indices=indices, codebook=book)}, path)
+    nqformat.save_file({"w": CodebookTensor(indices=indices, codebook=book)}, path, prefer="speed")
     return path
 
 
