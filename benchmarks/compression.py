@@ -3,8 +3,9 @@
     NQZ_DATA=path/to/data python benchmarks/compression.py [case ...]
 
 Writes benchmarks/results/compression.json. Without NQZ_DATA only the synthetic cases run, and it says so.
-Every file is read back and compared bit for bit. Random masks are compared with the entropy of their rows'
-densities (`ideal`), streams with the order-0 entropy of what was drawn.
+Every file is read back and compared bit for bit. `ideal` of a random mask is what a coder needs who knows the
+densities that its rows were drawn with, and which rows and columns are empty at the entropy of that choice;
+of a real mask, independent bits of its density. Streams stand beside the order-0 entropy of what was drawn.
 """
 
 from __future__ import annotations
@@ -131,9 +132,12 @@ def random_mask(rows: int, columns: int, densities: np.ndarray, seed: int) -> Co
     return with_entries(kept, 2)
 
 
-def ideal_mask_bits(tensor: CodebookTensor, densities: np.ndarray) -> float:
-    """Entropy of a mask whose rows have these densities, in bits."""
-    return float(sum(map(entropy, densities.tolist()))) * tensor.indices.shape[1]
+def ideal_mask_bits(tensor: CodebookTensor, densities: np.ndarray, n_columns: int | None = None) -> float:
+    """Bits that this mask takes for a coder who knows the densities its rows were drawn with."""
+    n = n_columns or tensor.indices.shape[1]
+    drawn = densities > 0
+    p, k = densities[drawn], np.count_nonzero(tensor.indices, axis=1)[drawn]
+    return float(-(k * np.log2(p) + (n - k) * np.log2(1 - p)).sum())
 
 
 def entropy(p: float) -> float:
@@ -159,8 +163,22 @@ def mask_cases() -> Iterator[tuple[str, CodebookTensor, float]]:
         columns = rng.random(2000) < 0.5
         drawn = random_mask(1000, 2000, np.full(1000, 2 * density), 5).indices * columns
         mask = with_entries(drawn, 2)
-        bits = ideal_mask_bits(mask, np.full(1000, 2 * density)) * columns.mean()
+        bits = ideal_mask_bits(mask, np.full(1000, 2 * density), int(columns.sum()))
         yield f"mask {density:g} empty columns", mask, bits + 2000 * entropy(0.5)
+
+
+def real_masks(folder: Path) -> Iterator[tuple[str, CodebookTensor, float]]:
+    """Masks of pruned networks, with the bits of as many independent choices."""
+    lenets = {name: state(folder / "pruned_lenets" / f"{name}.pt") for name in ("lenet300_p8", "lenet5_p8")}
+    layers, _ = loaders(folder).squeezenet_deepcomp()
+    sources = {
+        **{f"lenet300_p8 {n}": lenets["lenet300_p8"][f"{n}.weight"] for n in ("fc1", "fc2")},
+        **{f"lenet5_p8 {n}": lenets["lenet5_p8"][f"{n}.weight"] for n in ("fc1", "c2")},
+        **{f"squeezenet {n}": layers[n][0] for n in ("fire9/conv3x3_2", "conv_final")},
+    }
+    for label, weight in sources.items():
+        mask = with_entries((weight != 0).reshape(weight.shape[0], -1), 2)
+        yield f"real mask {label}", mask, weight.size * entropy(float(mask.indices.mean()))
 
 
 def stream_cases(n: int) -> Iterator[tuple[str, CodebookTensor]]:
@@ -292,7 +310,8 @@ def run_networks(folder: Path, wanted: list[str]) -> Iterator[dict[str, Any]]:
 
 def run_synthetic(folder: Path | None, wanted: list[str]) -> Iterator[dict[str, Any]]:
     empty = len(nqformat.save({"w": with_entries(np.zeros((1, 1)), 2)}))
-    for label, mask, bits in mask_cases():
+    masks = list(mask_cases()) + (list(real_masks(folder)) if folder is not None else [])
+    for label, mask, bits in masks:
         if not wanted or any(w in label for w in wanted):
             row = measure({"w": mask}, "size")
             yield {

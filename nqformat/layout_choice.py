@@ -122,54 +122,74 @@ class Plan:
         return self.layout is Layout.DENSE
 
 
+def scan_positions(shape: tuple[int, ...], nonzero: np.ndarray, column_scan: bool) -> np.ndarray:
+    """Ascending positions of the nonzero elements in scan order: int64."""
+    marked = nonzero.reshape(shape[0], -1).T if column_scan else nonzero
+    found: np.ndarray = np.flatnonzero(marked)
+    return found
+
+
 def blocks_of(
-    layout: Layout, shape: tuple[int, ...], nonzero: np.ndarray, column_scan: bool, lines: Lines
+    layout: Layout,
+    shape: tuple[int, ...],
+    nonzero: np.ndarray,
+    column_scan: bool,
+    lines: Lines,
+    *,
+    positions: np.ndarray | None = None,
 ) -> list[BlockElements]:
     """Cut a tensor into blocks.
 
     Parameters
     ----------
     nonzero : ndarray of bool, shape (n_elements,), C order
+    positions : ndarray of int64 or None
+        What :func:`scan_positions` gives, if it is at hand.
     """
+    if positions is None:
+        positions = scan_positions(shape, nonzero, column_scan)
     if lines.is_plain:
-        return [_plain_block(layout, shape, nonzero, column_scan)]
-    n_rows, n_columns = shape[0], nonzero.size // shape[0]
-    matrix = nonzero.reshape(n_rows, n_columns)
-    matrix = matrix.T if column_scan else matrix
-    alive = np.arange(matrix.shape[1]) if lines.alive is None else np.flatnonzero(lines.alive)
+        return [_plain_block(layout, shape, nonzero.size, column_scan, positions)]
+    n_columns = nonzero.size // shape[0]
+    n_lines, n_cross = (n_columns, shape[0]) if column_scan else (shape[0], n_columns)
+    alive = np.arange(n_cross) if lines.alive is None else np.flatnonzero(lines.alive)
+    classes = np.zeros(n_lines, dtype=np.uint8) if lines.classes is None else lines.classes
+    place_alive = np.zeros(n_cross, dtype=np.int64)
+    place_alive[alive] = np.arange(alive.size)
+    line, cross = positions // n_cross, positions % n_cross
+    class_of = classes[line]
     blocks = []
     for number in range(lines.n_classes):
-        own = np.arange(matrix.shape[0])
-        if lines.classes is not None:
-            own = np.flatnonzero(lines.classes == number)
-        n_elements = own.size * alive.size
-        marked = matrix[np.ix_(own, alive)]
-        inside = np.arange(n_elements) if layout is Layout.DENSE else np.flatnonzero(marked)
-        if layout is Layout.DENSE and not marked.any():
-            inside = inside[:0]
-        line, cross = own[inside // max(alive.size, 1)], alive[inside % max(alive.size, 1)]
-        elements = cross * n_columns + line if column_scan else line * n_columns + cross
+        own = np.flatnonzero(classes == number)
+        n_elements = int(own.size) * int(alive.size)
+        mine = class_of == number
+        if layout is Layout.DENSE and mine.any():
+            inside = np.arange(n_elements)
+            own_line, own_cross = own[inside // alive.size], alive[inside % alive.size]
+        else:
+            own_line, own_cross = line[mine], cross[mine]
+            place = np.zeros(n_lines, dtype=np.int64)
+            place[own] = np.arange(own.size)
+            inside = place[own_line] * alive.size + place_alive[own_cross]
+        elements = own_cross * n_columns + own_line if column_scan else own_line * n_columns + own_cross
         blocks.append(BlockElements(int(own.size), n_elements, elements, inside))
     return blocks
 
 
 def _plain_block(
-    layout: Layout, shape: tuple[int, ...], nonzero: np.ndarray, column_scan: bool
+    layout: Layout, shape: tuple[int, ...], n_elements: int, column_scan: bool, positions: np.ndarray
 ) -> BlockElements:
-    n_lines = shape[0] if shape else 1
-    if layout is Layout.DENSE:
-        elements = None
-        if column_scan:
-            elements = np.arange(nonzero.size).reshape(shape[0], -1).T.reshape(-1)
-        return BlockElements(n_lines, nonzero.size, elements, None)
+    n_rows = shape[0] if shape else 1
     if not column_scan:
-        positions = np.flatnonzero(nonzero)
-        return BlockElements(n_lines, nonzero.size, positions, positions)
-    inside = np.flatnonzero(nonzero.reshape(shape[0], -1).T)
-    n_columns = nonzero.size // shape[0]
-    return BlockElements(
-        n_columns, nonzero.size, (inside % shape[0]) * n_columns + inside // shape[0], inside
-    )
+        if layout is Layout.DENSE:
+            return BlockElements(n_rows, n_elements, None, None)
+        return BlockElements(n_rows, n_elements, positions, positions)
+    n_columns = n_elements // n_rows
+    if layout is Layout.DENSE:
+        elements = np.arange(n_elements).reshape(n_rows, n_columns).T.reshape(-1)
+        return BlockElements(n_columns, n_elements, elements, None)
+    elements = (positions % n_rows) * n_columns + positions // n_rows
+    return BlockElements(n_columns, n_elements, elements, positions)
 
 
 def scan_mask(inside: np.ndarray, n_elements: int) -> np.ndarray:
@@ -211,6 +231,20 @@ class Subject:
     prefer: Prefer
     widths: tuple[int, ...] = ()
     scale: float = 1.0
+    _positions: dict[bool, np.ndarray] = field(default_factory=dict)
+
+    def positions(self, column_scan: bool) -> np.ndarray:
+        """Nonzero elements in scan order."""
+        if column_scan not in self._positions:
+            self._positions[column_scan] = scan_positions(self.shape, self.nonzero, column_scan)
+        return self._positions[column_scan]
+
+    def blocks(self, plan: Plan) -> list[BlockElements]:
+        """Return the blocks of a plan."""
+        positions = self.positions(plan.column_scan)
+        return blocks_of(
+            plan.layout, self.shape, self.nonzero, plan.column_scan, plan.lines, positions=positions
+        )
 
     def costed(self, plan: Plan) -> Plan:
         """Fill in the slices of a plan and its estimate."""
@@ -220,7 +254,7 @@ class Subject:
 
     def _slices(self, plan: Plan) -> Iterator[PlannedSlice]:
         lines = plan.lines
-        blocks = blocks_of(plan.layout, self.shape, self.nonzero, plan.column_scan, lines)
+        blocks = self.blocks(plan)
         plan.fixed_bytes += RECORD_BYTES if lines.is_plain else 2.0 + 5.0 * len(blocks)
         if lines.classes is not None:
             codings = class_codings(lines.classes, lines.n_classes)
@@ -303,7 +337,7 @@ def _classified(
 ) -> Iterator[Plan]:
     """Yield plans with more and more classes while they get smaller."""
     dense = plain.stores_all
-    block = blocks_of(plain.layout, subject.shape, subject.nonzero, plain.column_scan, PLAIN)[0]
+    block = subject.blocks(plain)[0]
     numbers, width = subject.numbering(plain, block.elements)
     n_places = subject.nonzero.size // max(n_by_line.size, 1)
     where = np.arange(block.n_elements) if block.inside is None else block.inside
