@@ -46,6 +46,7 @@ def convert(
     seed: int | None = None,
     strict: bool = False,
     edge: bool = False,
+    prefer: str = "size",
     full_metadata: bool = False,
     dynamic_batch: bool = True,
     progress: Progress | None = None,
@@ -75,6 +76,8 @@ def convert(
         Fail if a weight matrix would be left raw.
     edge : bool
         Leave the directory uncompressed.
+    prefer : {"size", "speed"}
+        ``size`` takes every coding that saves bytes; ``speed`` only those that decode fastest.
     full_metadata : bool
         Store all settings and accuracies instead of method, seed and version.
     dynamic_batch : bool
@@ -122,7 +125,12 @@ def convert(
     with replaced_when_done(path) as staged:
         tensors: dict[str, Tensor] = {**quantized.tensors, **source.views}
         nqformat.save_file(
-            tensors, staged, graph=source.graph, metadata=_metadata(settings, full_metadata), edge=edge
+            tensors,
+            staged,
+            graph=source.graph,
+            metadata=_metadata(settings, full_metadata),
+            edge=edge,
+            prefer=prefer,
         )
         say("verifying the written file")
         outputs, note = _compare_outputs(run, staged, source, feeds)

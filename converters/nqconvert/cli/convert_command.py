@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--train", help="package.module:function that returns nqconvert.Training")
     parser.add_argument("--evaluate", help="package.module:function of a runner that returns an accuracy")
     parser.add_argument("--strict", action="store_true", help="fail if a weight matrix is left raw")
+    parser.add_argument("--prefer", choices=("size", "speed"), default="size", help="codings to choose from")
     parser.add_argument("--edge", action="store_true", help="leave the directory uncompressed")
     parser.add_argument("--full-metadata", action="store_true", help="store all settings in the file")
     parser.add_argument("--static-batch", action="store_true", help="fix the batch size to the example's")
@@ -64,6 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
             seed=arguments.seed,
             strict=arguments.strict,
             edge=arguments.edge,
+            prefer=arguments.prefer,
             full_metadata=arguments.full_metadata,
             dynamic_batch=not arguments.static_batch,
             progress=stages,
