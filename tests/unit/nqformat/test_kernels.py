@@ -196,7 +196,7 @@ def test_large_tensors_of_every_kind_decode_alike_on_both_paths_and_with_threads
 ) -> None:
     tensors = many_tensors()
     monkeypatch.setenv("NQFORMAT_KERNELS", "numba")
-    content = nqformat.save(tensors)
+    content = nqformat.save(tensors, prefer="speed")
     for threads in (1, 2, 5):
         decoded = nqformat.load(content, bfloat16="uint16", threads=threads)
         for name, tensor in tensors.items():
