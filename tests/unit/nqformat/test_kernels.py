@@ -238,7 +238,8 @@ def test_damage_in_a_mapped_file_is_reported_as_such(tmp_path: Path, threads: in
     book = Codebook(values=rng.normal(size=16).astype(np.float32))
     indices = rng.binomial(15, 0.5, size=300_000).astype(np.uint8)
     content = bytearray(nqformat.save({"w": CodebookTensor(indices=indices, codebook=book)}))
-    content[len(content) // 2] ^= 255
+    middle = len(content) // 2
+    content[middle : middle + 400] = rng.bytes(400)
     path = tmp_path / "w.nqz"
     path.write_bytes(content)
     with (
