@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import mmap
 import os
@@ -173,7 +174,9 @@ class NqzFile:
             self._last_chunk.clear()
         self._view.release()
         if isinstance(self._owner, mmap.mmap):
-            self._owner.close()
+            # the frames of an error that is being raised may still refer to the map; it then goes with them
+            with contextlib.suppress(BufferError):
+                self._owner.close()
 
     @property
     def directory(self) -> Directory:

@@ -30,6 +30,7 @@ from .blocks import (
     WIDE,
 )
 from .memory import (
+    clear_bytes,
     count_leading_zeros,
     count_ones,
     load8,
@@ -394,17 +395,6 @@ def _store_value(out, place, size, value):  # type: ignore[no-untyped-def]
 
 
 @_helper
-def _fill_zeros(start, stop):  # type: ignore[no-untyped-def]
-    """Write zeros from address `start` up to `stop`."""
-    while start + _8 <= stop:
-        store64(start, _0)
-        start += _8
-    while start < stop:
-        store8(start, _0)
-        start += _1
-
-
-@_helper
 def _scatter_gaps(block, symbols, numbers, n, extra, extra_bytes, readable, position):  # type: ignore[no-untyped-def]
     """Place n values by their gap symbols, zeros between; returns the scan position after the last, or -1.
 
@@ -447,7 +437,7 @@ def _scatter_gaps(block, symbols, numbers, n, extra, extra_bytes, readable, posi
                 row += _1
             store64(places + (_U(i) << _3), place)
         if n_rows == _0:
-            _fill_zeros(out + tile_start * size, out + position * size)
+            clear_bytes(out + tile_start * size, (position - tile_start) * size)
         if size == _4:
             for i in range(np.int64(n_tile)):
                 value = load64(values + (load8(numbers + done + _U(i)) << _3))

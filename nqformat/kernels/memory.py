@@ -11,6 +11,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 _WORD = ir.IntType(64)
@@ -77,3 +78,15 @@ def count_ones(typing_context, value):  # type: ignore[no-untyped-def]
         return builder.ctpop(arguments[0])
 
     return types.uint64(types.uint64), generate
+
+
+@intrinsic
+def clear_bytes(typing_context, address, n_bytes):  # type: ignore[no-untyped-def]
+    """Write `n_bytes` zeros with the C library's memset, which reads nothing into the cache first."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        start = builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
+        cgutils.memset(builder, start, arguments[1], 0)
+        return context.get_dummy_value()
+
+    return types.none(types.uint64, types.uint64), generate

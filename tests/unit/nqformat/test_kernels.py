@@ -232,6 +232,23 @@ def test_flipped_bits_of_large_chunks_raise_and_do_not_crash(monkeypatch: pytest
     assert refused > 20
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_damage_in_a_mapped_file_is_reported_as_such(tmp_path: Path, threads: int) -> None:
+    rng = np.random.default_rng(1)
+    book = Codebook(values=rng.normal(size=16).astype(np.float32))
+    indices = rng.binomial(15, 0.5, size=300_000).astype(np.uint8)
+    content = bytearray(nqformat.save({"w": CodebookTensor(indices=indices, codebook=book)}))
+    middle = len(content) // 2
+    content[middle : middle + 400] = rng.bytes(400)
+    path = tmp_path / "w.nqz"
+    path.write_bytes(content)
+    with (
+        pytest.raises(FormatError),
+        nqformat.safe_open(path, verify=False, threads=threads) as file,
+    ):
+        file.get_tensor("w")
+
+
 def test_threads_must_be_positive(small_file: bytes) -> None:
     with pytest.raises(ValueError, match="threads"):
         nqformat.from_bytes(small_file, threads=0)
