@@ -27,9 +27,9 @@ import zstandard
 from harness import compare, machine, write
 
 import nqformat
-from nqformat import Codebook, CodebookTensor, RawTensor, layout_choice
+from nqformat import Codebook, CodebookTensor, RawTensor, codings
 from nqformat import kernels as codec_kernels
-from nqformat.decoding import Workers, decode_bytes, decode_dense, decode_mask, decode_sparse
+from nqformat.decoding import Workers, decode_bytes, decode_dense, decode_sparse
 from nqformat.prefix_code import PrefixCode
 
 os.environ.setdefault("NQFORMAT_KERNELS", "numba")
@@ -67,14 +67,14 @@ def stream(distribution: str, levels: int, bits: float, n: int, seed: int = 0) -
 
 
 @contextmanager
-def pairs(allowed: bool) -> Iterator[None]:
-    """Let the writer group small numbers, or keep it from that."""
-    most = layout_choice.MAX_GROUP
-    layout_choice.MAX_GROUP = most if allowed else 1
+def pairs(wanted: bool) -> Iterator[None]:
+    """Make the writer group small numbers, or keep it from that."""
+    gain = codings._FAST_GROUP_GAIN
+    codings._FAST_GROUP_GAIN = -1.0 if wanted else 1.0
     try:
         yield
     finally:
-        layout_choice.MAX_GROUP = most
+        codings._FAST_GROUP_GAIN = gain
 
 
 def codebook(levels: int) -> Codebook:
@@ -105,7 +105,7 @@ def dense(
     n = symbols.size
     tensor = CodebookTensor(indices=symbols, codebook=codebook(levels))
     with pairs(grouped):
-        content = nqformat.save({"w": tensor})
+        content = nqformat.save({"w": tensor}, prefer="speed")
     with nqformat.from_bytes(content, threads=1) as file:
         assert np.array_equal(file.get_tensor("w"), tensor.decode())
         part = file._slice(file._record("w"), "values")
@@ -151,34 +151,15 @@ def dense(
     return row
 
 
-@contextmanager
-def gaps_only() -> Iterator[None]:
-    """Keep the writer from masks, by making them incompressible."""
-    scan_mask = layout_choice.scan_mask
-    layout_choice.scan_mask = lambda positions, n: np.random.default_rng(0).integers(
-        0, 256, -(-n // 8), dtype=np.uint8
-    )
-    try:
-        yield
-    finally:
-        layout_choice.scan_mask = scan_mask
-
-
-def sparse(n: int, zstd_levels: tuple[int, ...], *, masks: bool, columns_too: bool) -> dict[str, Any]:
+def sparse(n: int, zstd_levels: tuple[int, ...]) -> dict[str, Any]:
     """Decode a matrix of 8 % density, 32 clusters, into memory that was used before."""
     rng = np.random.default_rng(1)
     side = int(n**0.5)
     levels = 1 + np.minimum(np.abs(np.round(rng.normal(size=(side, side)) * 6)), 31)
     indices = np.where(rng.random((side, side)) < 0.08, levels, 0).astype(np.uint8)
     values = np.concatenate([[0.0], np.linspace(-1, 1, 32)]).astype(np.float32)
-    if not columns_too:
-        indices = indices.reshape(-1)
     tensor = CodebookTensor(indices=indices, codebook=Codebook(values=values))
-    if masks:
-        content = nqformat.save({"w": tensor})
-    else:
-        with gaps_only():
-            content = nqformat.save({"w": tensor})
+    content = nqformat.save({"w": tensor}, prefer="speed")
     plain = tensor.decode()
     with nqformat.from_bytes(content, threads=1) as file:
         assert np.array_equal(file.get_tensor("w"), plain)
@@ -191,11 +172,7 @@ def sparse(n: int, zstd_levels: tuple[int, ...], *, masks: bool, columns_too: bo
         rule = {"table": table, "values_of": values_of, "out": out, "columns": columns, "workers": Workers(1)}
 
         def whole() -> None:
-            if record.layout is nqformat.Layout.MASK:
-                out.fill(0)
-                decode_mask(coded, file._mask_bytes(record, record.fields, positions), **rule)
-            else:
-                decode_sparse(coded, positions, **rule)
+            decode_sparse(coded, positions, **rule)
 
         calls, bits = peers(indices.reshape(-1), zstd_levels)
         taken = compare({"nqz": whole, "fill": lambda: out.fill(0), **calls})
@@ -407,10 +384,7 @@ def main() -> None:
         for name, symbols in made.items()
         if STREAMS[name][1] <= 16
     }
-    results["sparse"] = [
-        sparse(n, zstd_levels[:2], masks=masks, columns_too=columns_too)
-        for masks, columns_too in ((False, False), (True, False), (False, True))
-    ]
+    results["sparse"] = sparse(n, zstd_levels[:2])
     results["encode"] = encode(made["gauss 16"])
     results["planes"] = planes(n)
     results["threads"] = threads(made["gauss 16"], 16)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from . import kernels
 from .chunks import DEFAULT_CHUNK_LOG2
 from .code_cost import Prefer, estimate_bytes, exact_bytes
 from .escape import MAX_ESCAPE_BITS, EscapeMapping
@@ -21,6 +22,7 @@ _WIDE_MAPPINGS = (HybridMapping(4, 1), HybridMapping(6, 3), HybridMapping(7, 3))
 _WINDOWS = ((2, 15), (3, 5), (4, 3), (5, 2), (8, 1))
 _GAP_ESCAPE_BELOW = 24.0
 _COUNT_AT_ONCE = 1 << 20
+_FAST_GROUP_GAIN = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +59,8 @@ class Codings:
 
 
 def histogram(symbols: np.ndarray) -> np.ndarray:
-    """Symbol counts: int64, shape (256,). Takes eight megabytes besides, however many symbols."""
-    counts = np.zeros(256, dtype=np.int64)
-    for start in range(0, symbols.size, _COUNT_AT_ONCE):
-        counts += np.bincount(symbols[start : start + _COUNT_AT_ONCE], minlength=256)
-    return counts
+    """Symbol counts: int64, shape (256,)."""
+    return kernels.count_symbols(symbols)
 
 
 def _collect(found: list[tuple[Mapping, np.ndarray, float]]) -> Codings:
@@ -91,7 +90,14 @@ def value_codings(numbers: np.ndarray, width: int, widths: tuple[int, ...], pref
                 found.append((mapping, histogram(mapping.join(numbers)), 0.0))
     if prefer is Prefer.SIZE:
         found.extend(_escape_codings(numbers, width))
+    else:
+        found = found[:1] + [item for item in found[1:] if _pays(item[1], found[0][1])]
     return _collect(found)
+
+
+def _pays(grouped: np.ndarray, single: np.ndarray) -> bool:
+    """Whether groups save enough: single symbols decode several a look-up too."""
+    return exact_bytes(grouped, 0.0) < (1.0 - _FAST_GROUP_GAIN) * exact_bytes(single, 0.0)
 
 
 def _escape_codings(numbers: np.ndarray, width: int) -> list[tuple[Mapping, np.ndarray, float]]:

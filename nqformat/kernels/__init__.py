@@ -43,7 +43,8 @@ __all__ = [
 ]
 
 _WORTH_LOADING_SYMBOLS = 200_000
-_WORTH_COMPILING_SYMBOLS = 2_000_000
+_WORTH_COMPILING_SYMBOLS = 20_000_000
+_WORTH_NUMBA_SYMBOLS = 2_000_000
 
 
 def native(n_symbols: int) -> KernelLibrary | None:
@@ -65,7 +66,7 @@ def use_numba(n_symbols: int) -> bool:
     choice = os.environ.get("NQFORMAT_KERNELS", "auto")
     if choice == "numpy":
         return False
-    if choice == "auto" and "numba" not in sys.modules and n_symbols < _WORTH_COMPILING_SYMBOLS:
+    if choice == "auto" and "numba" not in sys.modules and n_symbols < _WORTH_NUMBA_SYMBOLS:
         return False
     return importlib.util.find_spec("numba") is not None
 
