@@ -38,6 +38,9 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/whole_path.py
+	$(BIN)/python benchmarks/compression.py
+	$(BIN)/python benchmarks/codec.py
+	$(BIN)/python benchmarks/readme_figures.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

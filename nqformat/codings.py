@@ -22,7 +22,7 @@ _WIDE_MAPPINGS = (HybridMapping(4, 1), HybridMapping(6, 3), HybridMapping(7, 3))
 _WINDOWS = ((2, 15), (3, 5), (4, 3), (5, 2), (8, 1))
 _GAP_ESCAPE_BELOW = 24.0
 _COUNT_AT_ONCE = 1 << 20
-_FAST_GROUP_GAIN = 0.05
+_FAST_GROUP_GAIN = 0.03
 
 
 @dataclass(frozen=True, slots=True)
