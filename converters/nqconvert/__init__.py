@@ -11,18 +11,31 @@ if TYPE_CHECKING:
     from .conversion import convert
     from .export import export_onnx
     from .report import Report
+    from .sensitivity import measure_sensitivities
     from .sources import ModelSource, load_source
+    from .training.fine_tuning import FineTuning
     from .training.stage import Training
 
-__all__ = ["ModelSource", "Report", "Training", "convert", "export_onnx", "load_source"]
+__all__ = [
+    "FineTuning",
+    "ModelSource",
+    "Report",
+    "Training",
+    "convert",
+    "export_onnx",
+    "load_source",
+    "measure_sensitivities",
+]
 
 _HOMES = {
+    "FineTuning": "training.fine_tuning",
     "ModelSource": "sources",
     "Report": "report",
     "Training": "training.stage",
     "convert": "conversion",
     "export_onnx": "export",
     "load_source": "sources",
+    "measure_sensitivities": "sensitivity",
 }
 
 

@@ -110,7 +110,8 @@ def quantize_pools(
     """Quantize float tensors, those of a pool with one codebook, and keep what needs no quantizer.
 
     - Tensors of at most `clusters` distinct values, and always those of two or three (binary and ternary
-      networks), are kept exactly (-0.0 becomes 0.0); so are integers and booleans.
+      networks), are kept exactly (-0.0 becomes 0.0); so are integers and booleans. With one pool for all,
+      tensors that no codebook of their own would make smaller join it instead.
     - Entries are rounded to the codebook dtype; equal and unused ones are dropped. Where float16 (or
       bfloat16) overflows or adds more than 1 % to the squared error, the codebook is float32. float16 and
       bfloat16 tensors have codebooks of their own dtype.
@@ -131,7 +132,10 @@ def quantize_pools(
             continue
         values = _finite_values(name, array, dtype)
         kept = _kept_exactly(array, max(settings.clusters, _TERNARY))
-        if kept is not None:
+        joins = (
+            settings.scope == "global" and isinstance(kept, RawTensor) and np.unique(values).size > _TERNARY
+        )
+        if kept is not None and not joins:
             result[name] = kept
             continue
         sensitivity = None if sensitivities is None else sensitivities.get(name)

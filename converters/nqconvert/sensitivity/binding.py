@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from nqconvert.graphs.binding import content_key
 
-__all__ = ["BoundSensitivities", "bind_sensitivities"]
+__all__ = ["BoundSensitivities", "Link", "bind_sensitivities", "find_links"]
 
 _SCALE_TOLERANCE = 1e-3
 _MAX_LOOKED_UP = 1 << 26
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """How a stored tensor comes from a parameter.
+
+    Attributes
+    ----------
+    parameter : str
+    transposed : bool
+    scale : ndarray or None
+        Factor of each channel that batch norm was folded with, in a shape that broadcasts.
+    """
+
+    parameter: str
+    transposed: bool = False
+    scale: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +54,32 @@ class BoundSensitivities:
     missing: tuple[str, ...] = ()
 
 
+def find_links(tensors: Mapping[str, np.ndarray], parameters: Mapping[str, np.ndarray]) -> dict[str, Link]:
+    """Find the parameter behind each stored tensor.
+
+    By content, as it is or transposed; else by name, if the values differ by a factor for each channel, as
+    folding a batch norm leaves them. Tensors of which neither holds are left out.
+    """
+    by_content: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+    for name, array in parameters.items():
+        by_content.setdefault(content_key(np.ascontiguousarray(array)), name)
+    links: dict[str, Link] = {}
+    for name, array in tensors.items():
+        source = by_content.get(content_key(np.ascontiguousarray(array)))
+        if source is not None:
+            same = name in parameters and np.array_equal(parameters[name], array)
+            links[name] = Link(parameter=name if same else source)
+            continue
+        turned = by_content.get(content_key(np.ascontiguousarray(array.T))) if array.ndim == 2 else None
+        if turned is not None:
+            links[name] = Link(parameter=turned, transposed=True)
+        elif name in parameters:
+            scale = _channel_scale(array, parameters[name])
+            if scale is not None:
+                links[name] = Link(parameter=name, scale=scale)
+    return links
+
+
 def bind_sensitivities(
     tensors: Mapping[str, np.ndarray],
     parameters: Mapping[str, np.ndarray],
@@ -44,9 +87,8 @@ def bind_sensitivities(
 ) -> BoundSensitivities:
     """Find the sensitivities of stored tensors.
 
-    By name if the content is the same; by name with a factor for each channel, as folding a batch norm
-    leaves it (``w' = s w`` gives ``h' = h / s^2``); by content as it is or transposed; else value by value,
-    if all of a tensor's values are found among the parameters.
+    Through :func:`find_links` (``w' = s w`` gives ``h' = h / s^2``); else value by value, if all values of a
+    tensor are found among the parameters.
 
     Parameters
     ----------
@@ -63,74 +105,64 @@ def bind_sensitivities(
     [[5.0, 7.0], [6.0, 8.0]]
     """
     known = {name: parameters[name] for name in sensitivities if name in parameters}
-    by_content = {content_key(np.ascontiguousarray(array)): name for name, array in known.items()}
-    arrays: dict[str, np.ndarray] = {}
-    rescaled, looked_up, missing = [], [], []
-    table = None
-    for name, array in tensors.items():
-        source = by_content.get(content_key(np.ascontiguousarray(array)))
-        if source is not None:
-            arrays[name] = sensitivities[source]
-            continue
-        if array.ndim == 2:
-            source = by_content.get(content_key(np.ascontiguousarray(array.T)))
-            if source is not None:
-                arrays[name] = np.ascontiguousarray(sensitivities[source].T)
-                continue
-        folded = _folded(array, known.get(name), sensitivities.get(name))
-        if folded is not None:
-            arrays[name] = folded
-            rescaled.append(name)
-            continue
-        table = _value_table(known, sensitivities) if table is None else table
-        found = _look_up(array, *table)
-        if found is not None:
-            arrays[name] = found
-            looked_up.append(name)
-        else:
-            missing.append(name)
+    links = find_links(tensors, known)
+    arrays = {name: _linked(sensitivities[link.parameter], link) for name, link in links.items()}
+    found = _looked_up({n: a for n, a in tensors.items() if n not in links}, known, sensitivities)
+    arrays |= found
     return BoundSensitivities(
-        arrays=arrays, rescaled=tuple(rescaled), looked_up=tuple(looked_up), missing=tuple(missing)
+        arrays=arrays,
+        rescaled=tuple(name for name, link in links.items() if link.scale is not None),
+        looked_up=tuple(found),
+        missing=tuple(name for name in tensors if name not in arrays),
     )
 
 
-def _folded(
-    stored: np.ndarray, original: np.ndarray | None, sensitivity: np.ndarray | None
-) -> np.ndarray | None:
-    """Return sensitivities over the squared scale if one axis of `original` was scaled, else None."""
-    if original is None or sensitivity is None or original.shape != stored.shape:
+def _linked(sensitivity: np.ndarray, link: Link) -> np.ndarray:
+    if link.transposed:
+        return np.ascontiguousarray(sensitivity.T)
+    if link.scale is None:
+        return sensitivity
+    squared = np.square(link.scale)
+    usable = squared > 0
+    divided = sensitivity / np.where(usable, squared, 1.0)
+    rescaled: np.ndarray = np.where(usable, divided, 0.0).astype(np.float32)
+    return rescaled
+
+
+def _channel_scale(stored: np.ndarray, original: np.ndarray) -> np.ndarray | None:
+    """Return the factor of each channel if one axis of `original` was scaled, else None."""
+    if original.shape != stored.shape:
         return None
     before, after = original.astype(np.float64), stored.astype(np.float64)
     for axis in range(min(2, stored.ndim)):
         others = tuple(i for i in range(stored.ndim) if i != axis)
         energy = np.square(before).sum(axis=others, keepdims=True)
-        scale = (before * after).sum(axis=others, keepdims=True) / np.where(energy > 0, energy, 1.0)
+        scale: np.ndarray = (before * after).sum(axis=others, keepdims=True) / np.where(energy > 0, energy, 1)
         if np.abs(after - scale * before).max() <= _SCALE_TOLERANCE * max(np.abs(after).max(), 1e-30):
-            squared = np.square(scale)
-            usable = squared > 0
-            divided = sensitivity / np.where(usable, squared, 1.0)
-            folded: np.ndarray = np.where(usable, divided, 0.0).astype(np.float32)
-            return folded
+            return scale
     return None
 
 
-def _value_table(
-    known: Mapping[str, np.ndarray], sensitivities: Mapping[str, np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return all parameter values ascending and their sensitivities; empty if they are too many."""
-    if not known or sum(array.size for array in known.values()) > _MAX_LOOKED_UP:
-        return np.empty(0, np.float32), np.empty(0, np.float32)
+def _looked_up(
+    tensors: Mapping[str, np.ndarray],
+    known: Mapping[str, np.ndarray],
+    sensitivities: Mapping[str, np.ndarray],
+) -> dict[str, np.ndarray]:
+    """Match tensors in an order of the exporter's own value by value."""
+    if not tensors or not known or _n_values(known.values()) > _MAX_LOOKED_UP:
+        return {}
     values = np.concatenate([known[name].reshape(-1).astype(np.float32) for name in known])
-    shares = np.concatenate([sensitivities[name].reshape(-1) for name in known])
     order = np.argsort(values, kind="stable")
-    return values[order], shares[order]
-
-
-def _look_up(array: np.ndarray, values: np.ndarray, shares: np.ndarray) -> np.ndarray | None:
-    if values.size == 0 or array.dtype != np.float32:
-        return None
-    place = np.minimum(np.searchsorted(values, array.reshape(-1)), values.size - 1)
-    if not np.array_equal(values[place], array.reshape(-1)):
-        return None
-    found: np.ndarray = shares[place].reshape(array.shape)
+    values = values[order]
+    shares = np.concatenate([sensitivities[name].reshape(-1) for name in known])[order]
+    found: dict[str, np.ndarray] = {}
+    for name, array in tensors.items():
+        flat = array.reshape(-1)
+        place = np.minimum(np.searchsorted(values, flat), values.size - 1)
+        if array.dtype == np.float32 and np.array_equal(values[place], flat):
+            found[name] = shares[place].reshape(array.shape)
     return found
+
+
+def _n_values(arrays: Iterable[np.ndarray]) -> int:
+    return sum(array.size for array in arrays)
