@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .comparison import Comparison, compare
     from .conversion import convert
     from .export import export_onnx
     from .report import Report
@@ -17,10 +18,12 @@ if TYPE_CHECKING:
     from .training.stage import Training
 
 __all__ = [
+    "Comparison",
     "FineTuning",
     "ModelSource",
     "Report",
     "Training",
+    "compare",
     "convert",
     "export_onnx",
     "load_source",
@@ -28,10 +31,12 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Comparison": "comparison",
     "FineTuning": "training.fine_tuning",
     "ModelSource": "sources",
     "Report": "report",
     "Training": "training.stage",
+    "compare": "comparison",
     "convert": "conversion",
     "export_onnx": "export",
     "load_source": "sources",

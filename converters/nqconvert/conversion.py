@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,13 +13,13 @@ import numpy as np
 import nqformat
 from nqformat.errors import ConversionError, MissingDependencyError
 from nqformat.files import replaced_when_done
-from nqformat.tensor import Tensor
 
+from .encoding import Encoding
 from .presets import ConvertSettings, preset_settings
-from .quantization import QuantizedModel, is_weight, quantize_tensors
+from .quantization import QuantizedModel, is_weight
 from .quantizers import get_quantizer
 from .report import Report, measure_file
-from .search import Attempt, Target, search_rate
+from .search import Target, search_rate
 from .sensitivity.settings import SensitivitySettings
 from .sensitivity.stage import StageData, source_sensitivities
 from .sources import ModelSource, Runner, is_module, load_source
@@ -161,25 +161,15 @@ def convert(
     if pruned is None and settings.density is not None:
         source = replace(source, tensors=prune_tensors(originals, settings.density))
     say(f"quantizing {len(source.tensors)} tensors ({settings.method})")
-
-    def attempt(tried: ConvertSettings) -> Attempt:
-        made = quantize_tensors(source.tensors, tried, sensitivities)
-        content = nqformat.save(
-            {**made.tensors, **source.views},
-            graph=source.graph,
-            metadata=_metadata(tried, full_metadata),
-            edge=edge,
-        )
-        return Attempt(settings=tried, model=made, file_bytes=len(content))
-
+    encoding = Encoding(source=source, sensitivities=sensitivities, full_metadata=full_metadata, edge=edge)
     max_bytes = target.max_bytes(
         original_bytes=sum(array.nbytes for array in originals.values()),
         n_values=sum(array.size for array in originals.values()),
     )
     if max_bytes is None:
-        quantized = quantize_tensors(source.tensors, settings, sensitivities)
+        quantized = encoding.quantize(settings)
     else:
-        found = search_rate(settings, attempt, max_bytes, say)
+        found = search_rate(settings, encoding.attempt, max_bytes, say)
         quantized, settings = found.model, found.settings
     tuning_notes: tuple[str, ...] = ()
     if fine_tuning is not None:
@@ -189,9 +179,12 @@ def convert(
     before = _evaluate(evaluate, run)
     say("encoding")
     with replaced_when_done(path) as staged:
-        tensors: dict[str, Tensor] = {**quantized.tensors, **source.views}
         nqformat.save_file(
-            tensors, staged, graph=source.graph, metadata=_metadata(settings, full_metadata), edge=edge
+            encoding.tensors(quantized),
+            staged,
+            graph=source.graph,
+            metadata=encoding.metadata(settings),
+            edge=edge,
         )
         _check_bound(staged, max_bytes)
         say("verifying the written file")
@@ -314,12 +307,6 @@ def _evaluate(evaluate: Evaluation | None, run: Runner | None) -> float | None:
     if run is None:
         raise ConversionError("an evaluation needs a model that can run; a state dict has no graph")
     return float(evaluate(run))
-
-
-def _metadata(settings: ConvertSettings, full: bool) -> dict[str, Any]:
-    """Return what a file says of its making; nothing in it varies between equal runs."""
-    short = {"method": settings.method, "seed": settings.seed, "version": nqformat.__version__}
-    return {**short, "settings": asdict(settings)} if full else short
 
 
 def _file_runner(path: os.PathLike[str]) -> Runner:

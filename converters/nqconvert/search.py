@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -10,11 +11,35 @@ from nqformat.errors import ConversionError
 from .presets import ConvertSettings
 from .quantization import QuantizedModel
 
-__all__ = ["Attempt", "Target", "search_rate"]
+__all__ = ["Attempt", "Target", "byte_count", "search_rate"]
 
 _MAX_ROUNDS = 14
 _CLOSE_ENOUGH = 0.998
 _FINEST_CLUSTERS = 1024
+
+
+def byte_count(text: str) -> int:
+    """Read a number of bytes: plain, or with kB, MB, GB (powers of 1000), KiB, MiB or GiB.
+
+    Raises
+    ------
+    ValueError
+        If it is none of these.
+
+    Examples
+    --------
+    >>> byte_count("20kB"), byte_count("1.5 MiB")
+    (20000, 1572864)
+    """
+    found = re.fullmatch(r"\s*([0-9.]+)\s*([kKMG]?)(i?)[bB]?\s*", text)
+    try:
+        number = float(found.group(1)) if found else -1.0
+    except ValueError:
+        number = -1.0
+    if found is None or number <= 0:
+        raise ValueError(f"{text!r} is no number of bytes such as 20000, 20kB or 1.5MiB")
+    power = "KMG".find(found.group(2).upper()) + 1 if found.group(2) else 0
+    return int(number * (1024 if found.group(3) else 1000) ** power)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,6 @@ import argparse
 import importlib
 import json
 import math
-import re
 import sys
 import time
 from collections.abc import Callable
@@ -109,25 +108,6 @@ def read_calibration(text: str) -> Any:
         inputs = next(iter(arrays.values())) if len(arrays) == 1 else arrays
         return inputs, targets
     return next(iter(arrays.values())) if isinstance(arrays, dict) and len(arrays) == 1 else arrays
-
-
-def byte_count(text: str) -> int:
-    """Read a number of bytes: plain, or with kB, MB, GB (powers of 1000), KiB, MiB or GiB.
-
-    Examples
-    --------
-    >>> byte_count("20kB"), byte_count("1.5 MiB")
-    (20000, 1572864)
-    """
-    found = re.fullmatch(r"\s*([0-9.]+)\s*([kKMG]?)(i?)[bB]?\s*", text)
-    try:
-        number = float(found.group(1)) if found else -1.0
-    except ValueError:
-        number = -1.0
-    if found is None or number <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of bytes such as 20000, 20kB or 1.5MiB")
-    power = "KMG".find(found.group(2).upper()) + 1 if found.group(2) else 0
-    return int(number * (1024 if found.group(3) else 1000) ** power)
 
 
 def _random_array(text: str) -> np.ndarray:

@@ -8,7 +8,6 @@ from typing import Any
 
 from nqconvert.cli.console import (
     StageLines,
-    byte_count,
     call_object,
     emit,
     load_object,
@@ -16,6 +15,7 @@ from nqconvert.cli.console import (
     read_calibration,
 )
 from nqconvert.presets import PRESETS, REST_DTYPES
+from nqconvert.search import byte_count
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -15,7 +15,8 @@ PUBLIC = {
     """,
     "nqruntime": "InferenceSession",
     "nqconvert": """
-        FineTuning ModelSource Report Training convert export_onnx load_source measure_sensitivities
+        Comparison FineTuning ModelSource Report Training compare convert export_onnx load_source
+        measure_sensitivities
     """,
 }
 
