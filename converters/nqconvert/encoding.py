@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 import nqformat
-from nqformat.tensor import Tensor
+from nqformat.dtypes import DType
+from nqformat.tensor import CodebookTensor, Tensor
 
 from .presets import ConvertSettings
 from .quantization import QuantizedModel, quantize_tensors
@@ -58,7 +59,25 @@ class Encoding:
     def attempt(self, settings: ConvertSettings) -> Attempt:
         """Quantize and encode."""
         model = self.quantize(settings)
-        return Attempt(settings=settings, model=model, file_bytes=len(self.content(settings, model)))
+        return Attempt(
+            settings=settings,
+            model=model,
+            file_bytes=len(self.content(settings, model)),
+            distortion=self.distortion(model),
+        )
+
+    def distortion(self, model: QuantizedModel) -> float:
+        """Return the sum of sensitivity x squared error; the mean sensitivity where none is known."""
+        given = self.sensitivities or {}
+        filling = float(np.mean([array.mean() for array in given.values()])) if given else 1.0
+        total = 0.0
+        for name, tensor in model.tensors.items():
+            if not isinstance(tensor, CodebookTensor) or tensor.dtype is DType.BFLOAT16:
+                continue
+            error = np.square(self.source.tensors[name] - tensor.decode(), dtype=np.float64)
+            weighted = error * given[name] if name in given else error * filling
+            total += float(weighted.sum())
+        return total
 
 
 def file_metadata(settings: ConvertSettings, *, full: bool) -> dict[str, Any]:

@@ -16,6 +16,7 @@ __all__ = ["Attempt", "Target", "byte_count", "search_rate"]
 _MAX_ROUNDS = 14
 _CLOSE_ENOUGH = 0.998
 _FINEST_CLUSTERS = 1024
+_COARSER = 0.01
 
 
 def byte_count(text: str) -> int:
@@ -85,11 +86,12 @@ class Target:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """A quantized model and the bytes of its file."""
+    """A quantized model, the bytes of its file and its (weighted) squared error."""
 
     settings: ConvertSettings
     model: QuantizedModel
     file_bytes: int
+    distortion: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +102,7 @@ class _Knob:
     finest: float
     coarsest: float
     whole: bool = False
+    n_coarser: int = 0
 
     def settings(self, base: ConvertSettings, coarseness: float) -> ConvertSettings:
         """Return settings at `coarseness` of 0 to 1."""
@@ -110,8 +113,8 @@ class _Knob:
 
 
 _KNOBS = {
-    "uniform": _Knob(name="step", finest=1e-3, coarsest=8.0),
-    "ecsq": _Knob(name="rate_penalty", finest=1e-7, coarsest=1.0),
+    "uniform": _Knob(name="step", finest=1e-3, coarsest=16.0, n_coarser=8),
+    "ecsq": _Knob(name="rate_penalty", finest=1e-7, coarsest=100.0),
 }
 _CLUSTERS = _Knob(name="clusters", finest=_FINEST_CLUSTERS, coarsest=1, whole=True)
 
@@ -122,10 +125,11 @@ def search_rate(
     max_bytes: int,
     progress: Callable[[str], None],
 ) -> Attempt:
-    """Find the finest quantization with a file of at most `max_bytes`.
+    """Find the quantization of least (weighted) squared error with a file of at most `max_bytes`.
 
     Bisects the logarithm of the step (``uniform``), of the rate penalty (``ecsq``) or of the number of
-    clusters (all others); every trial is a whole file.
+    clusters (all others); every trial is a whole file. The error of a uniform grid does not always fall with
+    the step (pruned weights have two humps), so some coarser grids are tried, too.
 
     Raises
     ------
@@ -152,11 +156,18 @@ def search_rate(
             low, too_fine = middle, settings
             continue
         high, fitting = middle, settings
-        if found.file_bytes >= best.file_bytes:
-            best = found
+        best = min(best, found, key=_order)
         if found.file_bytes >= _CLOSE_ENOUGH * max_bytes:
             break
+    for step in range(1, knob.n_coarser + 1):
+        found = attempt(knob.settings(base, min(1.0, high + step * _COARSER)))
+        if found.file_bytes <= max_bytes:
+            best = min(best, found, key=_order)
     return best
+
+
+def _order(attempt: Attempt) -> tuple[float, int]:
+    return attempt.distortion, -attempt.file_bytes
 
 
 def _checked(found: Attempt, max_bytes: int) -> Attempt:

@@ -154,7 +154,7 @@ def cheapest_entries(
     ndarray of uint16, shape (n,)
     """
     indices = np.empty(points.size, dtype=np.uint16)
-    if numba_available() and (_forced_path() == "numba" or points.size * centres.size > _MANY_COSTS):
+    if _worth_a_pass(points.size * centres.size):
         from .entropy_cells import fill_cheapest
 
         status = fill_cheapest(points, masses, counts, centres, prices, float(prices.min()), indices)

@@ -35,8 +35,10 @@ def quantize_ecsq(
     ``J = mean h_i (w_i - c(i))^2 + rate_penalty E mean length(c(i))`` with ``length = -log2(share)`` and E
     the mean of ``h w^2``: the penalty is a share of the signal for one bit, the same trade in every pool.
     Starts from `clusters` cells of a uniform grid; entries that no weight wants any more go, the one that
-    starts around zero stays zero. Pools of more than 2**16 values are iterated on cells of like value and
-    sensitivity, and every single weight gets its cheapest entry at the end.
+    starts around zero stays zero. Zeros of a pruned pool stay zero and count for the code lengths, so that
+    every other entry pays for its position too, and small weights may join them. Pools of more than 2**16
+    values are iterated on cells of like value and sensitivity, and every single weight gets its cheapest
+    entry at the end.
 
     Raises
     ------
@@ -103,12 +105,12 @@ def _fit(pool: Pool, settings: QuantizerSettings) -> Fit:
         return Fit(centres=np.zeros(1))
     penalty = DEFAULT_RATE_PENALTY if settings.rate_penalty is None else settings.rate_penalty
     limit = float(np.abs(values).max()) / (MAX_CLUSTERS / 2 - 1)
-    step = max(least_step(values, pool.clusters(settings), has_zero=False), limit)
+    step = max(least_step(values, pool.clusters(settings), has_zero=pool.has_zero), limit)
     cells, lowest = grid_cells(values, step)
     start = cell_means(values, weights, cells, zero_cell=-lowest)
-    found = iterate_ecsq(
-        _cells_of(values, weights), start.centres, penalty * pool.energy, pin_zero=not pool.has_zero
-    )
+    n_zeros = pool.values.size - values.size
+    centres = np.union1d(start.centres, [0.0]) if n_zeros else start.centres
+    found = iterate_ecsq(_cells_of(values, weights), centres, penalty * pool.energy, n_zeros=n_zeros)
     indices = np.empty(values.size, dtype=np.uint16)
     for begin in range(0, values.size, MAX_EXACT_VALUES):
         part = slice(begin, begin + MAX_EXACT_VALUES)
@@ -166,24 +168,24 @@ def _weight_edges(weights: np.ndarray, n_levels: int) -> np.ndarray:
     return edges.astype(weights.dtype)
 
 
-def iterate_ecsq(cells: Cells, centres: np.ndarray, penalty: float, *, pin_zero: bool = True) -> Iteration:
+def iterate_ecsq(cells: Cells, centres: np.ndarray, penalty: float, *, n_zeros: int = 0) -> Iteration:
     """Alternate between assignment, means and code lengths until the objective stands still.
 
     Parameters
     ----------
     cells : Cells
     centres : ndarray of float64, ascending, distinct
-        To start from; fewer may be left.
+        To start from; fewer may be left. One that is exactly zero stays so.
     penalty : float
         Of one bit, in units of mass x distance^2.
-    pin_zero : bool
-        Whether a centre that is exactly zero stays so.
+    n_zeros : int
+        Further values that belong to the zero among the centres and stay there.
 
     Returns
     -------
     Iteration
     """
-    total = float(cells.counts.sum())
+    total = float(cells.counts.sum()) + n_zeros
     prices = np.zeros(centres.size)
     objectives: list[float] = []
     for _ in range(_MAX_ITERATIONS):
@@ -192,8 +194,8 @@ def iterate_ecsq(cells: Cells, centres: np.ndarray, penalty: float, *, pin_zero:
         masses = np.bincount(indices, weights=cells.masses, minlength=centres.size)
         moments = np.bincount(indices, weights=cells.masses * cells.points, minlength=centres.size)
         moved = np.where(masses > 0, moments / np.where(masses > 0, masses, 1.0), centres)
-        if pin_zero:
-            moved[centres == 0] = 0.0
+        moved[centres == 0] = 0.0
+        counts[centres == 0] += n_zeros
         errors = cells.masses * np.square(cells.points - moved[indices])
         used = counts > 0
         shares = counts[used] / total

@@ -15,12 +15,13 @@ from nqformat import ConversionError
 def attempt(settings):
     """Files that shrink as the knob is turned, with a floor of 100 bytes."""
     if settings.method == "uniform":
-        size = 100 + 1000 * math.log2(16 / settings.step)
+        size = 100 + 1000 * math.log2(16.01 / settings.step)
     elif settings.method == "ecsq":
-        size = 100 + 500 * math.log2(2 / settings.rate_penalty)
+        size = 100 + 500 * math.log2(101 / settings.rate_penalty)
     else:
         size = 100 + 1000 * math.log2(settings.clusters)
-    return Attempt(settings=settings, model=QuantizedModel(tensors={}, exact={}), file_bytes=int(size))
+    nothing = QuantizedModel(tensors={}, exact={})
+    return Attempt(settings=settings, model=nothing, file_bytes=int(size), distortion=1 / size)
 
 
 @pytest.mark.parametrize("method", ["uniform", "ecsq"])
@@ -54,3 +55,14 @@ def test_targets_are_one_bound_on_bytes():
         Target(bits=2, size=3)
     with pytest.raises(ValueError, match="target_bits"):
         Target(bits=0)
+
+
+def test_a_coarser_grid_of_less_error_is_taken():
+    def humps(settings):
+        made = attempt(settings)
+        error = 0.0 if 2.0 < settings.step < 2.5 else 1.0 + settings.step
+        return Attempt(settings=settings, model=made.model, file_bytes=made.file_bytes, distortion=error)
+
+    bound = attempt(ConvertSettings(method="uniform", step=1.8)).file_bytes
+    found = search_rate(ConvertSettings(method="uniform"), humps, bound, lambda line: None)
+    assert 2.0 < found.settings.step < 2.5

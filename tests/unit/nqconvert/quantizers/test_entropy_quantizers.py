@@ -80,12 +80,13 @@ def test_layers_get_steps_of_equal_slope_when_sensitivities_are_given():
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("penalty", [0.0, 1e-4, 1e-2, 1.0])
-def test_the_objective_of_ecsq_never_rises(weighted, penalty):
+@pytest.mark.parametrize("n_zeros", [0, 9000])
+def test_the_objective_of_ecsq_never_rises(weighted, penalty, n_zeros):
     values = laplace(shape=(3000,)).astype(np.float64)
     masses = heavy(shape=(3000,)).astype(np.float64) if weighted else np.ones(3000)
     energy = float((masses * values**2).mean())
     cells = Cells(points=values, masses=masses, counts=np.ones(3000))
-    found = iterate_ecsq(cells, np.linspace(-0.4, 0.4, 41), penalty * energy)
+    found = iterate_ecsq(cells, np.arange(-20, 21) / 50, penalty * energy, n_zeros=n_zeros)
     objectives = np.array(found.objectives)
     assert objectives.size > 1
     assert (np.diff(objectives) <= 1e-12 * objectives[:-1]).all()
@@ -121,12 +122,14 @@ def test_ecsq_on_cells_comes_near_to_single_values(monkeypatch):
 def test_ecsq_keeps_pruned_zeros_and_drops_entries_as_bits_cost_more():
     values = laplace()
     values[np.abs(values) < 0.05] = 0
-    sizes = []
-    for penalty in (1e-5, 1e-3, 1e-1):
+    sizes, joined = [], []
+    for penalty in (1e-5, 1e-3, 1.0):
         tensor = quantize_ecsq({"w": values}, None, QuantizerSettings(rate_penalty=penalty))["w"]
-        assert ((tensor.decode() == 0) == (values == 0)).all()
+        assert (tensor.decode()[values == 0] == 0).all()
+        joined.append(np.count_nonzero(tensor.decode()[values != 0] == 0))
         sizes.append(tensor.codebook.values.size)
     assert sizes[0] > sizes[1] > sizes[2] >= 2
+    assert joined[0] == 0 < joined[2]
 
 
 def test_inq_entries_are_powers_of_two_and_each_weight_gets_the_nearest():
