@@ -8,21 +8,39 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .comparison import Comparison, compare
     from .conversion import convert
     from .export import export_onnx
     from .report import Report
+    from .sensitivity import measure_sensitivities
     from .sources import ModelSource, load_source
+    from .training.fine_tuning import FineTuning
     from .training.stage import Training
 
-__all__ = ["ModelSource", "Report", "Training", "convert", "export_onnx", "load_source"]
+__all__ = [
+    "Comparison",
+    "FineTuning",
+    "ModelSource",
+    "Report",
+    "Training",
+    "compare",
+    "convert",
+    "export_onnx",
+    "load_source",
+    "measure_sensitivities",
+]
 
 _HOMES = {
+    "Comparison": "comparison",
+    "FineTuning": "training.fine_tuning",
     "ModelSource": "sources",
     "Report": "report",
     "Training": "training.stage",
+    "compare": "comparison",
     "convert": "conversion",
     "export_onnx": "export",
     "load_source": "sources",
+    "measure_sensitivities": "sensitivity",
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,13 +13,17 @@ import numpy as np
 import nqformat
 from nqformat.errors import ConversionError, MissingDependencyError
 from nqformat.files import replaced_when_done
-from nqformat.tensor import Tensor
 
+from .encoding import Encoding
 from .presets import ConvertSettings, preset_settings
-from .quantization import is_weight, quantize_tensors
+from .quantization import QuantizedModel, is_weight
 from .quantizers import get_quantizer
 from .report import Report, measure_file
-from .sources import ModelSource, Runner, load_source
+from .search import Target, search_rate
+from .sensitivity.settings import SensitivitySettings
+from .sensitivity.stage import StageData, source_sensitivities
+from .sources import ModelSource, Runner, is_module, load_source
+from .training.fine_tuning import FineTuning, fine_tune_centres
 from .training.stage import Training, prune_module, prune_tensors
 from .verification import OutputComparison, compare_outputs, weight_snr_db
 
@@ -43,6 +47,17 @@ def convert(
     scope: str | None = None,
     density: float | None = None,
     rest: str | None = None,
+    step: float | None = None,
+    rate_penalty: float | None = None,
+    sensitivity: str | None = None,
+    samples: int | None = None,
+    calibration: Any = None,
+    loss: Callable[[Any, Any], Any] | None = None,
+    optimizer_state: Any = None,
+    fine_tuning: FineTuning | None = None,
+    target_bits: float | None = None,
+    target_size: float | None = None,
+    target_ratio: float | None = None,
     seed: int | None = None,
     strict: bool = False,
     edge: bool = False,
@@ -64,14 +79,26 @@ def convert(
     weights : path or mapping, optional
         State dict for a module.
     preset : str
-        ``auto``, ``lossless`` or ``deep-compression``.
+        A name of :data:`nqconvert.presets.PRESETS`.
     training : Training, optional
         Lets ``deep-compression`` prune and retrain the module (a copy of it).
     evaluate : callable, optional
         Takes a function from feeds to outputs and returns an accuracy; called for the original and for the
         file.
-    method, clusters, scope, density, rest, seed : optional
+    method, clusters, scope, density, rest, step, rate_penalty, sensitivity, samples, seed : optional
         Override single settings of the preset; see :class:`~nqconvert.presets.ConvertSettings`.
+    calibration : array, tuple, mapping or iterable, optional
+        Inputs, or inputs with targets, to measure sensitivities on; see
+        :func:`nqconvert.sensitivity.calibration.calibration_batches`.
+    loss : callable, optional
+        ``loss(outputs, targets)`` that sensitivities are about; cross entropy if not given.
+    optimizer_state : path or mapping, optional
+        State of the Adam optimizer (sensitivity ``adam``).
+    fine_tuning : FineTuning, optional
+        Trains the entries of the codebooks of a module.
+    target_bits, target_size, target_ratio : float, optional
+        Bound on the whole file, one of: bits for each value of the model, bytes, original bytes over file
+        bytes. The step, rate penalty or number of clusters is searched.
     strict : bool
         Fail if a weight matrix would be left raw.
     edge : bool
@@ -92,7 +119,8 @@ def convert(
     Raises
     ------
     ConversionError
-        If the model cannot be represented, holds NaN, or `strict` is broken; nothing is written.
+        If the model cannot be represented, holds NaN, or `strict` or a target cannot be met; nothing is
+        written.
     ValueError
         If a preset, method or setting is unknown.
     MissingDependencyError
@@ -101,8 +129,19 @@ def convert(
     started = time.perf_counter()
     say = progress or _silent
     settings = preset_settings(
-        preset, method=method, clusters=clusters, scope=scope, density=density, rest=rest, seed=seed
+        preset,
+        method=method,
+        clusters=clusters,
+        scope=scope,
+        density=density,
+        rest=rest,
+        step=step,
+        rate_penalty=rate_penalty,
+        sensitivity=sensitivity,
+        samples=samples,
+        seed=seed,
     )
+    target = Target(bits=target_bits, size=target_size, ratio=target_ratio)
     get_quantizer(settings.method)
     pruned, notes = prune_module(model, settings, training, weights, say)
     say("loading the model")
@@ -114,24 +153,46 @@ def convert(
     )
     run = source.run if pruned is None else _original_runner(model, weights, example_inputs, source)
     originals = source.tensors
+    module = _module_of(model, weights, pruned)
+    sensitivities, sensitivity_notes = source_sensitivities(
+        source,
+        {name: array for name, array in originals.items() if is_weight(array)},
+        settings.sensitivity,
+        StageData(module=module, calibration=calibration, loss=loss, optimizer_state=optimizer_state),
+        SensitivitySettings(samples=settings.samples, seed=settings.seed, progress=say),
+    )
     if pruned is None and settings.density is not None:
         source = replace(source, tensors=prune_tensors(originals, settings.density))
     say(f"quantizing {len(source.tensors)} tensors ({settings.method})")
-    quantized = quantize_tensors(source.tensors, settings)
+    encoding = Encoding(
+        source=source, sensitivities=sensitivities, full_metadata=full_metadata, edge=edge, prefer=prefer
+    )
+    max_bytes = target.max_bytes(
+        original_bytes=sum(array.nbytes for array in originals.values()),
+        n_values=sum(array.size for array in originals.values()),
+    )
+    if max_bytes is None:
+        quantized = encoding.quantize(settings)
+    else:
+        found = search_rate(settings, encoding.attempt, max_bytes, say)
+        quantized, settings = found.model, found.settings
+    tuning_notes: tuple[str, ...] = ()
+    if fine_tuning is not None:
+        quantized, tuning_notes = _fine_tuned(module, quantized, originals, fine_tuning, say)
     _check_strict(quantized.exact, source, strict)
     feeds = _feeds(source, example_inputs)
     before = _evaluate(evaluate, run)
     say("encoding")
     with replaced_when_done(path) as staged:
-        tensors: dict[str, Tensor] = {**quantized.tensors, **source.views}
         nqformat.save_file(
-            tensors,
+            encoding.tensors(quantized),
             staged,
             graph=source.graph,
-            metadata=_metadata(settings, full_metadata),
+            metadata=encoding.metadata(settings),
             edge=edge,
             prefer=prefer,
         )
+        _check_bound(staged, max_bytes)
         say("verifying the written file")
         outputs, note = _compare_outputs(run, staged, source, feeds)
         retrained = None if pruned is None else _compare_outputs(source.run, staged, source, feeds)[0]
@@ -149,7 +210,7 @@ def convert(
         weight_snr_db=snr,
         accuracy=None if before is None or after is None else (before, after),
         exact={**quantized.exact, **source.reasons},
-        notes=(*source.notes, *notes, *note),
+        notes=(*source.notes, *notes, *sensitivity_notes, *tuning_notes, *note),
         warnings=_warnings(settings, outputs, retrained),
         seconds=time.perf_counter() - started,
     )
@@ -157,6 +218,49 @@ def convert(
 
 def _silent(line: str) -> None:
     """Report no progress."""
+
+
+def _module_of(model: Any, weights: Any, pruned: Any) -> Any:
+    """Return the torch module whose weights are converted, or None."""
+    if pruned is not None:
+        return pruned
+    if not is_module(model):
+        return None
+    if weights is None:
+        return model
+    from .sources.torch_module import module_with_weights
+
+    return module_with_weights(model, weights)
+
+
+def _fine_tuned(
+    module: Any,
+    quantized: QuantizedModel,
+    originals: Mapping[str, np.ndarray],
+    tuning: FineTuning,
+    say: Progress,
+) -> tuple[QuantizedModel, tuple[str, ...]]:
+    if module is None:
+        raise ConversionError("fine-tuning needs a torch module; files and state dicts cannot be trained")
+    tensors, log = fine_tune_centres(
+        module,
+        quantized.tensors,
+        originals,
+        tuning,
+        progress=lambda record: say(f"fine-tuning centres: epoch {record.epoch} of {tuning.epochs}"),
+    )
+    first, best = log.records[0].validation_loss, log.records[log.best_epoch].validation_loss
+    note = f"centres fine-tuned in {len(log.records) - 1} epochs, those of epoch {log.best_epoch} kept"
+    if first is not None and best is not None:
+        note += f": validation loss {first:.4g} -> {best:.4g}"
+    return replace(quantized, tensors=tensors), (note,)
+
+
+def _check_bound(path: os.PathLike[str], max_bytes: int | None) -> None:
+    """Make sure that no file that misses its bound is kept."""
+    written = os.stat(path).st_size
+    if max_bytes is not None and written > max_bytes:
+        raise ConversionError(f"the file has {written:,} bytes, the bound is {max_bytes:,}")
 
 
 def _original_runner(model: Any, weights: Any, example_inputs: Any, source: ModelSource) -> Runner:
@@ -209,12 +313,6 @@ def _evaluate(evaluate: Evaluation | None, run: Runner | None) -> float | None:
     if run is None:
         raise ConversionError("an evaluation needs a model that can run; a state dict has no graph")
     return float(evaluate(run))
-
-
-def _metadata(settings: ConvertSettings, full: bool) -> dict[str, Any]:
-    """Return what a file says of its making; nothing in it varies between equal runs."""
-    short = {"method": settings.method, "seed": settings.seed, "version": nqformat.__version__}
-    return {**short, "settings": asdict(settings)} if full else short
 
 
 def _file_runner(path: os.PathLike[str]) -> Runner:

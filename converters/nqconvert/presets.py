@@ -34,6 +34,15 @@ class ConvertSettings:
         Keep a tensor losslessly where that takes fewer bytes than quantizing it.
     rest : {"float32", "bfloat16", "float16"}
         Precision of biases, norms and other small float32 tensors.
+    step : float or None
+        Step of uniform grids, in units of the root mean square (method ``uniform``).
+    rate_penalty : float or None
+        Cost of one bit as a share of the mean square (method ``ecsq``).
+    sensitivity : str
+        How errors of weights are weighted: a name of :func:`nqconvert.sensitivity.sensitivity_names`, or
+        ``auto`` for what the model and the data allow.
+    samples : int
+        Most calibration samples to measure sensitivities on.
     seed : int
     """
 
@@ -44,6 +53,10 @@ class ConvertSettings:
     density: float | None = None
     smaller_of_lossless: bool = True
     rest: str = "float32"
+    step: float | None = None
+    rate_penalty: float | None = None
+    sensitivity: str = "none"
+    samples: int = 1000
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -51,12 +64,19 @@ class ConvertSettings:
             raise ValueError(f"density must be above 0 and at most 1, not {self.density}")
         if self.rest not in REST_DTYPES:
             raise ValueError(f"rest must be one of {', '.join(REST_DTYPES)}, not {self.rest!r}")
+        if self.samples < 1:
+            raise ValueError(f"samples must be at least 1, not {self.samples}")
         self.quantizer_settings()
 
     def quantizer_settings(self) -> QuantizerSettings:
         """Return the part that quantizers take."""
         return QuantizerSettings(
-            clusters=self.clusters, scope=self.scope, codebook_dtype=DType.FLOAT16, seed=self.seed
+            clusters=self.clusters,
+            scope=self.scope,
+            codebook_dtype=DType.FLOAT16,
+            step=self.step,
+            rate_penalty=self.rate_penalty,
+            seed=self.seed,
         )
 
 
@@ -75,6 +95,18 @@ class Preset:
     purpose: str
 
 
+def _choi(method: str, *, sensitivity: str = "none", clusters: int = 32) -> ConvertSettings:
+    """Return settings of Choi, El-Khamy, Lee 2017: all layers in one pool."""
+    return ConvertSettings(
+        preset=f"choi-{method}",
+        method=method,
+        clusters=clusters,
+        scope="global",
+        smaller_of_lossless=False,
+        sensitivity=sensitivity,
+    )
+
+
 PRESETS: dict[str, Preset] = {
     "auto": Preset(
         settings=ConvertSettings(),
@@ -87,6 +119,26 @@ PRESETS: dict[str, Preset] = {
     "deep-compression": Preset(
         settings=ConvertSettings(preset="deep-compression", clusters=16, smaller_of_lossless=False),
         purpose="Han et al. 2015: magnitude pruning with retraining, a 16-entry codebook a layer, Huffman",
+    ),
+    "choi-kmeans": Preset(
+        settings=_choi("kmeans"),
+        purpose="Choi et al. 2017: one k-means codebook for all layers together",
+    ),
+    "choi-hessian-kmeans": Preset(
+        settings=_choi("hessian-kmeans", sensitivity="auto"),
+        purpose="Choi et al. 2017: the same with errors weighted by the diagonal Hessian",
+    ),
+    "choi-uniform": Preset(
+        settings=_choi("uniform", sensitivity="auto"),
+        purpose="Choi et al. 2017: one uniform grid for all layers, Hessian-weighted means, entropy coding",
+    ),
+    "choi-ecsq": Preset(
+        settings=_choi("ecsq", sensitivity="auto", clusters=256),
+        purpose="Choi et al. 2017: iterative entropy-constrained quantization of all layers together",
+    ),
+    "inq": Preset(
+        settings=ConvertSettings(preset="inq", method="inq", clusters=16, smaller_of_lossless=False),
+        purpose="Zhou et al. 2017: zero and powers of two, 5 bits, without the retraining",
     ),
 }
 

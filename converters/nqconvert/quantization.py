@@ -9,7 +9,7 @@ import numpy as np
 
 from nqformat.dtypes import DType, dtype_of, storage_bits
 from nqformat.errors import ConversionError
-from nqformat.tensor import RawTensor, Tensor, round_codebook
+from nqformat.tensor import CodebookTensor, RawTensor, Tensor, round_codebook
 
 from .presets import ConvertSettings
 from .quantizers import get_quantizer
@@ -19,6 +19,7 @@ from .quantizers.rate import estimate_bits
 __all__ = ["QuantizedModel", "is_weight", "quantize_tensors"]
 
 MIN_WEIGHTS = 64
+_TERNARY = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +61,8 @@ def quantize_tensors(
     weights = {name: array for name, array in tensors.items() if name not in exact}
     quantized = quantizer(weights, sensitivities, settings.quantizer_settings()) if weights else {}
     for name, tensor in quantized.items():
+        if _is_exact_ternary(tensor, tensors[name]):
+            continue
         if settings.smaller_of_lossless:
             kept = lossless_tensor(tensors[name])
             if estimate_bits(kept) <= estimate_bits(tensor):
@@ -72,6 +75,13 @@ def quantize_tensors(
         for name in tensors
     }
     return QuantizedModel(tensors=made, exact=exact)
+
+
+def _is_exact_ternary(tensor: Tensor, array: np.ndarray) -> bool:
+    """Whether a tensor of two or three values is held as such, all of them exactly."""
+    if not isinstance(tensor, CodebookTensor) or tensor.codebook.values.size > _TERNARY:
+        return False
+    return np.array_equal(tensor.decode(), storage_bits(array))
 
 
 def _lossless(tensors: Mapping[str, np.ndarray]) -> QuantizedModel:

@@ -26,6 +26,7 @@ COMMANDS = {
     "verify": "check a .nqz file: checksums, structure, every tensor, graph against tensors",
     "run": "run a .nqz file on inputs",
     "export": "write a .nqz file as ONNX",
+    "compare": "show every quantizer on a model: bytes against accuracy",
     "decompress": "write the decoded tensors as safetensors",
 }
 

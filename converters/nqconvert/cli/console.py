@@ -100,6 +100,16 @@ def read_arrays(text: str) -> Any:
         raise ValueError(f"{path} is no .npy or .npz file of plain arrays: {error}") from None
 
 
+def read_calibration(text: str) -> Any:
+    """Read calibration data as :func:`read_arrays`; an entry ``targets`` of an .npz file holds labels."""
+    arrays = read_arrays(text)
+    if isinstance(arrays, dict) and "targets" in arrays:
+        targets = arrays.pop("targets")
+        inputs = next(iter(arrays.values())) if len(arrays) == 1 else arrays
+        return inputs, targets
+    return next(iter(arrays.values())) if isinstance(arrays, dict) and len(arrays) == 1 else arrays
+
+
 def _random_array(text: str) -> np.ndarray:
     dims, _, dtype_name = text.partition(":")
     try:

@@ -6,8 +6,16 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from nqconvert.cli.console import StageLines, call_object, emit, load_object, read_arrays
+from nqconvert.cli.console import (
+    StageLines,
+    call_object,
+    emit,
+    load_object,
+    read_arrays,
+    read_calibration,
+)
 from nqconvert.presets import PRESETS, REST_DTYPES
+from nqconvert.search import byte_count
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,13 +33,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=".npy, .npz or shape=1,1,28,28: needed for a module; outputs are compared on it",
     )
     parser.add_argument("--preset", default="auto", help="a named bundle of settings (below); default auto")
-    parser.add_argument("--method", help="quantizer: kmeans, none, or one that another package brings")
+    parser.add_argument(
+        "--method", help="quantizer: kmeans, hessian-kmeans, uniform, ecsq, inq, none, or of another package"
+    )
     parser.add_argument("--clusters", type=int, help="most codebook entries")
     parser.add_argument(
         "--scope", choices=("layer", "global"), help="one codebook for each tensor or one for all"
     )
     parser.add_argument("--density", type=float, help="share of weights that pruning keeps")
     parser.add_argument("--rest", choices=REST_DTYPES, help="precision of biases, norms and small tensors")
+    parser.add_argument("--step", type=float, help="step of uniform grids, in root mean squares")
+    parser.add_argument("--rate-penalty", type=float, help="cost of a bit for ecsq, as a share of the signal")
+    parser.add_argument(
+        "--sensitivity", help="how errors are weighted: auto, fisher, becker, activation, adam, none, ..."
+    )
+    parser.add_argument("--samples", type=int, help="most calibration samples to use; default 1000")
+    parser.add_argument("--calibration", help=".npy or .npz of inputs (labels as 'targets'), or shape=...")
+    parser.add_argument("--loss", help="package.module:function of outputs and targets")
+    parser.add_argument("--optimizer-state", help="file with the state of an Adam optimizer")
+    parser.add_argument("--fine-tune", help="package.module:function that returns nqconvert.FineTuning")
+    targets = parser.add_mutually_exclusive_group()
+    targets.add_argument("--target-bits", type=float, help="most bits of the file for a value of the model")
+    targets.add_argument("--target-size", type=byte_count, help="most bytes, such as 20000, 20kB or 1.5MiB")
+    targets.add_argument("--target-ratio", type=float, help="how many times smaller at least")
     parser.add_argument("--seed", type=int)
     parser.add_argument("--train", help="package.module:function that returns nqconvert.Training")
     parser.add_argument("--evaluate", help="package.module:function of a runner that returns an accuracy")
@@ -62,6 +86,17 @@ def run(arguments: argparse.Namespace) -> int:
             scope=arguments.scope,
             density=arguments.density,
             rest=arguments.rest,
+            step=arguments.step,
+            rate_penalty=arguments.rate_penalty,
+            sensitivity=arguments.sensitivity,
+            samples=arguments.samples,
+            calibration=read_calibration(arguments.calibration) if arguments.calibration else None,
+            loss=load_object(arguments.loss) if arguments.loss else None,
+            optimizer_state=arguments.optimizer_state,
+            fine_tuning=call_object(arguments.fine_tune) if arguments.fine_tune else None,
+            target_bits=arguments.target_bits,
+            target_size=arguments.target_size,
+            target_ratio=arguments.target_ratio,
             seed=arguments.seed,
             strict=arguments.strict,
             edge=arguments.edge,

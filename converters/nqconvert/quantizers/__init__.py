@@ -13,9 +13,12 @@ __all__ = ["ENTRY_POINT_GROUP", "Quantizer", "QuantizerSettings", "get_quantizer
 ENTRY_POINT_GROUP = "nqconvert.quantizers"
 
 _BUILT_IN = {
+    "ecsq": "nqconvert.quantizers.ecsq:quantize_ecsq",
     "hessian-kmeans": "nqconvert.quantizers.kmeans:quantize_hessian_kmeans",
+    "inq": "nqconvert.quantizers.inq:quantize_inq",
     "kmeans": "nqconvert.quantizers.kmeans:quantize_kmeans",
     "none": "nqconvert.quantizers.lossless:quantize_lossless",
+    "uniform": "nqconvert.quantizers.uniform:quantize_uniform",
 }
 
 

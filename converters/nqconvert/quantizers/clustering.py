@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from nqconvert.kernels import MAX_REFERENCE_VALUES, numba_available, partition_values
+from nqconvert.kernels import MAX_REFERENCE_VALUES, binned_sums, numba_available, partition_values
 from nqformat.errors import MissingDependencyError
 
-__all__ = ["MAX_EXACT_VALUES", "cluster_1d"]
+__all__ = ["MAX_EXACT_VALUES", "N_BINS", "binned_values", "cluster_1d"]
 
 MAX_EXACT_VALUES = 1 << 20
 """Most values that are clustered exactly; more of them are put into `N_BINS` bins first."""
@@ -55,7 +55,7 @@ def cluster_1d(values: np.ndarray, weights: np.ndarray | None = None, *, k: int)
     """
     flat, mass = _checked(values, weights, k)
     if flat.size > MAX_EXACT_VALUES:
-        points, mass = _binned(flat, mass, N_BINS)
+        points, mass = binned_values(flat, mass, N_BINS)
     else:
         points, mass = _merged(flat, mass)
     if points.size <= k:
@@ -68,17 +68,21 @@ def cluster_1d(values: np.ndarray, weights: np.ndarray | None = None, *, k: int)
 
 def _checked(values: np.ndarray, weights: np.ndarray | None, k: int) -> tuple[np.ndarray, np.ndarray | None]:
     flat = np.asarray(values).reshape(-1)
+    flat = flat if flat.dtype == np.float32 else flat.astype(np.float64)
     if k < 1:
         raise ValueError(f"k must be at least 1, not {k}")
     if flat.size == 0 or not np.isfinite(flat).all():
         raise ValueError("values must be finite and at least one")
     if weights is None:
         return flat, None
-    mass = np.asarray(weights, dtype=np.float64).reshape(-1)
+    mass = np.asarray(weights).reshape(-1)
+    mass = mass if mass.dtype == np.float32 else mass.astype(np.float64)
     if mass.size != flat.size:
         raise ValueError(f"{flat.size} values but {mass.size} weights")
     if not np.isfinite(mass).all() or mass.min() < 0 or mass.max() == 0:
         raise ValueError("weights must be finite, not negative and not all zero")
+    if mass.min() > 0:
+        return flat, mass
     counted = mass > 0
     return flat[counted], mass[counted]
 
@@ -92,21 +96,14 @@ def _merged(flat: np.ndarray, mass: np.ndarray | None) -> tuple[np.ndarray, np.n
     return points.astype(np.float64), np.bincount(inverse.reshape(-1), weights=mass)
 
 
-def _binned(flat: np.ndarray, mass: np.ndarray | None, n_bins: int) -> tuple[np.ndarray, np.ndarray]:
+def binned_values(flat: np.ndarray, mass: np.ndarray | None, n_bins: int) -> tuple[np.ndarray, np.ndarray]:
     """Return means and weights of up to `n_bins` bins, even in ``arcsinh((value - median) / spread)``."""
     sample = flat[:: max(1, flat.size // _CHUNK)].astype(np.float64)
     median = float(np.median(sample))
     spread = float(np.mean(np.abs(sample - median))) or 1.0
     ends = np.arcsinh((np.array([flat.min(), flat.max()], dtype=np.float64) - median) / spread)
     width = max(float(ends[1] - ends[0]), 1e-300) / n_bins
-    total, moment = np.zeros(n_bins), np.zeros(n_bins)
-    for start in range(0, flat.size, _CHUNK):
-        part = flat[start : start + _CHUNK].astype(np.float64) - median
-        position = (np.arcsinh(part / spread) - ends[0]) / width
-        index = np.clip(position, 0, n_bins - 1).astype(np.int64)
-        share = None if mass is None else mass[start : start + _CHUNK]
-        total += np.bincount(index, weights=share, minlength=n_bins)
-        moment += np.bincount(index, weights=part if share is None else part * share, minlength=n_bins)
+    total, moment = binned_sums(flat, mass, (median, spread), (float(ends[0]), width), n_bins)
     filled = total > 0
     return _merged(moment[filled] / total[filled] + median, total[filled])
 
@@ -117,7 +114,7 @@ def _unit_centres(points: np.ndarray, mass: np.ndarray, k: int) -> np.ndarray:
         return _means(points, mass, partition_values(points, mass, k))
     if k > MAX_REFERENCE_VALUES // 2:
         raise MissingDependencyError("numba", "convert")
-    coarse, coarse_mass = _binned(points, mass, MAX_REFERENCE_VALUES)
+    coarse, coarse_mass = binned_values(points, mass, MAX_REFERENCE_VALUES)
     if coarse.size <= k:
         return _polished(points, mass, coarse)
     return _polished(points, mass, _means(coarse, coarse_mass, partition_values(coarse, coarse_mass, k)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -32,6 +33,10 @@ class QuantizerSettings:
         FLOAT32, FLOAT16 or BFLOAT16: how entries made by the quantizer are stored, where that does no harm.
     keep_zeros : bool
         Whether the zeros of a pruned tensor stay exactly zero.
+    step : float or None
+        Step of uniform grids, in units of the pool's root mean square; None: as `clusters` allows.
+    rate_penalty : float or None
+        What one bit costs, as a share of the mean (weighted) square of the values; None: the method's own.
     seed : int
         For quantizers that draw random numbers; exact k-means does not.
     """
@@ -40,6 +45,8 @@ class QuantizerSettings:
     scope: str = "layer"
     codebook_dtype: DType = DType.FLOAT16
     keep_zeros: bool = True
+    step: float | None = None
+    rate_penalty: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -51,6 +58,12 @@ class QuantizerSettings:
             raise ValueError(
                 f"codebook_dtype must be float32, float16 or bfloat16, not {self.codebook_dtype!r}"
             )
+        if self.step is not None and not (math.isfinite(self.step) and self.step > 0):
+            raise ValueError(f"step must be a positive number, not {self.step}")
+        if self.rate_penalty is not None and not (
+            math.isfinite(self.rate_penalty) and self.rate_penalty >= 0
+        ):
+            raise ValueError(f"rate_penalty must not be negative, but is {self.rate_penalty}")
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, but is {self.seed}")
 

@@ -12,7 +12,7 @@ from nqformat.errors import ConversionError
 
 from .model_source import ModelSource, Runner
 
-__all__ = ["ModelSource", "Runner", "load_source"]
+__all__ = ["ModelSource", "Runner", "is_module", "load_source"]
 
 _PICKLE_SUFFIXES = (".pt", ".pth", ".th", ".bin")
 
@@ -49,7 +49,7 @@ def load_source(
     >>> sorted(load_source({"a": np.zeros(3), "b": np.ones(2)}).tensors)
     ['a', 'b']
     """
-    if _is_instance(model, "torch.nn", "Module"):
+    if is_module(model):
         from .torch_module import load_torch_module
 
         return load_torch_module(model, example_inputs, weights=weights, dynamic_batch=dynamic_batch)
@@ -69,6 +69,11 @@ def load_source(
         "model must be a path, a mapping of names to arrays, an onnx.ModelProto or a torch.nn.Module, "
         f"not {type(model).__name__}"
     )
+
+
+def is_module(model: Any) -> bool:
+    """Tell whether `model` is a torch module; imports nothing."""
+    return _is_instance(model, "torch.nn", "Module")
 
 
 def _load_path(path: Path) -> ModelSource:

@@ -76,7 +76,7 @@ def load_torch_module(
     if weights is not None:
         module = module_with_weights(module, weights)
     example = _example_of(module, example_inputs)
-    with _evaluation_mode(module):
+    with evaluation_mode(module):
         model, notes = _export(module, example, dynamic_batch)
         input_names = tuple(value.name for value in model.graph.input)
         output_names = tuple(value.name for value in model.graph.output)
@@ -175,7 +175,7 @@ def _tensor_of(name: str, value: Any, device: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _evaluation_mode(module: Any) -> Iterator[None]:
+def evaluation_mode(module: Any) -> Iterator[None]:
     """Put every submodule in evaluation mode for a while."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
@@ -284,7 +284,7 @@ def _runner(module: Any, example: _Example, input_names: tuple[str, ...]) -> Run
             for name, like in zip(input_names, example.tensors, strict=True)
         ]
         call = example.with_tensors(tensors)
-        with _evaluation_mode(module), torch.inference_mode():
+        with evaluation_mode(module), torch.inference_mode():
             outputs = module(*call.args, **call.kwargs)
         leaves = torch.utils._pytree.tree_leaves(outputs)
         return [array_of_torch("output", leaf) for leaf in leaves if is_torch_tensor(leaf)]

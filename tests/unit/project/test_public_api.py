@@ -14,7 +14,10 @@ PUBLIC = {
         from_bytes load load_file safe_open save save_file
     """,
     "nqruntime": "InferenceSession",
-    "nqconvert": "ModelSource Report Training convert export_onnx load_source",
+    "nqconvert": """
+        Comparison FineTuning ModelSource Report Training compare convert export_onnx load_source
+        measure_sensitivities
+    """,
 }
 
 

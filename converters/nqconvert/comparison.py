@@ -1,0 +1,423 @@
+"""Every quantizer on the same network, the same pruning mask and the same bounds."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nqformat.errors import ConversionError, MissingDependencyError
+
+from .baselines import BASELINES, Baseline, baseline_file
+from .encoding import Encoding
+from .presets import ConvertSettings
+from .quantization import is_weight
+from .quantizers import quantizer_names
+from .search import Target, byte_count, search_rate
+from .sensitivity.calibration import calibration_batches, feeds_of
+from .sensitivity.settings import SensitivitySettings
+from .sensitivity.stage import StageData, source_sensitivities
+from .sources import ModelSource, Runner, is_module, load_source
+from .training.stage import prune_tensors
+
+__all__ = ["Comparison", "ComparisonRow", "compare", "parse_target", "wilson_interval"]
+
+_NORMAL_95 = 1.959963984540054
+_SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparisonRow:
+    """One method at one bound.
+
+    Attributes
+    ----------
+    method : str
+        Name of a quantizer, ``original``, ``pruned``, or a baseline such as ``int8+lzma``.
+    target : str
+        The bound, as given; empty without one.
+    file_bytes : int or None
+        None if the bound was missed or there is no file.
+    setting : str
+        The value of the searched setting.
+    accuracy, low, high : float or None
+        Top-1, with Wilson's 95 % interval.
+    lost, won : int or None
+        Test samples that the original gets right and this one wrong, and the reverse: the paired comparison.
+    seconds : float
+        Search, quantization and encoding.
+    note : str
+        Why there is no file.
+    """
+
+    method: str
+    target: str = ""
+    file_bytes: int | None = None
+    setting: str = ""
+    accuracy: float | None = None
+    low: float | None = None
+    high: float | None = None
+    lost: int | None = None
+    won: int | None = None
+    seconds: float = 0.0
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """A table of methods.
+
+    Attributes
+    ----------
+    rows : tuple of ComparisonRow
+        The original first.
+    original_bytes : int
+        Of the tensors, uncompressed.
+    n_values, n_test : int
+        Values of the model; test samples, 0 without a test.
+    notes : tuple of str
+    """
+
+    rows: tuple[ComparisonRow, ...]
+    original_bytes: int
+    n_values: int
+    n_test: int
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the comparison as plain JSON types."""
+        return {
+            "schema_version": _SCHEMA_VERSION,
+            "original_bytes": self.original_bytes,
+            "n_values": self.n_values,
+            "n_test": self.n_test,
+            "rows": [asdict(row) for row in self.rows],
+            "notes": list(self.notes),
+        }
+
+    def __str__(self) -> str:
+        header = (
+            "method",
+            "target",
+            "bytes",
+            "ratio",
+            "bits/value",
+            "accuracy",
+            "95 %",
+            "-/+",
+            "s",
+            "setting",
+        )
+        table = [header, *(self._cells(row) for row in self.rows)]
+        widths = [max(len(cells[i]) for cells in table) for i in range(len(header))]
+        lines = [
+            "  ".join(c.ljust(w) for c, w in zip(cells, widths, strict=True)).rstrip() for cells in table
+        ]
+        lines.insert(1, "  ".join("-" * width for width in widths))
+        if self.n_test:
+            lines.append(f"accuracy: {self.n_test} test samples; -/+: lost and won against the original")
+        return "\n".join(lines + [f"note: {note}" for note in self.notes])
+
+    def _cells(self, row: ComparisonRow) -> tuple[str, ...]:
+        if row.file_bytes is None:
+            size = ("-", "", "")
+        else:
+            ratio = self.original_bytes / row.file_bytes
+            size = (f"{row.file_bytes:,}", f"{ratio:.1f}", f"{8 * row.file_bytes / self.n_values:.3f}")
+        accuracy = "" if row.accuracy is None else f"{100 * row.accuracy:.2f}"
+        interval = "" if row.low is None or row.high is None else f"{100 * row.low:.2f}-{100 * row.high:.2f}"
+        pair = "" if row.lost is None else f"{row.lost}/{row.won}"
+        tail = (f"{row.seconds:.1f}", row.note or row.setting)
+        return (row.method, row.target, *size, accuracy, interval, pair, *tail)
+
+    def save_plot(self, path: str | os.PathLike[str]) -> None:
+        """Draw size against accuracy into an image file.
+
+        Raises
+        ------
+        MissingDependencyError
+            If matplotlib is missing.
+        ConversionError
+            If no accuracy was measured.
+        """
+        from .comparison_plot import draw_comparison
+
+        draw_comparison(self, path)
+
+
+def compare(
+    model: Any,
+    *,
+    example_inputs: Any = None,
+    weights: Any = None,
+    methods: Sequence[str] | str = "all",
+    targets: Sequence[str | float | Target] = (3.0, 4.0, 5.0),
+    test: tuple[Any, Any] | None = None,
+    calibration: Any = None,
+    loss: Callable[[Any, Any], Any] | None = None,
+    optimizer_state: Any = None,
+    sensitivity: str = "auto",
+    samples: int = 1000,
+    scope: str = "global",
+    density: float | None = None,
+    baselines: bool = True,
+    batch_size: int = 250,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> Comparison:
+    """Compare quantizers on one network: whole-file bytes against accuracy.
+
+    The network is loaded, pruned and measured once; every method then gets the same tensors and
+    sensitivities and the same bounds, and every file is read back and run.
+
+    Parameters
+    ----------
+    model, example_inputs, weights, calibration, loss, optimizer_state
+        As in :func:`nqconvert.convert`.
+    methods : sequence of str or "all"
+        Names of quantizers; ``all`` are all lossy ones.
+    targets : sequence of str, float or Target
+        Bounds on the file: ``"3bits"`` (for each value of the model; so is a number), ``"20kB"``, ``"40x"``.
+    test : (inputs, labels), optional
+        For the accuracy.
+    sensitivity : str
+        As in :class:`~nqconvert.presets.ConvertSettings`; used by the methods that weight errors.
+    samples : int
+    scope : {"global", "layer"}
+    density : float, optional
+        Share of weights that magnitude pruning keeps, without retraining.
+    baselines : bool
+        Whether to add int8 and int4 per channel with zstd (if installed) and lzma.
+    batch_size : int
+        Test samples in a run.
+    seed : int
+    progress : callable, optional
+        Called with a line for each step.
+
+    Returns
+    -------
+    Comparison
+
+    Raises
+    ------
+    As :func:`nqconvert.convert`; a bound that one method misses is a row with a note.
+    """
+    say = progress or (lambda line: None)
+    bounds = [parse_target(target) for target in targets]
+    names = _method_names(methods)
+    source = load_source(model, example_inputs=example_inputs, weights=weights)
+    weight_tensors = {name: array for name, array in source.tensors.items() if is_weight(array)}
+    module = model if is_module(model) and weights is None else None
+    if is_module(model) and weights is not None:
+        from .sources.torch_module import module_with_weights
+
+        module = module_with_weights(model, weights)
+    sensitivities, notes = source_sensitivities(
+        source,
+        weight_tensors,
+        sensitivity,
+        StageData(module=module, calibration=calibration, loss=loss, optimizer_state=optimizer_state),
+        SensitivitySettings(samples=samples, seed=seed, progress=say),
+    )
+    runner = source.run
+    if density is not None:
+        source = replace(source, tensors=prune_tensors(source.tensors, density))
+    judge = _Judge(source, runner, test, batch_size)
+    base = ConvertSettings(
+        preset="", scope=scope, clusters=256, smaller_of_lossless=False, seed=seed, sensitivity=sensitivity
+    )
+    encoding = Encoding(source=source, sensitivities=sensitivities)
+    rows = [judge.original()]
+    if density is not None:
+        rows.append(_lossless_row("pruned", encoding, base, judge))
+    for method in names:
+        for label, target in bounds:
+            say(f"comparing: {method} at {label}")
+            rows.append(_quantized_row(replace(base, method=method), label, target, encoding, judge))
+    for baseline in BASELINES if baselines else ():
+        say(f"comparing: {baseline.name}")
+        rows.append(_baseline_row(baseline, source, judge))
+    return Comparison(
+        rows=tuple(rows),
+        original_bytes=sum(array.nbytes for array in source.tensors.values()),
+        n_values=sum(array.size for array in source.tensors.values()),
+        n_test=judge.n_samples,
+        notes=(*source.notes, *notes),
+    )
+
+
+def parse_target(target: str | float | Target) -> tuple[str, Target]:
+    """Return a label and the bound that a target stands for.
+
+    Raises
+    ------
+    ValueError
+        If the text is no target.
+
+    Examples
+    --------
+    >>> parse_target("40x")[1].ratio, parse_target("20kB")[1].size, parse_target(3)[0]
+    (40.0, 20000, '3bits')
+    """
+    if isinstance(target, Target):
+        return str(target), target
+    if not isinstance(target, str):
+        return f"{target:g}bits", Target(bits=float(target))
+    text = target.strip()
+    try:
+        if text.endswith("bits") or text.endswith("bit"):
+            return text, Target(bits=float(text.removesuffix("s").removesuffix("bit")))
+        if text.endswith("x"):
+            return text, Target(ratio=float(text.removesuffix("x")))
+        return text, Target(size=byte_count(text))
+    except ValueError:
+        raise ValueError(f"{target!r} is no target such as 3bits, 20kB or 40x") from None
+
+
+def wilson_interval(n_right: int, n_samples: int) -> tuple[float, float]:
+    """Return Wilson's 95 % interval of a share.
+
+    Source : Wilson 1927, "Probable inference, the law of succession, and statistical inference"
+
+    Examples
+    --------
+    >>> [round(end, 3) for end in wilson_interval(90, 100)]
+    [0.826, 0.945]
+    """
+    share, z2 = n_right / n_samples, _NORMAL_95**2
+    middle = share + z2 / (2 * n_samples)
+    half = _NORMAL_95 * math.sqrt(share * (1 - share) / n_samples + z2 / (4 * n_samples**2))
+    scale = 1 + z2 / n_samples
+    return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
+
+
+def _method_names(methods: Sequence[str] | str) -> list[str]:
+    known = [name for name in quantizer_names() if name != "none"]
+    if methods == "all":
+        return known
+    names = [methods] if isinstance(methods, str) else list(methods)
+    for name in names:
+        if name not in known:
+            raise ValueError(f"unknown quantizer {name!r}; known: {', '.join(known)}")
+    return names
+
+
+class _Judge:
+    """Counts right answers of files on the test samples."""
+
+    def __init__(
+        self, source: ModelSource, run: Runner | None, test: tuple[Any, Any] | None, batch_size: int
+    ) -> None:
+        if test is not None and (source.graph is None or run is None):
+            raise ConversionError("a test needs a model that can run; a state dict has no graph")
+        self._source = source
+        self._run = run
+        self._test = test
+        self._batch_size = batch_size
+        self._reference: np.ndarray | None = None
+        self.n_samples = 0
+
+    def original(self) -> ComparisonRow:
+        """Judge the original; later rows are paired with it."""
+        row = ComparisonRow(
+            method="original", file_bytes=sum(array.nbytes for array in self._source.tensors.values())
+        )
+        if self._test is None or self._run is None:
+            return row
+        self._reference = self._right(self._run)
+        self.n_samples = self._reference.size
+        return self._with_accuracy(row, self._reference)
+
+    def file(self, row: ComparisonRow, content: bytes) -> ComparisonRow:
+        """Read a file back, run it and add its accuracy to the row."""
+        if self._test is None:
+            return row
+        from nqruntime import InferenceSession
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.nqz"
+            path.write_bytes(content)
+            session = InferenceSession(path)
+            right = self._right(lambda feeds: session.run(None, feeds))
+        return self._with_accuracy(row, right)
+
+    def _right(self, run: Runner) -> np.ndarray:
+        found = []
+        for batch in calibration_batches(self._test, batch_size=self._batch_size, samples=1 << 62):
+            outputs = run(feeds_of(batch, self._source.input_names))
+            scores = next(output for output in outputs if output.dtype.kind == "f")
+            found.append((scores.argmax(axis=-1) == np.asarray(batch.targets)).reshape(-1))
+        right: np.ndarray = np.concatenate(found)
+        return right
+
+    def _with_accuracy(self, row: ComparisonRow, right: np.ndarray) -> ComparisonRow:
+        assert self._reference is not None
+        low, high = wilson_interval(int(right.sum()), right.size)
+        return replace(
+            row,
+            accuracy=float(right.mean()),
+            low=low,
+            high=high,
+            lost=int((self._reference & ~right).sum()),
+            won=int((~self._reference & right).sum()),
+        )
+
+
+def _lossless_row(label: str, encoding: Encoding, base: ConvertSettings, judge: _Judge) -> ComparisonRow:
+    started = time.perf_counter()
+    settings = replace(base, method="none")
+    content = encoding.content(settings, encoding.quantize(settings))
+    seconds = time.perf_counter() - started
+    return judge.file(ComparisonRow(method=label, file_bytes=len(content), seconds=seconds), content)
+
+
+def _quantized_row(
+    settings: ConvertSettings, label: str, target: Target, encoding: Encoding, judge: _Judge
+) -> ComparisonRow:
+    started = time.perf_counter()
+    arrays = encoding.source.tensors.values()
+    bound = target.max_bytes(
+        original_bytes=sum(array.nbytes for array in arrays), n_values=sum(array.size for array in arrays)
+    )
+    assert bound is not None
+    row = ComparisonRow(method=settings.method, target=label)
+    try:
+        found = search_rate(settings, encoding.attempt, bound, lambda line: None)
+    except ConversionError as error:
+        return replace(row, seconds=time.perf_counter() - started, note=str(error).partition(";")[0])
+    row = replace(
+        row,
+        file_bytes=found.file_bytes,
+        setting=_setting(found.settings),
+        seconds=time.perf_counter() - started,
+    )
+    return judge.file(row, encoding.content(found.settings, found.model))
+
+
+def _setting(settings: ConvertSettings) -> str:
+    if settings.step is not None:
+        return f"step {settings.step:.4g}"
+    if settings.rate_penalty is not None:
+        return f"rate penalty {settings.rate_penalty:.3g}"
+    return f"{settings.clusters} clusters"
+
+
+def _baseline_row(baseline: Baseline, source: ModelSource, judge: _Judge) -> ComparisonRow:
+    started = time.perf_counter()
+    row = ComparisonRow(method=baseline.name)
+    try:
+        n_bytes, tensors = baseline_file(baseline, source)
+    except MissingDependencyError as error:
+        return replace(row, note=str(error))
+    row = replace(row, file_bytes=n_bytes, seconds=time.perf_counter() - started)
+    decoded: Mapping[str, np.ndarray] = tensors
+    encoding = Encoding(source=replace(source, tensors=dict(decoded)))
+    settings = ConvertSettings(method="none")
+    return judge.file(row, encoding.content(settings, encoding.quantize(settings)))

@@ -1,0 +1,92 @@
+"""From settings to the bytes of a file, for one source and its sensitivities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+import nqformat
+from nqformat.dtypes import DType
+from nqformat.tensor import CodebookTensor, Tensor
+
+from .presets import ConvertSettings
+from .quantization import QuantizedModel, quantize_tensors
+from .search import Attempt
+from .sources import ModelSource
+
+__all__ = ["Encoding", "file_metadata"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoding:
+    """What stays the same while settings are tried.
+
+    Attributes
+    ----------
+    source : ModelSource
+        Pruned already.
+    sensitivities : mapping of str to ndarray, or None
+    full_metadata, edge : bool
+    prefer : {"size", "speed"}
+        As in :func:`nqconvert.convert`.
+    """
+
+    source: ModelSource
+    sensitivities: Mapping[str, np.ndarray] | None = None
+    full_metadata: bool = False
+    edge: bool = False
+    prefer: str = "size"
+
+    def quantize(self, settings: ConvertSettings) -> QuantizedModel:
+        """Return the source's tensors, quantized."""
+        return quantize_tensors(self.source.tensors, settings, self.sensitivities)
+
+    def tensors(self, model: QuantizedModel) -> dict[str, Tensor]:
+        """Return everything that the file's tensor table holds."""
+        return {**model.tensors, **self.source.views}
+
+    def metadata(self, settings: ConvertSettings) -> dict[str, Any]:
+        """Return what the file says of its making."""
+        return file_metadata(settings, full=self.full_metadata)
+
+    def content(self, settings: ConvertSettings, model: QuantizedModel) -> bytes:
+        """Return the bytes of the file."""
+        return nqformat.save(
+            self.tensors(model),
+            graph=self.source.graph,
+            metadata=self.metadata(settings),
+            edge=self.edge,
+            prefer=self.prefer,
+        )
+
+    def attempt(self, settings: ConvertSettings) -> Attempt:
+        """Quantize and encode."""
+        model = self.quantize(settings)
+        return Attempt(
+            settings=settings,
+            model=model,
+            file_bytes=len(self.content(settings, model)),
+            distortion=self.distortion(model),
+        )
+
+    def distortion(self, model: QuantizedModel) -> float:
+        """Return the sum of sensitivity x squared error; the mean sensitivity where none is known."""
+        given = self.sensitivities or {}
+        filling = float(np.mean([array.mean() for array in given.values()])) if given else 1.0
+        total = 0.0
+        for name, tensor in model.tensors.items():
+            if not isinstance(tensor, CodebookTensor) or tensor.dtype is DType.BFLOAT16:
+                continue
+            error = np.square(self.source.tensors[name] - tensor.decode(), dtype=np.float64)
+            weighted = error * given[name] if name in given else error * filling
+            total += float(weighted.sum())
+        return total
+
+
+def file_metadata(settings: ConvertSettings, *, full: bool) -> dict[str, Any]:
+    """Return what a file says of its making; nothing in it varies between equal runs."""
+    short = {"method": settings.method, "seed": settings.seed, "version": nqformat.__version__}
+    return {**short, "settings": asdict(settings)} if full else short

@@ -1,0 +1,68 @@
+"""The search for a bound, without any model."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from nqconvert.presets import ConvertSettings
+from nqconvert.quantization import QuantizedModel
+from nqconvert.search import Attempt, Target, search_rate
+from nqformat import ConversionError
+
+
+def attempt(settings):
+    """Files that shrink as the knob is turned, with a floor of 100 bytes."""
+    if settings.method == "uniform":
+        size = 100 + 1000 * math.log2(16.01 / settings.step)
+    elif settings.method == "ecsq":
+        size = 100 + 500 * math.log2(101 / settings.rate_penalty)
+    else:
+        size = 100 + 1000 * math.log2(settings.clusters)
+    nothing = QuantizedModel(tensors={}, exact={})
+    return Attempt(settings=settings, model=nothing, file_bytes=int(size), distortion=1 / size)
+
+
+@pytest.mark.parametrize("method", ["uniform", "ecsq"])
+@pytest.mark.parametrize("bound", [1500, 2777, 8123])
+def test_the_search_comes_close_to_its_bound_from_below(method, bound):
+    lines = []
+    found = search_rate(ConvertSettings(method=method), attempt, bound, lines.append)
+    assert 0.99 * bound <= found.file_bytes <= bound
+    assert len(lines) <= 14 and f"{bound:,} bytes" in lines[0]
+
+
+@pytest.mark.parametrize("bound", [100, 1099, 1100, 3000, 6644, 10099, 10100, 10**9])
+def test_whole_numbers_of_clusters_are_found(bound):
+    found = search_rate(ConvertSettings(method="kmeans"), attempt, bound, lambda line: None)
+    best = max(k for k in range(1, 1025) if attempt(ConvertSettings(clusters=k)).file_bytes <= bound)
+    assert found.settings.clusters == pytest.approx(best, rel=0.02)
+
+
+@pytest.mark.parametrize("method", ["uniform", "ecsq", "kmeans", "none"])
+def test_a_bound_that_cannot_be_met_is_an_error_with_the_bytes_needed(method):
+    with pytest.raises(ConversionError, match=r"99 bytes cannot be met: method .* needs \d"):
+        search_rate(ConvertSettings(method=method), attempt, 99, lambda line: None)
+
+
+def test_targets_are_one_bound_on_bytes():
+    sizes = {"original_bytes": 4000, "n_values": 1000}
+    assert Target().max_bytes(**sizes) is None
+    assert Target(ratio=40).max_bytes(**sizes) == 100
+    assert Target(size=123.9).max_bytes(**sizes) == 123
+    with pytest.raises(ValueError, match="only one"):
+        Target(bits=2, size=3)
+    with pytest.raises(ValueError, match="target_bits"):
+        Target(bits=0)
+
+
+def test_a_coarser_grid_of_less_error_is_taken():
+    def humps(settings):
+        made = attempt(settings)
+        error = 0.0 if 2.0 < settings.step < 2.5 else 1.0 + settings.step
+        return Attempt(settings=settings, model=made.model, file_bytes=made.file_bytes, distortion=error)
+
+    bound = attempt(ConvertSettings(method="uniform", step=1.8)).file_bytes
+    found = search_rate(ConvertSettings(method="uniform"), humps, bound, lambda line: None)
+    assert 2.0 < found.settings.step < 2.5
