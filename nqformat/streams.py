@@ -407,7 +407,7 @@ def _decode_symbols(
             symbol_bounds,
             numba=kernels.use_numba(_SLOW_REFERENCE * record.payload_bytes),
         )
-    return kernels.decode_prefix_streams(coded, byte_bounds, code.lengths, symbol_bounds)
+    return kernels.decode_prefix_streams(coded, byte_bounds, code, symbol_bounds)
 
 
 def _split_groups(

@@ -194,8 +194,9 @@ def convert(
         )
         _check_bound(staged, max_bytes)
         say("verifying the written file")
-        outputs, note = _compare_outputs(run, staged, source, feeds)
-        retrained = None if pruned is None else _compare_outputs(source.run, staged, source, feeds)[0]
+        outputs, retrained, note = _compare_outputs(
+            run, None if pruned is None else source.run, staged, source, feeds
+        )
         after = _evaluate(evaluate, _file_runner(staged)) if evaluate is not None else None
         snr = weight_snr_db(originals, nqformat.load_file(staged))
         measured = measure_file(staged)
@@ -324,15 +325,20 @@ def _file_runner(path: os.PathLike[str]) -> Runner:
 
 
 def _compare_outputs(
-    run: Runner | None, path: os.PathLike[str], source: ModelSource, feeds: Mapping[str, np.ndarray]
-) -> tuple[OutputComparison | None, tuple[str, ...]]:
-    """Compare the original with the re-read file on the example inputs."""
+    run: Runner | None,
+    run_retrained: Runner | None,
+    path: os.PathLike[str],
+    source: ModelSource,
+    feeds: Mapping[str, np.ndarray],
+) -> tuple[OutputComparison | None, OutputComparison | None, tuple[str, ...]]:
+    """Compare the original, and the retrained network if there is one, with the re-read file."""
     if run is None or source.graph is None:
-        return None, ("the model has no graph, so its outputs were not compared",)
+        return None, None, ("the model has no graph, so its outputs were not compared",)
     if not feeds:
-        return None, ("no example inputs were given, so outputs were not compared",)
+        return None, None, ("no example inputs were given, so outputs were not compared",)
     try:
-        runner = _file_runner(path)
+        written = _file_runner(path)(feeds)
     except MissingDependencyError as error:
-        return None, (f"outputs were not compared: {error}",)
-    return compare_outputs(run(feeds), runner(feeds)), ()
+        return None, None, (f"outputs were not compared: {error}",)
+    retrained = None if run_retrained is None else compare_outputs(run_retrained(feeds), written)
+    return compare_outputs(run(feeds), written), retrained, ()

@@ -12,6 +12,7 @@ import os
 import sys
 from functools import lru_cache
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,6 +28,9 @@ from .reference import (
 )
 from .tables import MAX_LENGTH, DecodeTable, build_decode_table, spread_table, stream_block
 from .tans_reference import decode_tans_reference, encode_tans_reference
+
+if TYPE_CHECKING:
+    from nqformat.prefix_code import PrefixCode
 
 __all__ = [
     "count_symbols",
@@ -47,11 +51,17 @@ _WORTH_COMPILING_SYMBOLS = 20_000_000
 _WORTH_NUMBA_SYMBOLS = 2_000_000
 
 
-def native(n_symbols: int) -> KernelLibrary | None:
-    """Return the compiled kernels if work on `n_symbols` shall use them, else None."""
+def _choice() -> str:
+    """Path that the environment asks for; ValueError for one that does not exist."""
     choice = os.environ.get("NQFORMAT_KERNELS", "auto")
     if choice not in ("auto", "numba", "numpy"):
         raise ValueError(f"NQFORMAT_KERNELS must be auto, numba or numpy, not {choice!r}")
+    return choice
+
+
+def native(n_symbols: int) -> KernelLibrary | None:
+    """Return the compiled kernels if work on `n_symbols` shall use them, else None."""
+    choice = _choice()
     if choice == "numpy":
         return None
     if choice == "numba":
@@ -63,7 +73,7 @@ def native(n_symbols: int) -> KernelLibrary | None:
 
 def use_numba(n_symbols: int) -> bool:
     """Decide whether work on `n_symbols` is worth Numba itself, for kernels that are not in the library."""
-    choice = os.environ.get("NQFORMAT_KERNELS", "auto")
+    choice = _choice()
     if choice == "numpy":
         return False
     if choice == "auto" and "numba" not in sys.modules and n_symbols < _WORTH_NUMBA_SYMBOLS:
@@ -221,7 +231,7 @@ def join_planes(planes: list[np.ndarray], out: np.ndarray, *, rotate: bool) -> N
 
 
 def decode_prefix_streams(
-    buffer: np.ndarray, byte_bounds: list[int], lengths: tuple[int, ...], symbol_bounds: list[int]
+    buffer: np.ndarray, byte_bounds: list[int], code: PrefixCode, symbol_bounds: list[int]
 ) -> np.ndarray | None:
     """Decode the adjacent sub-streams, one or four, of one prefix code.
 
@@ -229,8 +239,8 @@ def decode_prefix_streams(
     ----------
     buffer : ndarray of uint8
     byte_bounds, symbol_bounds : list of int, length n_streams + 1
-    lengths : tuple of int
-        Code lengths of a complete code.
+    code : PrefixCode
+        Of at least two symbols.
 
     Returns
     -------
@@ -239,7 +249,7 @@ def decode_prefix_streams(
     """
     n_symbols = symbol_bounds[-1]
     library = native(n_symbols)
-    table = None if library is None else decode_table(lengths)
+    table = None if library is None else decode_table(code.lengths)
     out = np.empty(n_symbols, dtype=np.uint8)
     if library is not None and table is not None:
         row = np.zeros(blocks.CODED, dtype=np.int64)
@@ -249,27 +259,12 @@ def decode_prefix_streams(
         stream = stream_block(buffer, row, 1, spread_table(1, 256), table=table)
         status = run(library, blocks.BYTES, address(stream), address(out), 0, 0, 0, 0, 0, 0, 1, n_symbols)
         return out if status == 0 else None
-    plain = _plain_table(lengths)
     for i in range(len(byte_bounds) - 1):
         part = out[symbol_bounds[i] : symbol_bounds[i + 1]]
-        if decode_prefix_reference(buffer[byte_bounds[i] : byte_bounds[i + 1]], plain, max(lengths), part):
+        stored = buffer[byte_bounds[i] : byte_bounds[i + 1]]
+        if decode_prefix_reference(stored, code.decode_table, code.max_length, part):
             return None
     return out
-
-
-@lru_cache(maxsize=64)
-def _plain_table(lengths: tuple[int, ...]) -> np.ndarray:
-    """Entry of the next bits: ``symbol | length << 8``, uint16, shape (2**longest,)."""
-    longest = max(lengths)
-    table = np.zeros(1 << longest, dtype=np.uint16)
-    code = 0
-    for length in range(1, longest + 1):
-        code <<= 1
-        for symbol, n_bits in enumerate(lengths):
-            if n_bits == length:
-                table[int(format(code, f"0{length}b")[::-1], 2) :: 1 << length] = symbol | length << 8
-                code += 1
-    return table
 
 
 def encode_tans(

@@ -67,7 +67,7 @@ def test_symbols_come_back_on_both_paths(n_used: int, n: int, monkeypatch: pytes
             monkeypatch.setenv("NQFORMAT_KERNELS", path)
             content, byte_bounds, symbol_bounds = coded(code, symbols, n_streams)
             buffer = np.frombuffer(content, dtype=np.uint8)
-            decoded[path] = kernels.decode_prefix_streams(buffer, byte_bounds, code.lengths, symbol_bounds)
+            decoded[path] = kernels.decode_prefix_streams(buffer, byte_bounds, code, symbol_bounds)
         assert np.array_equal(decoded["numba"], symbols)
         assert np.array_equal(decoded["numpy"], symbols)
 
@@ -95,7 +95,7 @@ def test_damaged_chunks_are_judged_alike_and_nothing_beyond_them_is_read(
         outcomes = []
         for path in ("numba", "numpy"):
             monkeypatch.setenv("NQFORMAT_KERNELS", path)
-            outcomes.append(kernels.decode_prefix_streams(buffer, byte_bounds, code.lengths, symbol_bounds))
+            outcomes.append(kernels.decode_prefix_streams(buffer, byte_bounds, code, symbol_bounds))
         assert (outcomes[0] is None) == (outcomes[1] is None)
         if outcomes[0] is None or outcomes[1] is None:
             refused += 1
