@@ -64,15 +64,14 @@ class CodebookRecord:
         stored_as = DType.from_number(head & 0x0F)
         if stored_as not in _STORED_AS:
             raise cursor.corrupt(f"codebook entries of {stored_as.label}")
-        if not 1 <= n_entries <= MAX_ENTRIES:
-            raise LimitExceededError(
-                f"codebook of {n_entries} entries, allowed are 1 to {MAX_ENTRIES}", section="CODEBOOK"
-            )
+        if n_entries < 1:
+            raise cursor.corrupt("codebook without entries")
         coding = CodebookCoding(head >> 4)
+        most = MAX_DELTA_ENTRIES if coding is CodebookCoding.SORTED_DELTA else MAX_ENTRIES
+        if n_entries > most:
+            raise LimitExceededError(f"codebook of {n_entries} entries, limit {most}", section="CODEBOOK")
         if coding is CodebookCoding.PLAIN and payload_bytes != n_entries * stored_as.itemsize:
             raise cursor.corrupt(f"{n_entries} {stored_as.label} entries do not take {payload_bytes} bytes")
-        if coding is CodebookCoding.SORTED_DELTA and n_entries > MAX_DELTA_ENTRIES:
-            raise cursor.corrupt(f"{n_entries} delta-coded entries, at most {MAX_DELTA_ENTRIES} are allowed")
         return cls(
             stored_as=stored_as,
             coding=coding,

@@ -149,7 +149,6 @@ class _Frame:
     body: ByteCursor
     payload_start_abs: int
     payload_bytes: int
-    has_payload: bool
 
 
 def _frames(cursor: ByteCursor, body_start_abs: int, file_bytes: int) -> Iterator[_Frame]:
@@ -173,7 +172,6 @@ def _frames(cursor: ByteCursor, body_start_abs: int, file_bytes: int) -> Iterato
             body=body,
             payload_start_abs=position,
             payload_bytes=payload_bytes,
-            has_payload=has_payload,
         )
         position += payload_bytes
     if position != file_bytes:
@@ -204,14 +202,15 @@ def parse_directory(plain: bytes, body_start_abs: int, file_bytes: int, limits: 
     for frame in _frames(ByteCursor(plain, "DIRECTORY"), body_start_abs, file_bytes):
         if frame.kind not in tuple(RecordKind) and frame.critical:
             raise UnsupportedFeatureError(f"record kind {frame.kind} is unknown to this reader")
-        if frame.kind not in tuple(RecordKind) or frame.kind == RecordKind.PADDING:
+        if frame.kind not in tuple(RecordKind):
             continue
         if frame.critical != (frame.kind not in _ANCILLARY):
             raise frame.body.corrupt(f"record kind {frame.kind} has the wrong critical bit")
         if frame.kind < stage:
             raise frame.body.corrupt("records are out of order")
         stage = frame.kind
-        _parse_record(directory, frame, names, limits)
+        if frame.kind != RecordKind.PADDING:
+            _parse_record(directory, frame, names, limits)
     return directory
 
 
@@ -253,7 +252,7 @@ def _finish(body: ByteCursor) -> None:
 
 
 def _parse_table(frame: _Frame) -> Code:
-    if frame.has_payload:
+    if frame.payload_bytes:
         raise frame.body.corrupt("a code table has no payload")
     kind = frame.body.u8()
     return TansCode.read(frame.body) if kind == KIND_TANS else PrefixCode.read(frame.body, kind)

@@ -379,7 +379,7 @@ def _stream(cursor: ByteCursor, counts: DirectoryCounts) -> int:
 
 def _read_view(cursor: ByteCursor, counts: DirectoryCounts) -> ViewFields:
     n_parts = cursor.varint()
-    if not 1 <= n_parts <= cursor.remaining:
+    if n_parts < 1:
         raise cursor.corrupt(f"view of {n_parts} parts")
     parts = []
     for _ in range(n_parts):
