@@ -184,8 +184,9 @@ class AffineTensor:
 
 
 def affine_values(k: np.ndarray, step: float, offset: float) -> np.ndarray:
-    """Return float32(float64(step) * k + float64(offset)) (spec 6.2)."""
-    return (np.float64(step) * k.astype(np.float64) + np.float64(offset)).astype(np.float32)
+    """Return float32(float64(step) * k + float64(offset)), infinite beyond float32 (spec 6.2, 6.3)."""
+    with np.errstate(over="ignore"):
+        return (np.float64(step) * k.astype(np.float64) + np.float64(offset)).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -399,3 +399,65 @@ def test_the_command_lists_tensors_or_names_the_error(tmp_path: Path) -> None:
     path.write_bytes(VECTORS[0].read_bytes()[:99])
     refused = subprocess.run([sys.executable, READER, path], capture_output=True, text=True, check=False)
     assert refused.returncode == 1 and refused.stderr.startswith("Truncated: ")
+
+
+def with_record(at: int, changed: Record) -> list[Record]:
+    records = records_of(file_by_hand())
+    records[at] = changed
+    return records
+
+
+SINGLE_FAULTS = {
+    "critical PADDING": ([*records_of(file_by_hand()), Record(15 << 3 | 1, b"", b"")], "Corrupt"),
+    "PADDING before others": ([Record(15 << 3, b"", b""), *records_of(file_by_hand())], "Corrupt"),
+    "critical unknown record": (with_record(0, Record(7 << 3 | 1, b"", b"")), "UnsupportedFeature"),
+    "aligned without payload": (with_record(2, Record(3 << 3 | 5, bytes([1, 2]), b"")), "Corrupt"),
+    "TABLE with a payload": (with_record(2, record(3, bytes([1, 2]), b"x")), "Corrupt"),
+    "TABLE without a body": (with_record(2, record(3, b"")), "Truncated"),
+    "short code lengths": (with_record(2, record(3, bytes([0, 12, 255]))), "Corrupt"),
+    "codebook of integers": (with_record(3, record(4, bytes([4, 1, 4, 1]), bytes(8))), "Corrupt"),
+    "codebook of nothing": (with_record(3, record(4, bytes([10, 1, 0, 1]))), "Corrupt"),
+    "codebook too large": (
+        with_record(3, record(4, bytes([26, 1]) + varint(4097) + bytes([1]))),
+        "LimitExceeded",
+    ),
+    "codebook of another length": (with_record(3, record(4, bytes([10, 1, 4, 1]), bytes(6))), "Corrupt"),
+    "rank 9": (with_record(10, record(6, tensor_body(1, 2, "t", (1,) * 9) + b"x")), "LimitExceeded"),
+    "2^63 elements": (
+        with_record(10, record(6, tensor_body(1, 2, "t", (1 << 32, 1 << 31)) + b"x")),
+        "LimitExceeded",
+    ),
+    "view that ends early": (
+        with_record(11, record(6, tensor_body(5, 12, "v", (4,)) + bytes([9, 0, 0]))),
+        "Truncated",
+    ),
+    "view of nothing": (
+        with_record(11, record(6, tensor_body(5, 12, "v", (0,)) + bytes([0, 1, 0]))),
+        "Corrupt",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SINGLE_FAULTS)
+def test_a_single_fault_has_the_class_of_the_document(name: str) -> None:
+    records, error = SINGLE_FAULTS[name]
+    assert both_verdicts(assembled(records, deflated=False)) == ({"file": error}, {"file": error})
+
+
+def test_faults_of_payloads_concern_what_takes_from_them() -> None:
+    for at, payload, damaged in (
+        (4, b"", {"mask", "sparse", "view"}),  # more chunks than bytes
+        (5, bytes([2, 0b10010001, 0b00011000]), {"mask", "view"}),  # a bit beyond the elements
+        (6, bytes([4, 1, 1, 0, 4, 3, 3]), {"sparse"}),  # padding of extra bits
+        (7, bytes([1, 0]), {"classed"}),  # a single symbol takes no bits
+    ):
+        records = records_of(file_by_hand())
+        records[at] = record(5, records[at].body, payload)
+        for said in both_verdicts(assembled(records, deflated=True)):
+            assert {key for key in said if said[key] == "Corrupt"} == {f"tensor {name}" for name in damaged}
+
+
+def test_an_empty_payload_counts_as_none() -> None:
+    records = with_record(2, Record(3 << 3 | 3, bytes([1, 2]), b""))
+    first, second = both_verdicts(assembled(records, deflated=False))
+    assert first == second and "file" not in first
