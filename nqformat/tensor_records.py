@@ -10,7 +10,7 @@ from enum import IntEnum
 from .cursor import ByteCursor, encode_varint, encode_zigzag
 from .dtypes import DType
 from .errors import CorruptError, LimitExceededError, UnsupportedFeatureError
-from .limits import MAX_NAME_BYTES, MAX_RANK
+from .limits import MAX_ELEMENTS, MAX_NAME_BYTES, MAX_RANK
 from .tensor import MAX_AFFINE_K, Layout
 
 _FLAG_AFFINE = 0x01
@@ -283,8 +283,8 @@ def read_tensor_record(
     if rank > MAX_RANK:
         raise LimitExceededError(f"tensor {name!r} has rank {rank}, limit {MAX_RANK}", section="TENSOR")
     shape = tuple(cursor.varint() for _ in range(rank))
-    if math.prod(shape) >= 1 << 63:
-        raise LimitExceededError(f"tensor {name!r} has 2**63 elements or more", section="TENSOR")
+    if math.prod(filter(None, shape)) >= MAX_ELEMENTS:
+        raise LimitExceededError(f"tensor {name!r} has dims {shape} beyond 2**60", section="TENSOR")
     try:
         dtype, layout = DType.from_number(dtype_number), _layout(head & 0x0F)
         fields = _read_fields(cursor, layout, dtype, shape, counts)

@@ -307,7 +307,7 @@ class NqzFile:
             raise Corrupt(f"name: {error}") from error
         limit(head >> 4, 8, "rank")
         dims = tuple(body.varint() for _ in range(head >> 4))
-        limit(math.prod(dims), 2**63 - 1, "elements")
+        limit(math.prod(dim for dim in dims if dim), 2**60 - 1, "elements, dims of 0 left out")
         return Head(head % 16, element_number, text, dims)
 
     def read_layout(self, head: Head, body: Fields, payload: Payload) -> Decode:

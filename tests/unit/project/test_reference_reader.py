@@ -423,6 +423,10 @@ SINGLE_FAULTS = {
     ),
     "codebook of another length": (with_record(3, record(4, bytes([10, 1, 4, 1]), bytes(6))), "Corrupt"),
     "rank 9": (with_record(10, record(6, tensor_body(1, 2, "t", (1,) * 9) + b"x")), "LimitExceeded"),
+    "an empty shape that no array has": (
+        with_record(10, record(6, tensor_body(0, 2, "t", (0, 1 << 60)) + b"\0")),
+        "LimitExceeded",
+    ),
     "2^63 elements": (
         with_record(10, record(6, tensor_body(1, 2, "t", (1 << 32, 1 << 31)) + b"x")),
         "LimitExceeded",
