@@ -11,9 +11,10 @@ import numpy as np
 
 from nqconvert.sensitivity.binding import find_links
 from nqconvert.sensitivity.calibration import calibration_batches, torch_batch
-from nqconvert.sources.state_dict import array_of_torch, require_torch
+from nqconvert.sources.state_dict import array_of_torch
 from nqconvert.sources.torch_module import evaluation_mode
 from nqformat.errors import ConversionError
+from nqformat.optional_packages import require_package
 from nqformat.tensor import Codebook, CodebookTensor, Tensor, round_codebook
 
 __all__ = ["FineTuning", "FineTuningLog", "FineTuningRecord", "fine_tune_centres"]
@@ -152,7 +153,7 @@ class _Tuner:
         originals: Mapping[str, np.ndarray],
         tuning: FineTuning,
     ) -> None:
-        torch = require_torch()
+        torch = require_package("torch")
         self._module = copy.deepcopy(module)
         self._tuning = tuning
         parameters = {n: array_of_torch(n, p) for n, p in module.named_parameters()}
@@ -190,7 +191,7 @@ class _Tuner:
         return len(self._books) - 1
 
     def run(self, progress: Callable[[FineTuningRecord], None]) -> FineTuningLog:
-        torch = require_torch()
+        torch = require_package("torch")
         tuning = self._tuning
         groups = [
             {"params": [centres], "lr": tuning.lr * float(centres.detach().square().mean().sqrt())}
@@ -235,7 +236,7 @@ class _Tuner:
         return total / n_seen
 
     def _validation_loss(self) -> float:
-        torch = require_torch()
+        torch = require_package("torch")
         centres = [torch.from_numpy(values).to(self._centres[0].device) for values in self._rounded()]
         total, n_seen = 0.0, 0
         with torch.no_grad():
@@ -245,7 +246,7 @@ class _Tuner:
         return total / n_seen
 
     def _loss(self, given: Any, centres: list[Any]) -> Any:
-        torch = require_torch()
+        torch = require_package("torch")
         batch = torch_batch(given, self._module)
         weights = {part.parameter: part.weight(centres[part.book]) for part in self._parts}
         outputs = torch.func.functional_call(self._module, weights, batch.args, batch.kwargs)
