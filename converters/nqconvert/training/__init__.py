@@ -11,7 +11,8 @@ import numpy as np
 
 from nqformat.optional_packages import require_package
 
-from .loop import EpochRecord, LoopSettings, Loss, Stage, TrainingLog, TrainingLoop
+from .loop import EpochRecord, LoopSettings, Stage, TrainingLog, TrainingLoop
+from .training_data import Loss, TrainingData
 
 if TYPE_CHECKING:
     import torch
@@ -120,12 +121,10 @@ def retrain(
     stage = Stage(n_epochs=epochs, lr=lr, schedule=schedule, choose_best=validation is not None)
     loop = TrainingLoop(
         module,
-        loader,
-        loss,
+        TrainingData(loader=loader, loss=loss, validation=validation),
         stages=[stage],
         settings=LoopSettings(optimizer=optimizer, weight_decay=weight_decay, seed=seed),
         masks=masks,
-        validation=validation,
         progress=progress,
         checkpoint=checkpoint,
         resume=resume,
@@ -231,12 +230,10 @@ def prune_and_retrain(
     stages.append(Stage(n_epochs=n_final, lr=lr, schedule=schedule, choose_best=validation is not None))
     loop = TrainingLoop(
         module,
-        loader,
-        loss,
+        TrainingData(loader=loader, loss=loss, validation=validation),
         stages=stages,
         settings=LoopSettings(optimizer=optimizer, weight_decay=weight_decay, seed=seed, scope=scope),
         prunable=names,
-        validation=validation,
         progress=progress,
         checkpoint=checkpoint,
         resume=resume,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ from nqconvert.sources.torch_module import evaluation_mode
 from nqformat.errors import ConversionError
 from nqformat.optional_packages import require_package
 from nqformat.tensor import Codebook, CodebookTensor, Tensor, round_codebook
+
+from .training_data import TrainingData
 
 __all__ = ["FineTuning", "FineTuningLog", "FineTuningRecord", "fine_tune_centres"]
 
@@ -30,17 +32,11 @@ class FineTuningRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FineTuning:
-    """What fine-tuning needs.
+class FineTuning(TrainingData):
+    """What fine-tuning needs, besides the data.
 
     Attributes
     ----------
-    loader : iterable of (inputs, targets)
-        Iterated once an epoch.
-    loss : callable
-        ``loss(outputs, targets)`` as a scalar torch tensor.
-    validation : iterable of (inputs, targets), optional
-        The entries of least mean loss on it are kept, the initial ones included.
     epochs : int
     lr : float
         Of Adam, in units of each codebook's root mean square.
@@ -49,22 +45,17 @@ class FineTuning:
     seed : int
     """
 
-    loader: Iterable[Any]
-    loss: Callable[[Any, Any], Any]
-    validation: Iterable[Any] | None = None
     epochs: int = 5
     lr: float = 2e-3
     patience: int = 2
     seed: int = 0
 
     def __post_init__(self) -> None:
+        TrainingData.__post_init__(self)
         if self.epochs < 1 or self.patience < 1:
             raise ValueError(f"epochs and patience must be at least 1, not {self.epochs} and {self.patience}")
         if not self.lr > 0:
             raise ValueError(f"lr must be positive, not {self.lr}")
-        for name in ("loader", "validation"):
-            if hasattr(getattr(self, name), "__next__"):
-                raise TypeError(f"{name} is exhausted after one pass; pass a list or a DataLoader")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
