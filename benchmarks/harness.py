@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -16,6 +17,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 _ROUND_SECONDS = 0.005
+_LONG_SECONDS = 0.1
 
 
 def cpu_seconds(call: Callable[[], Any], repeats: int = 1) -> float:
@@ -34,8 +36,9 @@ def compare(calls: dict[str, Callable[[], Any]], *, rounds: int = 25) -> dict[st
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     repeats = {}
     for name, call in calls.items():
-        call()
-        repeats[name] = max(1, round(_ROUND_SECONDS / max(cpu_seconds(call), 1e-6)))
+        taken = cpu_seconds(call)
+        taken = cpu_seconds(call) if taken < _LONG_SECONDS else taken
+        repeats[name] = max(1, round(_ROUND_SECONDS / max(taken, 1e-6)))
     for _ in range(rounds):
         for name, call in calls.items():
             seconds[name].append(cpu_seconds(call, repeats[name]))
@@ -69,6 +72,30 @@ def machine(*packages: str) -> dict[str, Any]:
         "packages": found,
         "load_average": os.getloadavg() if hasattr(os, "getloadavg") else None,
     }
+
+
+def data_folder() -> Path | None:
+    """The folder that NQZ_DATA names, or None."""
+    folder = os.environ.get("NQZ_DATA")
+    return Path(folder) if folder and (Path(folder) / "load.py").exists() else None
+
+
+def loaders(folder: Path) -> Any:
+    """The module load.py of the data folder."""
+    found = importlib.util.spec_from_file_location("nqz_data_load", folder / "load.py")
+    assert found is not None and found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
+def state_dict(path: Path) -> dict[str, Any]:
+    """Float tensors of a PyTorch state dict, as arrays."""
+    import torch
+
+    loaded = torch.load(path, weights_only=True, map_location="cpu")
+    loaded = loaded.get("state_dict", loaded)
+    return {name.removeprefix("module."): t.numpy() for name, t in loaded.items() if t.dtype is torch.float32}
 
 
 def write(name: str, results: dict[str, Any]) -> Path:
