@@ -18,6 +18,7 @@ RESULTS = Path(__file__).parent / "results"
 
 _ROUND_SECONDS = 0.005
 _LONG_SECONDS = 0.1
+_SLOW_SECONDS, _SLOW_STRIDE, _MANY_ROUNDS = 0.02, 4, 20
 
 
 def cpu_seconds(call: Callable[[], Any], repeats: int = 1) -> float:
@@ -31,17 +32,20 @@ def cpu_seconds(call: Callable[[], Any], repeats: int = 1) -> float:
 def compare(calls: dict[str, Callable[[], Any]], *, rounds: int = 25) -> dict[str, dict[str, float]]:
     """Time candidates in turn, so that a busy machine disturbs all alike; the first round is not counted.
 
-    Short calls are repeated until a round takes about 5 ms, which drowns the cost of reading the clock.
+    Short calls are repeated until a round takes about 5 ms, which drowns the cost of reading the clock; of
+    many rounds, slow calls take part in every fourth.
     """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
-    repeats = {}
+    repeats, strides = {}, {}
     for name, call in calls.items():
         taken = cpu_seconds(call)
         taken = cpu_seconds(call) if taken < _LONG_SECONDS else taken
         repeats[name] = max(1, round(_ROUND_SECONDS / max(taken, 1e-6)))
-    for _ in range(rounds):
+        strides[name] = _SLOW_STRIDE if taken > _SLOW_SECONDS and rounds > _MANY_ROUNDS else 1
+    for number in range(rounds):
         for name, call in calls.items():
-            seconds[name].append(cpu_seconds(call, repeats[name]))
+            if number % strides[name] == 0:
+                seconds[name].append(cpu_seconds(call, repeats[name]))
     return {
         name: {"median": statistics.median(taken), "best": min(taken), "worst": max(taken)}
         for name, taken in seconds.items()
