@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import zstandard
 from codec_plot import draw_codec
-from harness import compare, data_folder, machine, write
+from harness import compare, data_folder, machine, read, write
 from network_streams import network_row, network_table, quantized_networks
 from peer_codecs import index_coders, nncodec, zipnn_coder, zstd_coders
 
@@ -47,6 +47,7 @@ STREAMS = {
 
 
 NNCODEC_SYMBOLS = 1 << 20
+PACKAGES = ("numpy", "numba", "llvmlite", "zstandard", "constriction", "zipnn")
 
 
 def entropy(symbols: np.ndarray) -> float:
@@ -377,15 +378,9 @@ def nncodec_streams(made: dict[str, np.ndarray]) -> dict[str, Any]:
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="smaller streams, no zstd -19")
-    quick = parser.parse_args().quick
-    n = 1 << (20 if quick else 22)
-    zstd_levels = (1, 3) if quick else (1, 3, 19)
-    results: dict[str, Any] = {
-        "machine": machine("numpy", "numba", "llvmlite", "zstandard", "constriction", "zipnn")
-    }
+def measure_streams(n: int, zstd_levels: tuple[int, ...]) -> dict[str, Any]:
+    """Everything but the real networks."""
+    results: dict[str, Any] = {}
     made = {name: stream(d, levels, bits, n) for name, (d, levels, bits, _) in STREAMS.items()}
     results["dense"] = {
         name: dense(name, symbols, STREAMS[name][1], zstd_levels) for name, symbols in made.items()
@@ -402,12 +397,32 @@ def main() -> None:
     results["nncodec"] = nncodec_streams(made)
     with tempfile.TemporaryDirectory() as work:
         results["cold"] = cold(made["gauss 16"], 16, Path(work))
+    print(f"goals against zstd -1: {', '.join(f'{k} {v[3]}x' for k, v in STREAMS.items())}")
+    return results
+
+
+def measure_networks(zstd_levels: tuple[int, ...]) -> dict[str, Any]:
+    """The real networks, if their data is there."""
     folder = data_folder()
     if folder is None:
         print("NQZ_DATA is not set to a folder with load.py: real networks are left out")
-    else:
-        results["networks"] = networks(folder, zstd_levels)
-    print(f"goals against zstd -1: {', '.join(f'{k} {v[3]}x' for k, v in STREAMS.items())}")
+        return {}
+    return {"networks": networks(folder, zstd_levels), "networks_machine": machine(*PACKAGES)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="smaller streams, no zstd -19")
+    parser.add_argument("--only", choices=("streams", "networks"), help="keep what is there of the others")
+    arguments = parser.parse_args()
+    zstd_levels = (1, 3) if arguments.quick else (1, 3, 19)
+    results = read("codec") if arguments.only else {}
+    if arguments.only != "networks":
+        results["machine"] = machine(*PACKAGES)
+        results.update(measure_streams(1 << (20 if arguments.quick else 22), zstd_levels))
+        write("codec", results)
+    if arguments.only != "streams":
+        results.update(measure_networks(zstd_levels))
     path = write("codec", results)
     print(f"written to {path}")
     if draw_codec(results, path.with_suffix(".png")):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
+
+from harness import read
 
 ROOT = Path(__file__).parents[1]
 START, STOP = "<!-- figures: start -->", "<!-- figures: stop -->"
@@ -77,22 +78,16 @@ def huge(results: dict[str, Any]) -> str:
     )
 
 
-def load(name: str) -> dict[str, Any]:
-    """Results of one benchmark; empty before its first run."""
-    path = ROOT / "benchmarks" / "results" / f"{name}.json"
-    return json.loads(path.read_text()) if path.exists() else {}
-
-
 def main() -> None:
     """Replace the block between the markers."""
     readme = ROOT / "README.md"
     text = readme.read_text()
     head, _, rest = text.partition(START)
     _, _, tail = rest.partition(STOP)
-    lines = ["", *whole_path(load("whole_path")), ""]
-    if (measured := load("codec")).get("networks"):
+    lines = ["", *whole_path(read("whole_path")), ""]
+    if (measured := read("codec")).get("networks"):
         lines += [*codec(measured), ""]
-    if measured := load("huge"):
+    if measured := read("huge"):
         lines += [huge(measured), ""]
     block = "\n".join(lines)
     readme.write_text(f"{head}{START}{block}{STOP}{tail}")
