@@ -7,7 +7,6 @@ Writes benchmarks/results/whole_path.json. Test accuracy is measured from the .n
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import platform
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from harness import data_folder, loaders
 from torch import nn
 
 import nqconvert
@@ -55,24 +55,6 @@ class LeNet5(nn.Module):
 
 
 NETWORKS = {"lenet300": (LeNet300, "lenet300_p8.pt"), "lenet5": (LeNet5, "lenet5_p8.pt")}
-
-
-def data_folder() -> Path:
-    """The folder that NQZ_DATA names; ends the program with a clear message if it is not there."""
-    folder = os.environ.get("NQZ_DATA")
-    if not folder or not (Path(folder) / "load.py").exists():
-        raise SystemExit(
-            "set NQZ_DATA to the folder with load.py, mnist, pruned_lenets and squeezenet_deepcomp"
-        )
-    return Path(folder)
-
-
-def loaders(folder: Path) -> Any:
-    found = importlib.util.spec_from_file_location("nqz_data_load", folder / "load.py")
-    assert found is not None and found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
 
 
 def accuracy(run: Any, images: np.ndarray, labels: np.ndarray) -> float:
@@ -170,6 +152,10 @@ def _lenet_line(row: dict[str, Any]) -> str:
 def main() -> None:
     torch.set_num_threads(1)
     folder = data_folder()
+    if folder is None:
+        raise SystemExit(
+            "set NQZ_DATA to the folder with load.py, mnist, pruned_lenets and squeezenet_deepcomp"
+        )
     load = loaders(folder)
     results: dict[str, Any] = {
         "python": platform.python_version(),
