@@ -24,7 +24,7 @@ CURVES: dict[str, dict[str, Any]] = {
     "kmeans": {"method": "kmeans", "sensitivity": "none"},
     "hessian-kmeans": {"method": "hessian-kmeans", "sensitivity": "fisher"},
     "uniform + fisher": {"method": "uniform", "sensitivity": "fisher"},
-    "ecsq + fisher": {"method": "ecsq", "sensitivity": "fisher", "clusters": 32},
+    "ecsq + fisher": {"method": "ecsq", "sensitivity": "fisher", "clusters": 64},
     "ecsq + root of fisher": {"method": "ecsq", "sensitivity": "root-fisher", "clusters": 64},
 }
 RATES: dict[str, dict[str, tuple[float, ...]]] = {
@@ -41,10 +41,10 @@ RATES: dict[str, dict[str, tuple[float, ...]]] = {
         "ecsq + root of fisher": (3e-2, 5e-2, 8e-2, 1.3e-1, 2e-1, 3e-1),
     },
     "resnet32_jpegft": {
-        "clusters": (10, 14, 20, 32),
-        "step": (0.2, 0.3, 0.45, 0.6),
-        "ecsq + fisher": (1e-3, 3e-3, 8e-3, 2e-2),
-        "ecsq + root of fisher": (1e-3, 3e-3, 8e-3, 2e-2),
+        "clusters": (16, 24, 36, 56),
+        "step": (0.12, 0.2, 0.3, 0.45),
+        "ecsq + fisher": (2e-4, 1e-3, 3e-3, 1e-2),
+        "ecsq + root of fisher": (2e-4, 1e-3, 3e-3, 1e-2),
     },
 }
 

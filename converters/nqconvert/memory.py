@@ -1,13 +1,16 @@
-"""Peak memory of this process over a stretch of work."""
+"""Seconds and peak memory of a stretch of work."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
-__all__ = ["PeakMemory"]
+__all__ = ["PeakMemory", "StageClock"]
 
 _STATUS = Path("/proc/self/status")
 _STATM = Path("/proc/self/statm")
@@ -66,6 +69,37 @@ class PeakMemory:
     def _sample(self) -> None:
         while not self._stop.wait(_PERIOD_SECONDS):
             self._largest = max(self._largest, _resident())
+
+
+class StageClock:
+    """Adds up the wall-clock seconds of named stages.
+
+    Attributes
+    ----------
+    seconds : dict of str to float
+        In the order in which stages first began.
+
+    Examples
+    --------
+    >>> clock = StageClock()
+    >>> with clock.stage("load"):
+    ...     pass
+    >>> list(clock.seconds)
+    ['load']
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Count the block's time to a stage."""
+        started = time.perf_counter()
+        self.seconds.setdefault(name, 0.0)
+        try:
+            yield
+        finally:
+            self.seconds[name] += time.perf_counter() - started
 
 
 def _resident() -> int:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nqconvert import memory
-from nqconvert.memory import PeakMemory
+from nqconvert.memory import PeakMemory, StageClock
 
 MIB = 1 << 20
 
@@ -38,3 +38,15 @@ def test_nothing_is_claimed_where_the_system_does_not_tell(monkeypatch, tmp_path
     with PeakMemory() as peak:
         pass
     assert peak.peak_bytes is None
+
+
+def test_a_clock_adds_up_stages_in_their_order_even_when_they_fail():
+    clock = StageClock()
+    with clock.stage("b"):
+        pass
+    with pytest.raises(KeyError), clock.stage("a"):
+        raise KeyError
+    first = clock.seconds["b"]
+    with clock.stage("b"):
+        pass
+    assert list(clock.seconds) == ["b", "a"] and clock.seconds["b"] > first
