@@ -121,7 +121,7 @@ def _lenet(name: str, module: nn.Module, folder: Path, load: Any) -> Network:
         name=name,
         module=module.eval(),
         calibration=mnist_images(images[:5000]),
-        training=(mnist_images(images[-20000:]), labels[-20000:].astype(np.int64)),
+        training=(mnist_images(images[-10000:]), labels[-10000:].astype(np.int64)),
         test=(mnist_images(test_images), test_labels.astype(np.int64)),
     )
 
@@ -137,7 +137,7 @@ def lenet5(folder: Path, load: Any) -> Network:
 
 
 def resnet32(folder: Path, load: Any) -> Network:
-    """ResNet-32 tuned on JPEG-recompressed CIFAR-10, dense; the first 1,500 test images."""
+    """ResNet-32 tuned on JPEG-recompressed CIFAR-10, dense; the first 1,000 test images."""
     state = torch.load(folder / "resnet_cifar10" / "resnet32_jpegft.pt", weights_only=True)
     module = ResNet32()
     module.load_state_dict({k.removeprefix("module."): v for k, v in state.get("state_dict", state).items()})
@@ -146,9 +146,9 @@ def resnet32(folder: Path, load: Any) -> Network:
     return Network(
         name="resnet32_jpegft",
         module=module.eval(),
-        calibration=cifar_images(images[:500]),
+        calibration=cifar_images(images[:300]),
         training=(cifar_images(images[-2000:]), labels[-2000:].astype(np.int64)),
-        test=(cifar_images(test_images[:1500]), test_labels[:1500].astype(np.int64)),
+        test=(cifar_images(test_images[:1000]), test_labels[:1000].astype(np.int64)),
     )
 
 

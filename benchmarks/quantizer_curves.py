@@ -6,7 +6,7 @@ import math
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -206,7 +206,3 @@ def against_first(
         "bytes": {name: np.round(size).tolist() for name, size in sizes.items()},
         "ratio": {name: float(np.exp(np.log(size / first).mean())) for name, size in sizes.items()},
     }
-
-
-def as_rows(points: Iterable[Point]) -> list[dict[str, Any]]:
-    return [asdict(point) for point in points]
