@@ -84,6 +84,14 @@ def data_folder() -> Path | None:
     return Path(folder) if folder and (Path(folder) / "load.py").exists() else None
 
 
+def required_data_folder() -> Path:
+    """The folder that NQZ_DATA names; ends the program with a clear message if it is not there."""
+    folder = data_folder()
+    if folder is None:
+        raise SystemExit("set NQZ_DATA to the folder with load.py, mnist, pruned_lenets and the other data")
+    return folder
+
+
 def loaders(folder: Path) -> Any:
     """The module load.py of the data folder."""
     found = importlib.util.spec_from_file_location("nqz_data_load", folder / "load.py")

@@ -25,6 +25,7 @@ PRUNED_SHARE = 0.1
 
 _TERNARY = 3
 _MIN_TERNARY = 64
+_LEAST_USES = 4
 _HARM = 0.01
 _JUDGED_VALUES = 1 << 20
 _CHUNK = 1 << 22
@@ -111,7 +112,7 @@ def quantize_pools(
 
     - Tensors of at most `clusters` distinct values, and always those of two or three (binary and ternary
       networks), are kept exactly (-0.0 becomes 0.0); so are integers and booleans. With one pool for all,
-      tensors that no codebook of their own would make smaller join it instead.
+      tensors whose distinct values are used less than four times each join it instead.
     - Entries are rounded to the codebook dtype; equal and unused ones are dropped. Where float16 (or
       bfloat16) overflows or adds more than 1 % to the squared error, the codebook is float32. float16 and
       bfloat16 tensors have codebooks of their own dtype.
@@ -132,10 +133,7 @@ def quantize_pools(
             continue
         values = _finite_values(name, array, dtype)
         kept = _kept_exactly(array, max(settings.clusters, _TERNARY))
-        joins = (
-            settings.scope == "global" and isinstance(kept, RawTensor) and np.unique(values).size > _TERNARY
-        )
-        if kept is not None and not joins:
+        if kept is not None and not (settings.scope == "global" and _gains_by_joining(kept, values)):
             result[name] = kept
             continue
         sensitivity = None if sensitivities is None else sensitivities.get(name)
@@ -187,6 +185,14 @@ def _kept_exactly(array: np.ndarray, most: int) -> Tensor | None:
     if 1 < n_entries <= _TERNARY and cleaned.size >= _MIN_TERNARY:
         return found  # engines compute from codebooks, and raw planes could save a few bytes at best
     return found if n_entries > 1 and estimate_bits(found) < estimate_bits(raw) else raw
+
+
+def _gains_by_joining(kept: Tensor, values: np.ndarray) -> bool:
+    """Whether a tensor of few distinct values should share a codebook: its own would serve few weights."""
+    n_distinct = int(np.unique(values).size)
+    if n_distinct <= _TERNARY:
+        return False
+    return isinstance(kept, RawTensor) or int(np.count_nonzero(values)) < _LEAST_USES * n_distinct
 
 
 def _mean_sensitivity(members: Sequence[_Member]) -> float | None:

@@ -116,16 +116,26 @@ def least_step(values: np.ndarray, most: int, *, has_zero: bool) -> float:
     points = points.astype(np.float64)
     largest = float(np.abs(points).max())
 
-    def n_used(step: float, at: np.ndarray) -> int:
-        found = np.unique(np.rint(at / step))
-        return int(np.count_nonzero(found)) if has_zero else found.size
+    def n_used(step: float) -> int:
+        cells = np.rint(points / step)
+        starts = np.append(True, cells[1:] != cells[:-1])
+        return int(np.count_nonzero(starts & (cells != 0) if has_zero else starts))
 
     low, high = largest / (MAX_CLUSTERS / 2 - 1), 4.0 * largest
-    if n_used(low, points) <= most:
+    if n_used(low) <= most:
         return low
     for _ in range(_BISECTIONS):
         middle = (low * high) ** 0.5
-        low, high = (low, middle) if n_used(middle, points) <= most else (middle, high)
-    while points.size < values.size and n_used(high, values.astype(np.float64)) > most:
+        low, high = (low, middle) if n_used(middle) <= most else (middle, high)
+    if values.size <= MAX_EXACT_VALUES:
+        return high
+    while _n_cells(values, high, has_zero=has_zero) > most:
         high *= _WIDER  # bins do not show every value of the tails
     return high
+
+
+def _n_cells(values: np.ndarray, step: float, *, has_zero: bool) -> int:
+    """Count the cells in use, the one around zero only if zeros have no entry of their own."""
+    cells, lowest = grid_cells(values, step)
+    used = np.flatnonzero(np.bincount(cells))
+    return int(np.count_nonzero(used != -lowest)) if has_zero else used.size
