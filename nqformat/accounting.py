@@ -14,7 +14,7 @@ from .hybrid import HybridMapping
 from .reader import NqzFile
 from .streams import Codec, StreamRecord, slice_symbols
 from .tensor import Layout
-from .tensor_records import CodebookValues, PackedFields, RawFields, TensorRecord
+from .tensor_records import CodebookValues, PackedFields, TensorRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,7 +183,7 @@ def _divide_codebooks(file: NqzFile) -> dict[int, float]:
 
 
 def _tensor_bytes(record: TensorRecord, share: _Share, codebook_bytes: float) -> TensorBytes:
-    raw_bits = 8.0 * record.payload_bytes if isinstance(record.fields, RawFields) else 0.0
+    raw_bits = 8.0 * record.payload_bytes
     return TensorBytes(
         name=record.name,
         layout=record.layout,

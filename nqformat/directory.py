@@ -91,7 +91,8 @@ class Directory:
         A string says why this reader does not support the item; tensors that use it cannot be read.
     slices : dict
         (tensor number, role) to StreamSlice; roles are ``values``, ``positions`` and ``plane0`` to
-        ``plane7``; with a partition ``classes``, ``alive``, ``values0``, ``positions0``, ``values1``, ...
+        ``plane7``; with a partition ``classes``, ``alive``, ``values0``, ``positions0``, ``values1``, ...; of
+        scales ``scales0`` to ``scales3``.
     slice_lengths : list of list of int
         For each stream, the lengths of its slices in order.
     """
@@ -109,6 +110,10 @@ class Directory:
         """Give the tensor that is about to be appended its slices: the next of each stream it names."""
         fields = record.fields
         number = len(self.tensors)
+        if isinstance(fields, PackedFields) and fields.scales is not None:
+            planes = fields.scales.planes
+            for plane, stream in zip(planes.coded_planes, planes.streams, strict=True):
+                self._add_slice(number, f"scales{plane}", stream, fields.scales.n_scales)
         if isinstance(fields, PackedFields) and fields.partition is not None:
             for role, stream, _, n_numbers in partition_slices(record, fields.partition):
                 self._add_slice(number, role, stream, n_numbers)
@@ -342,6 +347,8 @@ def _check_streams(directory: Directory, record: TensorRecord) -> None:
     """Require that the streams of a tensor are of the kind its layout needs."""
     fields = record.fields
     wanted: list[tuple[int, StreamKind]] = []
+    if isinstance(fields, PackedFields) and fields.scales is not None:
+        wanted.extend((stream, StreamKind.PLANE) for stream in fields.scales.planes.streams)
     if isinstance(fields, PackedFields) and fields.partition is not None:
         slices = partition_slices(record, fields.partition)
         wanted.extend((stream, kind) for _, stream, kind, _ in slices)

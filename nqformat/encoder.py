@@ -9,7 +9,7 @@ import numpy as np
 
 from .code_cost import Prefer, choose_code
 from .codebooks import CodebookRecord
-from .codings import byte_codings, exact_counts
+from .codings import exact_counts
 from .dtypes import DType
 from .layout_choice import (
     BlockElements,
@@ -21,10 +21,10 @@ from .layout_choice import (
 )
 from .limits import MAX_NAME_BYTES, MAX_RANK
 from .planes import split_planes
-from .quantized_plans import QuantizedTensor, plan_quantized
+from .quantized_plans import SCALES, QuantizedTensor, plan_quantized, plane_slices, scale_bits
 from .stream_sharing import Group, Sharing
 from .streams import StreamKind, StreamRecord, SymbolSlice, encode_stream
-from .tensor import Layout, RawTensor, Tensor, ViewTensor
+from .tensor import Layout, RawTensor, Scales, Tensor, ViewTensor
 from .tensor_records import (
     Block,
     ConstantFields,
@@ -32,6 +32,7 @@ from .tensor_records import (
     PackedFields,
     Partition,
     RawFields,
+    ScaleFields,
     TensorRecord,
     ViewFields,
     ViewPart,
@@ -39,8 +40,6 @@ from .tensor_records import (
 
 ALIGN_FROM_BYTES = 4096
 _ONE_SUBSTREAM_BELOW = 1 << 15
-_MIN_PLANE_GAIN = 0.005
-_PLANE_TABLE_BYTES = 48
 
 
 @dataclass(slots=True, kw_only=True)
@@ -137,6 +136,9 @@ class _Encoder:
         source = self._stored[name]
         if isinstance(source, RawTensor):
             return SymbolSlice(values=split_planes(source.bits, source.dtype)[int(role[5:])])
+        if role.startswith(SCALES):
+            raw = scale_bits(self._quantized[name].source)
+            return SymbolSlice(values=split_planes(raw.bits, raw.dtype)[int(role[len(SCALES) :])])
         if role in ("classes", "alive"):
             marks = plan.lines.classes if role == "classes" else plan.lines.alive
             assert marks is not None
@@ -168,6 +170,9 @@ class _Encoder:
             payload = _stored_planes(tensor, fields) if isinstance(fields, RawFields) else b""
         else:
             fields = self._packed_fields(name, plan, self._quantized[name])
+            if fields.scales is not None:
+                assert not isinstance(tensor, RawTensor)
+                payload = _stored_planes(scale_bits(tensor), fields.scales.planes)
         record = TensorRecord(
             name=name,
             dtype=tensor.dtype,
@@ -183,9 +188,21 @@ class _Encoder:
         if plan.layout is Layout.CONSTANT:
             element = np.ascontiguousarray(tensor.bits).reshape(-1)[:1].tobytes()
             return ConstantFields(element=element)
-        planes = [i for i in range(tensor.dtype.itemsize) if (name, f"plane{i}") in self._streams]
+        return self._coded_planes(name, "plane", tensor.dtype)
+
+    def _coded_planes(self, name: str, role: str, dtype: DType) -> RawFields:
+        """Return the planes that became slices of streams."""
+        planes = [i for i in range(dtype.itemsize) if (name, f"{role}{i}") in self._streams]
         return RawFields(
-            coded_planes=tuple(planes), streams=tuple(self._streams[name, f"plane{i}"] for i in planes)
+            coded_planes=tuple(planes), streams=tuple(self._streams[name, f"{role}{i}"] for i in planes)
+        )
+
+    def _scale_fields(self, name: str, scales: Scales | None) -> ScaleFields | None:
+        if scales is None:
+            return None
+        planes = self._coded_planes(name, SCALES, scales.stored_as)
+        return ScaleFields(
+            stored_as=scales.stored_as, span=scales.span, n_scales=scales.values.size, planes=planes
         )
 
     def _packed_fields(self, name: str, plan: Plan, quantized: QuantizedTensor) -> PackedFields:
@@ -200,6 +217,7 @@ class _Encoder:
             value_stream=self._streams.get((name, "values"), -1),
             position_stream=self._streams.get((name, "positions")),
             partition=partition,
+            scales=self._scale_fields(name, quantized.source.scales),
         )
 
     def _partition(self, name: str, plan: Plan, blocks: list[BlockElements]) -> Partition:
@@ -262,22 +280,14 @@ def _check_name(name: str) -> None:
 
 def _raw_plan(tensor: RawTensor) -> Plan:
     """Constant, or byte planes of which those worth a code are slices."""
-    bits = np.ascontiguousarray(tensor.bits)
-    itemsize = tensor.dtype.itemsize
-    elements = bits.reshape(-1).view(f"<u{itemsize}")
+    elements = np.ascontiguousarray(tensor.bits).reshape(-1).view(f"<u{tensor.dtype.itemsize}")
     if elements.size and bool((elements == elements[0]).all()):
         return Plan(layout=Layout.CONSTANT)
-    plan = Plan(layout=Layout.RAW)
-    for number, plane in enumerate(split_planes(bits, tensor.dtype)):
-        codings = byte_codings(plane)
-        gain = elements.size - codings.best_bytes(Prefer.SIZE)
-        if gain > -_PLANE_TABLE_BYTES and codings.entropy_bytes() < (1 - _MIN_PLANE_GAIN) * elements.size:
-            plan.slices.append(PlannedSlice(role=f"plane{number}", kind=StreamKind.PLANE, codings=codings))
-    return plan
+    return Plan(layout=Layout.RAW, slices=plane_slices(tensor, "plane"))
 
 
 def _stored_planes(tensor: RawTensor, fields: RawFields) -> bytes:
-    """Payload of a raw tensor: all its bytes, or the planes that are not coded."""
+    """Payload of raw elements: all their bytes, or the planes that are not coded."""
     if not fields.coded_planes:
         return np.ascontiguousarray(tensor.bits).tobytes()
     planes = split_planes(tensor.bits, tensor.dtype)

@@ -9,13 +9,21 @@ import numpy as np
 
 from .code_cost import Prefer
 from .codebooks import MAX_ENTRIES, CodebookRecord, encode_codebook
-from .layout_choice import BlockElements, Plan, Subject, make_plans
-from .tensor import AffineTensor, Codebook, CodebookTensor, Layout, Tensor
+from .codings import byte_codings
+from .layout_choice import BlockElements, Plan, PlannedSlice, Subject, make_plans
+from .planes import split_planes
+from .streams import StreamKind
+from .tensor import AffineTensor, Codebook, CodebookTensor, Layout, RawTensor, Tensor, cast_values
 from .tensor_records import AffineOrder, AffineRule, CodebookValues, ValueRule
 
 RANK_ORDER_UP_TO = 32
+SCALES = "scales"
+"""Role of the slices that hold byte planes of scales; the plane's number follows."""
+
 _SAMPLE_FROM = 1 << 22
 _SAMPLE_PIECES = 32
+_MIN_PLANE_GAIN = 0.005
+_PLANE_TABLE_BYTES = 48
 
 
 @dataclass(slots=True, kw_only=True)
@@ -215,7 +223,30 @@ def plan_quantized(
         shared.keeps_zero = any(needs)
     for item in planned.values():
         item.plans = _plans_of(item, prefer, widths)
+        if item.source.scales is not None:
+            slices = plane_slices(scale_bits(item.source), SCALES)
+            for plan in item.plans:
+                plan.slices = [*slices, *plan.slices]
     return planned, codebooks
+
+
+def plane_slices(raw: RawTensor, role: str) -> list[PlannedSlice]:
+    """Byte planes of raw elements that are worth a code."""
+    n_elements = raw.bits.size
+    slices = []
+    for number, plane in enumerate(split_planes(raw.bits, raw.dtype)):
+        codings = byte_codings(plane)
+        gain = n_elements - codings.best_bytes(Prefer.SIZE)
+        if gain > -_PLANE_TABLE_BYTES and codings.entropy_bytes() < (1 - _MIN_PLANE_GAIN) * n_elements:
+            slices.append(PlannedSlice(role=f"{role}{number}", kind=StreamKind.PLANE, codings=codings))
+    return slices
+
+
+def scale_bits(source: CodebookTensor | AffineTensor) -> RawTensor:
+    """Return the scales of a tensor as stored elements."""
+    assert source.scales is not None
+    bits = cast_values(source.scales.values, source.scales.stored_as)
+    return RawTensor(bits=bits, dtype=source.scales.stored_as)
 
 
 def _common_widths(planned: Mapping[str, QuantizedTensor]) -> tuple[int, ...]:

@@ -12,6 +12,8 @@ import numpy as np
 from .dtypes import DType, bfloat16_to_float32, dtype_of, float32_to_bfloat16, storage_bits
 
 MAX_AFFINE_K = 1 << 24
+CODEBOOK_DTYPES = (DType.FLOAT32, DType.FLOAT16, DType.BFLOAT16)
+_AT_ONCE = 1 << 18
 
 
 class Layout(IntEnum):
@@ -59,13 +61,11 @@ class Codebook:
             raise ValueError("codebook values must be a non-empty one-dimensional float32 array")
         if not np.isfinite(self.values).all():
             raise ValueError("codebook values must be finite")
-        if self.stored_as not in (DType.FLOAT32, DType.FLOAT16, DType.BFLOAT16):
+        if self.stored_as not in CODEBOOK_DTYPES:
             raise ValueError(
                 f"a codebook is stored as float32, float16 or bfloat16, not {self.stored_as.label}"
             )
-        if not np.array_equal(
-            round_codebook(self.values, self.stored_as).view("<u4"), self.values.view("<u4")
-        ):
+        if not is_exact_in(self.values, self.stored_as):
             raise ValueError(f"codebook values are not exactly representable in {self.stored_as.label}")
 
 
@@ -77,6 +77,102 @@ def round_codebook(values: np.ndarray, stored_as: DType) -> np.ndarray:
     if stored_as is DType.BFLOAT16:
         return bfloat16_to_float32(float32_to_bfloat16(values))
     return values.astype(np.float32)
+
+
+def is_exact_in(values: np.ndarray, stored_as: DType) -> bool:
+    """Whether `stored_as` (float32, float16 or bfloat16) holds float32 `values` bit for bit."""
+    return np.array_equal(round_codebook(values, stored_as).view("<u4"), values.view("<u4"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scales:
+    """Factors of a tensor's elements (spec 6.4).
+
+    The element at C-order position p is multiplied by ``values[(p // span) % n_scales]`` in float32.
+
+    Attributes
+    ----------
+    values : ndarray of float32, shape (n_scales,)
+        Finite, above zero, each exactly representable in `stored_as`.
+    span : int
+        Consecutive elements with one factor.
+    stored_as : DType
+        FLOAT32, FLOAT16 or BFLOAT16.
+    """
+
+    values: np.ndarray
+    span: int
+    stored_as: DType = DType.FLOAT32
+
+    def __post_init__(self) -> None:
+        if self.values.dtype != np.float32 or self.values.ndim != 1 or self.values.size == 0:
+            raise ValueError("scales must be a non-empty one-dimensional float32 array")
+        if not are_scales(self.values):
+            raise ValueError("scales must be finite and above zero")
+        if self.stored_as not in CODEBOOK_DTYPES or not is_exact_in(self.values, self.stored_as):
+            raise ValueError(f"scales are not exactly representable in {self.stored_as.label}")
+        if self.span < 1:
+            raise ValueError(f"a scale must span at least one element, not {self.span}")
+
+    @classmethod
+    def along_axis(
+        cls, values: np.ndarray, shape: tuple[int, ...], axis: int = 0, stored_as: DType = DType.FLOAT32
+    ) -> Scales:
+        """Return one scale for each index of an axis of `shape`.
+
+        Examples
+        --------
+        >>> Scales.along_axis(np.float32([0.5, 2]), (2, 3, 4)).span
+        12
+        """
+        if values.shape != (shape[axis],):
+            raise ValueError(f"{values.shape} scales for axis {axis} of shape {shape}")
+        return cls(values=values, span=max(1, math.prod(shape[axis:][1:])), stored_as=stored_as)
+
+    def fits(self, n_elements: int) -> bool:
+        """Whether a tensor of so many elements may have these scales (spec 6.4)."""
+        return self.values.size <= max(1, n_elements) and self.span <= max(1, n_elements)
+
+    def multiply(self, elements: np.ndarray, start: int = 0) -> None:
+        """Multiply float32 elements, one-dimensional and from C-order position `start` on, in place."""
+        n_scales, period = self.values.size, self.values.size * self.span
+        if start % period == 0 and elements.size % period == 0:
+            blocks = elements.reshape(-1, n_scales, self.span)
+            with np.errstate(over="ignore"):
+                np.multiply(blocks, self.values[None, :, None], out=blocks)
+            return
+        for first in range(0, elements.size, _AT_ONCE):
+            part = elements[first : first + _AT_ONCE]
+            places = np.arange(start + first, start + first + part.size)
+            with np.errstate(over="ignore"):
+                part *= self.at(places)
+
+    def at(self, positions: np.ndarray) -> np.ndarray:
+        """Return the factors of elements at C-order positions."""
+        factors: np.ndarray = self.values[positions // self.span % self.values.size]
+        return factors
+
+
+def are_scales(values: np.ndarray) -> bool:
+    """Whether all of some float32 numbers are finite and above zero."""
+    return bool(np.isfinite(values).all() and (values > 0).all())
+
+
+def _finished(values: np.ndarray, scales: Scales | None, dtype: DType) -> np.ndarray:
+    """Scale float32 values of all elements, any shape, and round them once to the tensor's dtype."""
+    if scales is not None:
+        values = np.array(values, dtype=np.float32, order="C")
+        scales.multiply(values.reshape(-1))
+    return cast_values(values, dtype)
+
+
+def _check_scales(scales: Scales | None, n_elements: int, dtype: DType) -> None:
+    if scales is None:
+        return
+    if not dtype.is_float:
+        raise ValueError("only floating-point tensors have scales")
+    if not scales.fits(n_elements):
+        raise ValueError(f"{scales.values.size} scales of {scales.span} elements for {n_elements} elements")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,11 +215,13 @@ class CodebookTensor:
         The same object in several tensors is stored once.
     dtype : DType
         A floating-point type.
+    scales : Scales or None
     """
 
     indices: np.ndarray
     codebook: Codebook
     dtype: DType = DType.FLOAT32
+    scales: Scales | None = None
 
     def __post_init__(self) -> None:
         if self.indices.dtype.kind != "u":
@@ -132,6 +230,7 @@ class CodebookTensor:
             raise ValueError("a codebook index lies beyond the codebook")
         if not self.dtype.is_float:
             raise ValueError("codebook tensors are floating point; use AffineTensor for integers")
+        _check_scales(self.scales, self.indices.size, self.dtype)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -140,6 +239,8 @@ class CodebookTensor:
 
     def decode(self) -> np.ndarray:
         """Return the elements in the storage dtype."""
+        if self.scales is not None:
+            return _finished(self.codebook.values[self.indices], self.scales, self.dtype)
         elements: np.ndarray = cast_values(self.codebook.values, self.dtype)[self.indices]
         return elements
 
@@ -155,12 +256,15 @@ class AffineTensor:
         Exactly representable in float32.
     dtype : DType
         Integer types need step 1 and offset 0.
+    scales : Scales or None
+        With step 1 and offset 0 these are the steps of a uniform quantizer, one for each channel.
     """
 
     k: np.ndarray
     step: float
     offset: float = 0.0
     dtype: DType = DType.FLOAT32
+    scales: Scales | None = None
 
     def __post_init__(self) -> None:
         if self.k.dtype != np.int32:
@@ -172,6 +276,7 @@ class AffineTensor:
                 raise ValueError(f"affine {name} must be a finite float32 number")
         if self.dtype is DType.BOOL or (not self.dtype.is_float and (self.step, self.offset) != (1.0, 0.0)):
             raise ValueError("integer affine tensors need an integer dtype, step 1 and offset 0")
+        _check_scales(self.scales, self.k.size, self.dtype)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -180,7 +285,7 @@ class AffineTensor:
 
     def decode(self) -> np.ndarray:
         """Return the elements in the storage dtype."""
-        return cast_values(affine_values(self.k, self.step, self.offset), self.dtype)
+        return _finished(affine_values(self.k, self.step, self.offset), self.scales, self.dtype)
 
 
 def affine_values(k: np.ndarray, step: float, offset: float) -> np.ndarray:
@@ -247,6 +352,8 @@ class PackedTensor:
     codebook : ndarray of float32, shape (n_entries,), or None
     step, offset : float
         Used when `codebook` is None.
+    scales : Scales or None
+        Factors of the elements, which codebook, step and offset leave out.
     """
 
     name: str
@@ -258,6 +365,7 @@ class PackedTensor:
     codebook: np.ndarray | None
     step: float = 0.0
     offset: float = 0.0
+    scales: Scales | None = None
 
     @property
     def density(self) -> float:
@@ -267,10 +375,17 @@ class PackedTensor:
 
     def values(self) -> np.ndarray:
         """Return the stored elements as ``dtype.storage_dtype``, shape (n_stored,)."""
-        if self.codebook is not None:
+        if self.codebook is not None and self.scales is None:
             stored: np.ndarray = cast_values(self.codebook, self.dtype)[self.symbols]
             return stored
-        return cast_values(affine_values(self.symbols, self.step, self.offset), self.dtype)
+        if self.codebook is not None:
+            values: np.ndarray = self.codebook[self.symbols]
+        else:
+            values = affine_values(self.symbols, self.step, self.offset)
+        if self.scales is not None and self.positions is not None:
+            with np.errstate(over="ignore"):
+                return cast_values(values * self.scales.at(self.positions), self.dtype)
+        return _finished(values.reshape(-1), self.scales, self.dtype)
 
     def decode(self) -> np.ndarray:
         """Return the whole tensor in the storage dtype."""

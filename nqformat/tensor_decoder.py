@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
@@ -24,17 +24,16 @@ from .decoding import (
     gap_positions,
 )
 from .directory import Directory, StreamSlice
-from .dtypes import DType
+from .dtypes import DType, bfloat16_to_float32
 from .errors import CorruptError, LimitExceededError, UnsupportedFeatureError
 from .grouping import GroupMapping
 from .limits import Limits
 from .partition import read_partition
 from .planes import join_planes
+from .stored_numbers import affine_k, index_dtype, legal_affine_k, row_order
 from .streams import ChunkEntry, Code, StreamRecord, decode_chunk, read_chunk_index
-from .tensor import MAX_AFFINE_K, Layout, PackedTensor, affine_values, cast_values
+from .tensor import Layout, PackedTensor, Scales, affine_values, are_scales, cast_values
 from .tensor_records import (
-    AffineOrder,
-    AffineRule,
     CodebookValues,
     ConstantFields,
     PackedFields,
@@ -111,6 +110,8 @@ class TensorDecoder:
             if fields.partition is not None:
                 n_bytes += _PACKED_BYTES_PER_ELEMENT * fields.n_stored
                 n_bytes += _PACKED_BYTES_PER_ELEMENT * (fields.partition.n_lines + fields.partition.n_cross)
+            if fields.scales is not None:
+                n_bytes += 4 * (record.n_elements + 2 * fields.scales.n_scales)
             n_bytes += min(n_bytes, _CHUNK_BUFFERS_BYTES)
         elif isinstance(fields, RawFields) and fields.coded_planes:
             n_bytes += record.n_elements * len(fields.coded_planes)
@@ -138,27 +139,43 @@ class TensorDecoder:
         return np.ascontiguousarray(joined.transpose(fields.permutation)).reshape(record.shape)
 
     def _decode_raw(self, record: TensorRecord, dtype: DType, fields: RawFields) -> np.ndarray:
+        bits = self._raw_bits(record, dtype, fields, record.n_elements, "plane")
+        if dtype is DType.BOOL and bits.size and bits.view(np.uint8).max() > 1:
+            raise CorruptError(f"tensor {record.name!r} has a bool beyond 1", section="TENSOR")
+        return bits.reshape(record.shape)
+
+    def _raw_bits(
+        self, record: TensorRecord, dtype: DType, fields: RawFields, n_elements: int, role: str
+    ) -> np.ndarray:
+        """Join stored and coded byte planes: shape (n_elements,), in the storage dtype."""
         stored = self._bytes_at(record.payload_start_abs, record.payload_bytes)
         if not fields.coded_planes:
-            if dtype is DType.BOOL and record.n_elements and np.frombuffer(stored, dtype=np.uint8).max() > 1:
-                raise CorruptError(f"tensor {record.name!r} has a bool beyond 1", section="TENSOR")
-            array = np.frombuffer(stored, dtype=dtype.storage_dtype).reshape(record.shape)
-            return array.copy()
+            # bytes, not elements: a bool beyond 1 must still be seen as such
+            return np.frombuffer(stored, dtype=np.uint8).copy().view(dtype.storage_dtype)
         planes = []
         offset = 0
         for plane in range(dtype.itemsize):
             if plane in fields.coded_planes:
-                coded = self.slice_of(record, f"plane{plane}")
-                plane_bytes = np.empty(record.n_elements, dtype=np.uint8)
+                coded = self.slice_of(record, f"{role}{plane}")
+                plane_bytes = np.empty(n_elements, dtype=np.uint8)
                 decode_bytes(self.coded(record.name, coded), plane_bytes, self._workers)
                 planes.append(plane_bytes)
             else:
-                planes.append(np.frombuffer(stored[offset : offset + record.n_elements], dtype=np.uint8))
-                offset += record.n_elements
-        bits = join_planes(planes, dtype)
-        if dtype is DType.BOOL and bits.size and bits.view(np.uint8).max() > 1:
-            raise CorruptError(f"tensor {record.name!r} has a bool beyond 1", section="TENSOR")
-        return bits.reshape(record.shape)
+                planes.append(np.frombuffer(stored[offset : offset + n_elements], dtype=np.uint8))
+                offset += n_elements
+        return join_planes(planes, dtype)
+
+    def _scales(self, record: TensorRecord, fields: PackedFields) -> Scales | None:
+        """Decode the scales of a tensor (spec 6.4)."""
+        scales = fields.scales
+        if scales is None:
+            return None
+        bits = self._raw_bits(record, scales.stored_as, scales.planes, scales.n_scales, "scales")
+        values = bfloat16_to_float32(bits) if scales.stored_as is DType.BFLOAT16 else bits
+        values = values.astype(np.float32, copy=False)
+        if not are_scales(values):
+            raise CorruptError(f"a scale of tensor {record.name!r} is not above zero", section="TENSOR")
+        return Scales(values=values, span=scales.span, stored_as=scales.stored_as)
 
     def slice_of(self, record: TensorRecord, role: str) -> StreamSlice:
         """Return a tensor's slice of a stream by its role, such as ``values``."""
@@ -195,6 +212,11 @@ class TensorDecoder:
     def _decode_packed(self, record: TensorRecord, fields: PackedFields) -> np.ndarray:
         """Decode a quantized tensor into its elements, C order, shape (n_elements,)."""
         assert record.dtype is not None
+        scales = self._scales(record, fields)
+        if scales is not None:
+            elements = self._decode_packed(*_without_scales(record, fields))
+            scales.multiply(elements)
+            return cast_values(elements, record.dtype)
         columns = (record.shape[0], math.prod(record.shape[1:])) if fields.column_scan else None
         if fields.partition is not None:
             return self.packed(record, fields).decode().reshape(-1)
@@ -238,6 +260,11 @@ class TensorDecoder:
     def dense_range(self, record: TensorRecord, fields: PackedFields, start: int, stop: int) -> np.ndarray:
         """Elements ``start:stop`` of a dense tensor in C order."""
         assert record.dtype is not None
+        scales = self._scales(record, fields)
+        if scales is not None:
+            elements = self.dense_range(*_without_scales(record, fields), start, stop)
+            scales.multiply(elements, start)
+            return cast_values(elements, record.dtype)
         values = self.coded(record.name, self.slice_of(record, "values"), start, stop)
         table, values_of = self.value_rule(record, fields, values.record)
         first = values.pieces[0].start if values.pieces else start
@@ -273,12 +300,12 @@ class TensorDecoder:
             return (ValueTable(values=entries[:256], legal=legal) if narrow else None), look_up
 
         def compute(numbers: np.ndarray) -> np.ndarray:
-            k = _affine_k(record, rule, numbers)
+            k = affine_k(record, rule, numbers)
             return cast_values(affine_values(k, rule.step, rule.offset), dtype)
 
         if not narrow:
             return None, compute
-        k, legal = _legal_affine_k(record, rule, np.arange(256))
+        k, legal = legal_affine_k(record, rule, np.arange(256))
         values = cast_values(affine_values(np.where(legal, k, 0), rule.step, rule.offset), dtype)
         return ValueTable(values=values, legal=legal), compute
 
@@ -307,7 +334,7 @@ class TensorDecoder:
             stored = self.slice_numbers(record.name, self.slice_of(record, "values"))
             positions = self._positions(record, fields.n_stored)
             if fields.column_scan:
-                stored, positions = _row_order(record.shape, stored, positions)
+                stored, positions = row_order(record.shape, stored, positions)
         codebook, step, offset = None, 0.0, 0.0
         if isinstance(fields.rule, CodebookValues):
             codebook = self._codebook(fields.rule.codebook)
@@ -316,10 +343,10 @@ class TensorDecoder:
                     f"tensor {record.name!r} has an index beyond its codebook of {codebook.size} entries",
                     section="TENSOR",
                 )
-            symbols = stored.astype(_index_dtype(codebook.size), copy=False)
+            symbols = stored.astype(index_dtype(codebook.size), copy=False)
         else:
             symbols, step, offset = (
-                _affine_k(record, fields.rule, stored),
+                affine_k(record, fields.rule, stored),
                 fields.rule.step,
                 fields.rule.offset,
             )
@@ -333,6 +360,7 @@ class TensorDecoder:
             codebook=codebook,
             step=step,
             offset=offset,
+            scales=self._scales(record, fields),
         )
 
     def _partition_numbers(
@@ -424,48 +452,7 @@ class TensorDecoder:
         return parts
 
 
-def _index_dtype(n_entries: int) -> type[np.unsignedinteger[Any]]:
-    """Smallest unsigned dtype for indices of `n_entries` entries."""
-    if n_entries <= 1 << 8:
-        return np.uint8
-    return np.uint16 if n_entries <= 1 << 16 else np.uint32
-
-
-def _affine_k(record: TensorRecord, rule: AffineRule, stored: np.ndarray) -> np.ndarray:
-    """Integers k of stored numbers: int32."""
-    k, legal = _legal_affine_k(record, rule, stored)
-    if not legal.all():
-        raise CorruptError(
-            f"tensor {record.name!r} has an affine integer beyond 2**24 or its element type", section="TENSOR"
-        )
-    return k
-
-
-def _legal_affine_k(
-    record: TensorRecord, rule: AffineRule, stored: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Integers k of stored numbers as int32, and whether each is allowed (spec 6.2)."""
-    k = stored.astype(np.int64)
-    if rule.order is AffineOrder.ASCENDING:
-        k += rule.k_min
-    else:
-        if record.layout is not Layout.DENSE:
-            k += 1
-        k = (k >> 1) ^ -(k & 1)
-    legal = np.abs(k) < MAX_AFFINE_K
-    if record.dtype is not None and not record.dtype.is_float:
-        info = np.iinfo(record.dtype.storage_dtype.name)
-        legal &= (k >= info.min) & (k <= info.max)
-    return k.astype(np.int32), legal
-
-
-def _row_order(
-    shape: tuple[int, ...], stored: np.ndarray, positions: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Turn a column scan of the (shape[0], rest) matrix into C order (spec 7.4)."""
-    n_rows, n_columns = shape[0], math.prod(shape[1:])
-    if positions is None:
-        return np.ascontiguousarray(stored.reshape(n_columns, n_rows).T).reshape(-1), None
-    row_major = (positions % n_rows) * n_columns + positions // n_rows if positions.size else positions
-    order = np.argsort(row_major, kind="stable")
-    return stored[order], row_major[order]
+def _without_scales(record: TensorRecord, fields: PackedFields) -> tuple[TensorRecord, PackedFields]:
+    """Return a tensor as it would be without scales: float32."""
+    plain = replace(fields, scales=None)
+    return replace(record, dtype=DType.FLOAT32, fields=plain), plain

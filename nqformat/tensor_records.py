@@ -11,13 +11,14 @@ from .cursor import ByteCursor, encode_varint, encode_zigzag
 from .dtypes import DType
 from .errors import CorruptError, LimitExceededError, UnsupportedFeatureError
 from .limits import MAX_NAME_BYTES, MAX_RANK
-from .tensor import MAX_AFFINE_K, Layout
+from .tensor import CODEBOOK_DTYPES, MAX_AFFINE_K, Layout
 
 _FLAG_AFFINE = 0x01
 _FLAG_COLUMN_SCAN = 0x02
 _FLAG_CLASSES = 0x04
 _FLAG_ALIVE = 0x08
-_FLAGS = _FLAG_AFFINE | _FLAG_COLUMN_SCAN | _FLAG_CLASSES | _FLAG_ALIVE
+_FLAG_SCALES = 0x10
+_FLAGS = _FLAG_AFFINE | _FLAG_COLUMN_SCAN | _FLAG_CLASSES | _FLAG_ALIVE | _FLAG_SCALES
 MAX_CLASSES = 16
 
 
@@ -107,6 +108,28 @@ class Partition:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScaleFields:
+    """Scales of a tensor (spec 6.4): a raw vector in the record's payload and streams.
+
+    Attributes
+    ----------
+    stored_as : DType
+    span, n_scales : int
+    planes : RawFields
+    """
+
+    stored_as: DType
+    span: int
+    n_scales: int
+    planes: RawFields = RawFields()
+
+    @property
+    def payload_bytes(self) -> int:
+        """Bytes of the planes that are not slices of streams."""
+        return self.n_scales * (self.stored_as.itemsize - len(self.planes.coded_planes))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PackedFields:
     """DENSE, SPARSE and MASK.
 
@@ -122,6 +145,7 @@ class PackedFields:
     position_stream : int or None
         Gap stream (SPARSE) or mask stream (MASK).
     partition : Partition or None
+    scales : ScaleFields or None
     """
 
     rule: ValueRule
@@ -130,6 +154,7 @@ class PackedFields:
     value_stream: int
     position_stream: int | None = None
     partition: Partition | None = None
+    scales: ScaleFields | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,8 +225,7 @@ class TensorRecord:
 
 def _field_bytes(layout: Layout, fields: Fields) -> bytes:
     if isinstance(fields, RawFields):
-        mask = sum(1 << plane for plane in fields.coded_planes)
-        return bytes([mask]) + b"".join(encode_varint(s) for s in fields.streams)
+        return _plane_bytes(fields)
     if isinstance(fields, ConstantFields):
         return fields.element
     if isinstance(fields, ViewFields):
@@ -209,14 +233,28 @@ def _field_bytes(layout: Layout, fields: Fields) -> bytes:
         for part in fields.parts:
             out += encode_varint(part.tensor) + encode_varint(part.start) + encode_varint(part.n_rows)
         return out + bytes([len(fields.permutation), *fields.permutation])
+    return _packed_bytes(layout, fields)
+
+
+def _plane_bytes(fields: RawFields) -> bytes:
+    mask = sum(1 << plane for plane in fields.coded_planes)
+    return bytes([mask]) + b"".join(encode_varint(s) for s in fields.streams)
+
+
+def _packed_bytes(layout: Layout, fields: PackedFields) -> bytes:
     flags = (_FLAG_COLUMN_SCAN if fields.column_scan else 0) | (
         _FLAG_AFFINE if isinstance(fields.rule, AffineRule) else 0
     )
+    out = _rule_bytes(fields.rule)
+    if fields.scales is not None:
+        flags |= _FLAG_SCALES
+        out += bytes([fields.scales.stored_as]) + encode_varint(fields.scales.span)
+        out += encode_varint(fields.scales.n_scales) + _plane_bytes(fields.scales.planes)
     if fields.partition is not None:
         flags |= _FLAG_CLASSES if fields.partition.class_stream is not None else 0
         flags |= _FLAG_ALIVE if fields.partition.alive_stream is not None else 0
-        return bytes([flags]) + _rule_bytes(fields.rule) + _partition_bytes(layout, fields.partition)
-    out = bytes([flags]) + _rule_bytes(fields.rule)
+        return bytes([flags]) + out + _partition_bytes(layout, fields.partition)
+    out = bytes([flags]) + out
     if layout is not Layout.DENSE:
         out += encode_varint(fields.n_stored)
     out += encode_varint(fields.value_stream)
@@ -322,6 +360,8 @@ def _layout(number: int) -> Layout:
 
 
 def _expected_payload(record: TensorRecord) -> int:
+    if isinstance(record.fields, PackedFields) and record.fields.scales is not None:
+        return record.fields.scales.payload_bytes
     if not isinstance(record.fields, RawFields):
         return 0
     assert record.dtype is not None
@@ -404,11 +444,16 @@ def _read_packed(
     if column_scan and len(shape) < 2:
         raise cursor.corrupt("column scan of a tensor with fewer than two dimensions")
     rule = _read_affine(cursor, dtype) if flags & _FLAG_AFFINE else _read_codebook_rule(cursor, dtype, counts)
+    scales = _read_scales(cursor, dtype, math.prod(shape), counts) if flags & _FLAG_SCALES else None
     if flags & (_FLAG_CLASSES | _FLAG_ALIVE):
         partition = _read_partition(cursor, layout, shape, counts, flags)
-        n_stored = sum(block.n_stored for block in partition.blocks)
         return PackedFields(
-            rule=rule, column_scan=column_scan, n_stored=n_stored, value_stream=-1, partition=partition
+            rule=rule,
+            column_scan=column_scan,
+            n_stored=sum(block.n_stored for block in partition.blocks),
+            value_stream=-1,
+            partition=partition,
+            scales=scales,
         )
     n_elements = n_stored = math.prod(shape)
     if layout is not Layout.DENSE:
@@ -423,7 +468,20 @@ def _read_packed(
         n_stored=n_stored,
         value_stream=value_stream,
         position_stream=position_stream,
+        scales=scales,
     )
+
+
+def _read_scales(cursor: ByteCursor, dtype: DType, n_elements: int, counts: DirectoryCounts) -> ScaleFields:
+    stored_as = DType.from_number(cursor.u8())
+    if stored_as not in CODEBOOK_DTYPES or not dtype.is_float:
+        raise cursor.corrupt(f"{stored_as.label} scales of a {dtype.label} tensor")
+    span, n_scales = cursor.varint(), cursor.varint()
+    most = max(1, n_elements)
+    if not 1 <= span <= most or not 1 <= n_scales <= most:
+        raise cursor.corrupt(f"{n_scales} scales of {span} elements for {n_elements} elements")
+    planes = _read_raw(cursor, stored_as, counts)
+    return ScaleFields(stored_as=stored_as, span=span, n_scales=n_scales, planes=planes)
 
 
 def _read_partition(

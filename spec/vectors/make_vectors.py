@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 import nqformat
-from nqformat import Codebook, CodebookTensor, DType
+from nqformat import AffineTensor, Codebook, CodebookTensor, DType, Scales
 
 FOLDER = Path(__file__).parent
 
@@ -71,11 +71,35 @@ def escaped_groups() -> bytes:
     return nqformat.save({"levels": CodebookTensor(indices=indices, codebook=_levels(25))}, edge=True)
 
 
+def scaled_channels() -> bytes:
+    """Return a file of steps by output channel, of blocks of a row, and of scaled codebook entries."""
+    numbers = np.arange(40 * 24)
+    k = ((numbers * 37 % 19 - 9) // (1 + numbers % 3)).astype(np.int32).reshape(40, 24)
+    thin = np.where(numbers.reshape(40, 24) % 7 == 3, k, 0).astype(np.int32)
+    steps = np.ldexp(1 + np.arange(40) % 8 / 8, -4 - np.arange(40) % 3).astype(np.float32)
+    rows = Scales.along_axis(steps, k.shape, stored_as=DType.BFLOAT16)
+    blocks = Scales(values=np.resize(steps, 120) + np.float32(1) / 3, span=8)
+    columns = Scales.along_axis(steps[:24], k.shape, axis=1, stored_as=DType.FLOAT16)
+    indices = (numbers * 5 % 4).astype(np.uint8).reshape(40, 24)
+    tensors = {
+        "rows": AffineTensor(k=k, step=1.0, scales=rows),
+        "sparse": AffineTensor(k=thin, step=0.5, scales=blocks),
+        "half": CodebookTensor(indices=indices, codebook=_levels(4), dtype=DType.FLOAT16, scales=columns),
+        "example": AffineTensor(
+            k=np.array([[1, -2, 3], [4, 0, -1]], dtype=np.int32),
+            step=1.0,
+            scales=Scales(values=np.array([0.5, 0.25], dtype=np.float32), span=3),
+        ),
+    }
+    return nqformat.save(tensors, edge=True)
+
+
 VALID = {
     "001-worked-example": worked_example,
     "002-tans": tans_codes,
     "003-line-classes": line_classes,
     "004-escaped-groups": escaped_groups,
+    "005-scales": scaled_channels,
 }
 
 

@@ -9,8 +9,8 @@ import pytest
 PUBLIC = {
     "nqformat": """
         AffineTensor BadMagicError Codebook CodebookTensor ConversionError CorruptError DType FormatError
-        Layout LimitExceededError Limits MissingDependencyError NqError NqzFile PackedTensor RawTensor Tensor
-        TensorInfo TruncatedError UnsupportedFeatureError UnsupportedVersionError ViewSource ViewTensor
+        Layout LimitExceededError Limits MissingDependencyError NqError NqzFile PackedTensor RawTensor Scales
+        Tensor TensorInfo TruncatedError UnsupportedFeatureError UnsupportedVersionError ViewSource ViewTensor
         from_bytes load load_file safe_open save save_file
     """,
     "nqruntime": "InferenceSession",
