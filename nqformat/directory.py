@@ -120,9 +120,7 @@ class Directory:
         elif isinstance(fields, PackedFields):
             self._add_slice(number, "values", fields.value_stream, fields.n_stored)
             if fields.position_stream is not None:
-                n_positions = (
-                    fields.n_stored if record.layout is Layout.SPARSE else -(-record.n_elements // 8)
-                )
+                n_positions = fields.n_stored if record.layout is Layout.SPARSE else -(-record.n_units // 8)
                 self._add_slice(number, "positions", fields.position_stream, n_positions)
         elif isinstance(fields, RawFields):
             for plane, stream in zip(fields.coded_planes, fields.streams, strict=True):
@@ -317,7 +315,7 @@ def _parse_tensor(directory: Directory, frame: _Frame, names: set[str], limits: 
     if len(directory.tensors) >= limits.n_tensors:
         raise LimitExceededError(f"more than {limits.n_tensors} tensors", section="TENSOR")
     counts = DirectoryCounts(
-        codebooks=len(directory.codebooks), streams=len(directory.streams), tensors=len(directory.tensors)
+        codebooks=directory.codebooks, streams=len(directory.streams), tensors=len(directory.tensors)
     )
     previous = directory.tensors[-1].name if directory.tensors else ""
     record = read_tensor_record(frame.body, previous, counts, frame.payload_start_abs, frame.payload_bytes)

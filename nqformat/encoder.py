@@ -212,7 +212,7 @@ class _Encoder:
             partition = self._partition(name, plan, blocks)
         return PackedFields(
             rule=quantized.rule(plan, blocks),
-            column_scan=plan.column_scan,
+            column_scan=plan.column_scan or quantized.scans_columns,
             n_stored=sum(block.n_stored for block in blocks),
             value_stream=self._streams.get((name, "values"), -1),
             position_stream=self._streams.get((name, "positions")),

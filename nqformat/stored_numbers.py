@@ -19,6 +19,15 @@ def index_dtype(n_entries: int) -> type[np.unsignedinteger[Any]]:
     return np.uint16 if n_entries <= 1 << 16 else np.uint32
 
 
+def check_indices(record: TensorRecord, indices: np.ndarray, n_entries: int) -> None:
+    """Raise CorruptError if an index lies beyond the codebook."""
+    if indices.size and int(indices.max()) >= n_entries:
+        raise CorruptError(
+            f"tensor {record.name!r} has an index beyond its codebook of {n_entries} entries",
+            section="TENSOR",
+        )
+
+
 def affine_k(record: TensorRecord, rule: AffineRule, stored: np.ndarray) -> np.ndarray:
     """Integers k of stored numbers: int32."""
     k, legal = legal_affine_k(record, rule, stored)

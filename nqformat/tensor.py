@@ -9,11 +9,39 @@ from enum import IntEnum
 
 import numpy as np
 
-from .dtypes import DType, bfloat16_to_float32, dtype_of, float32_to_bfloat16, storage_bits
+from .dtypes import DType, dtype_of, storage_bits
+from .grouped import GroupedCodebook, GroupedTensor
+from .scales import Scales, are_scales, check_scales, finished_values
+from .values import (
+    CODEBOOK_DTYPES,
+    MAX_AFFINE_K,
+    affine_values,
+    cast_values,
+    is_exact_in,
+    round_codebook,
+)
 
-MAX_AFFINE_K = 1 << 24
-CODEBOOK_DTYPES = (DType.FLOAT32, DType.FLOAT16, DType.BFLOAT16)
-_AT_ONCE = 1 << 18
+__all__ = [
+    "CODEBOOK_DTYPES",
+    "MAX_AFFINE_K",
+    "AffineTensor",
+    "Codebook",
+    "CodebookTensor",
+    "GroupedCodebook",
+    "GroupedTensor",
+    "Layout",
+    "PackedTensor",
+    "RawTensor",
+    "Scales",
+    "Tensor",
+    "ViewSource",
+    "ViewTensor",
+    "affine_values",
+    "are_scales",
+    "cast_values",
+    "is_exact_in",
+    "round_codebook",
+]
 
 
 class Layout(IntEnum):
@@ -26,19 +54,6 @@ class Layout(IntEnum):
     MASK = 4
     VIEW = 5
     HASHED = 6
-
-
-def cast_values(values: np.ndarray, dtype: DType) -> np.ndarray:
-    """Round float32 reconstruction values once to the tensor's dtype (spec 6.3).
-
-    Returns
-    -------
-    ndarray of ``dtype.storage_dtype`` (bfloat16 as uint16 bits)
-    """
-    if dtype is DType.BFLOAT16:
-        return float32_to_bfloat16(values)
-    with np.errstate(over="ignore"):
-        return values.astype(dtype.storage_dtype, copy=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,112 +82,6 @@ class Codebook:
             )
         if not is_exact_in(self.values, self.stored_as):
             raise ValueError(f"codebook values are not exactly representable in {self.stored_as.label}")
-
-
-def round_codebook(values: np.ndarray, stored_as: DType) -> np.ndarray:
-    """Round values to what `stored_as` can hold, returned as float32."""
-    if stored_as is DType.FLOAT16:
-        with np.errstate(over="ignore"):
-            return values.astype(np.float16).astype(np.float32)
-    if stored_as is DType.BFLOAT16:
-        return bfloat16_to_float32(float32_to_bfloat16(values))
-    return values.astype(np.float32)
-
-
-def is_exact_in(values: np.ndarray, stored_as: DType) -> bool:
-    """Whether `stored_as` (float32, float16 or bfloat16) holds float32 `values` bit for bit."""
-    return np.array_equal(round_codebook(values, stored_as).view("<u4"), values.view("<u4"))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scales:
-    """Factors of a tensor's elements (spec 6.4).
-
-    The element at C-order position p is multiplied by ``values[(p // span) % n_scales]`` in float32.
-
-    Attributes
-    ----------
-    values : ndarray of float32, shape (n_scales,)
-        Finite, above zero, each exactly representable in `stored_as`.
-    span : int
-        Consecutive elements with one factor.
-    stored_as : DType
-        FLOAT32, FLOAT16 or BFLOAT16.
-    """
-
-    values: np.ndarray
-    span: int
-    stored_as: DType = DType.FLOAT32
-
-    def __post_init__(self) -> None:
-        if self.values.dtype != np.float32 or self.values.ndim != 1 or self.values.size == 0:
-            raise ValueError("scales must be a non-empty one-dimensional float32 array")
-        if not are_scales(self.values):
-            raise ValueError("scales must be finite and above zero")
-        if self.stored_as not in CODEBOOK_DTYPES or not is_exact_in(self.values, self.stored_as):
-            raise ValueError(f"scales are not exactly representable in {self.stored_as.label}")
-        if self.span < 1:
-            raise ValueError(f"a scale must span at least one element, not {self.span}")
-
-    @classmethod
-    def along_axis(
-        cls, values: np.ndarray, shape: tuple[int, ...], axis: int = 0, stored_as: DType = DType.FLOAT32
-    ) -> Scales:
-        """Return one scale for each index of an axis of `shape`.
-
-        Examples
-        --------
-        >>> Scales.along_axis(np.float32([0.5, 2]), (2, 3, 4)).span
-        12
-        """
-        if values.shape != (shape[axis],):
-            raise ValueError(f"{values.shape} scales for axis {axis} of shape {shape}")
-        return cls(values=values, span=max(1, math.prod(shape[axis:][1:])), stored_as=stored_as)
-
-    def fits(self, n_elements: int) -> bool:
-        """Whether a tensor of so many elements may have these scales (spec 6.4)."""
-        return self.values.size <= max(1, n_elements) and self.span <= max(1, n_elements)
-
-    def multiply(self, elements: np.ndarray, start: int = 0) -> None:
-        """Multiply float32 elements, one-dimensional and from C-order position `start` on, in place."""
-        n_scales, period = self.values.size, self.values.size * self.span
-        if start % period == 0 and elements.size % period == 0:
-            blocks = elements.reshape(-1, n_scales, self.span)
-            with np.errstate(over="ignore"):
-                np.multiply(blocks, self.values[None, :, None], out=blocks)
-            return
-        for first in range(0, elements.size, _AT_ONCE):
-            part = elements[first : first + _AT_ONCE]
-            places = np.arange(start + first, start + first + part.size)
-            with np.errstate(over="ignore"):
-                part *= self.at(places)
-
-    def at(self, positions: np.ndarray) -> np.ndarray:
-        """Return the factors of elements at C-order positions."""
-        factors: np.ndarray = self.values[positions // self.span % self.values.size]
-        return factors
-
-
-def are_scales(values: np.ndarray) -> bool:
-    """Whether all of some float32 numbers are finite and above zero."""
-    return bool(np.isfinite(values).all() and (values > 0).all())
-
-
-def _finished(values: np.ndarray, scales: Scales | None, dtype: DType) -> np.ndarray:
-    """Scale float32 values of all elements, any shape, and round them once to the tensor's dtype."""
-    if scales is not None:
-        values = np.array(values, dtype=np.float32, order="C")
-        scales.multiply(values.reshape(-1))
-    return cast_values(values, dtype)
-
-
-def _check_scales(scales: Scales | None, n_elements: int, dtype: DType) -> None:
-    if scales is None:
-        return
-    if not dtype.is_float:
-        raise ValueError("only floating-point tensors have scales")
-    if not scales.fits(n_elements):
-        raise ValueError(f"{scales.values.size} scales of {scales.span} elements for {n_elements} elements")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,7 +139,7 @@ class CodebookTensor:
             raise ValueError("a codebook index lies beyond the codebook")
         if not self.dtype.is_float:
             raise ValueError("codebook tensors are floating point; use AffineTensor for integers")
-        _check_scales(self.scales, self.indices.size, self.dtype)
+        check_scales(self.scales, self.indices.size, self.dtype)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -240,7 +149,7 @@ class CodebookTensor:
     def decode(self) -> np.ndarray:
         """Return the elements in the storage dtype."""
         if self.scales is not None:
-            return _finished(self.codebook.values[self.indices], self.scales, self.dtype)
+            return finished_values(self.codebook.values[self.indices], self.scales, self.dtype)
         elements: np.ndarray = cast_values(self.codebook.values, self.dtype)[self.indices]
         return elements
 
@@ -276,7 +185,7 @@ class AffineTensor:
                 raise ValueError(f"affine {name} must be a finite float32 number")
         if self.dtype is DType.BOOL or (not self.dtype.is_float and (self.step, self.offset) != (1.0, 0.0)):
             raise ValueError("integer affine tensors need an integer dtype, step 1 and offset 0")
-        _check_scales(self.scales, self.k.size, self.dtype)
+        check_scales(self.scales, self.k.size, self.dtype)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -285,12 +194,7 @@ class AffineTensor:
 
     def decode(self) -> np.ndarray:
         """Return the elements in the storage dtype."""
-        return _finished(affine_values(self.k, self.step, self.offset), self.scales, self.dtype)
-
-
-def affine_values(k: np.ndarray, step: float, offset: float) -> np.ndarray:
-    """Return float32(float64(step) * k + float64(offset)) (spec 6.2)."""
-    return (np.float64(step) * k.astype(np.float64) + np.float64(offset)).astype(np.float32)
+        return finished_values(affine_values(self.k, self.step, self.offset), self.scales, self.dtype)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -327,7 +231,7 @@ class ViewTensor:
         return np.ascontiguousarray(joined.transpose(self.permutation)).reshape(self.shape)
 
 
-Tensor = RawTensor | CodebookTensor | AffineTensor | ViewTensor
+Tensor = RawTensor | CodebookTensor | AffineTensor | GroupedTensor | ViewTensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -385,7 +289,7 @@ class PackedTensor:
         if self.scales is not None and self.positions is not None:
             with np.errstate(over="ignore"):
                 return cast_values(values * self.scales.at(self.positions), self.dtype)
-        return _finished(values.reshape(-1), self.scales, self.dtype)
+        return finished_values(values.reshape(-1), self.scales, self.dtype)
 
     def decode(self) -> np.ndarray:
         """Return the whole tensor in the storage dtype."""

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from .codebooks import decode_codebook
+from .codebooks import CodebookRecord, decode_codebook
 from .decoding import (
     CodedSlice,
     Piece,
@@ -26,11 +26,12 @@ from .decoding import (
 from .directory import Directory, StreamSlice
 from .dtypes import DType, bfloat16_to_float32
 from .errors import CorruptError, LimitExceededError, UnsupportedFeatureError
+from .grouped import GroupedCodebook, GroupedTensor, groups_of, n_units
 from .grouping import GroupMapping
 from .limits import Limits
 from .partition import read_partition
 from .planes import join_planes
-from .stored_numbers import affine_k, index_dtype, legal_affine_k, row_order
+from .stored_numbers import affine_k, check_indices, index_dtype, legal_affine_k, row_order
 from .streams import ChunkEntry, Code, StreamRecord, decode_chunk, read_chunk_index
 from .tensor import Layout, PackedTensor, Scales, affine_values, are_scales, cast_values
 from .tensor_records import (
@@ -102,7 +103,9 @@ class TensorDecoder:
         fields = record.fields
         n_bytes = record.n_elements * record.dtype.itemsize
         if isinstance(fields, PackedFields):
-            if packed:
+            if is_grouped(fields):
+                n_bytes += _PACKED_BYTES_PER_ELEMENT * record.n_units + 8 * record.n_elements
+            elif packed:
                 n_bytes = _PACKED_BYTES_PER_ELEMENT * fields.n_stored
                 n_bytes += record.n_elements if record.layout is Layout.MASK else 0
             elif record.layout is not Layout.DENSE and fields.partition is None:
@@ -212,6 +215,8 @@ class TensorDecoder:
     def _decode_packed(self, record: TensorRecord, fields: PackedFields) -> np.ndarray:
         """Decode a quantized tensor into its elements, C order, shape (n_elements,)."""
         assert record.dtype is not None
+        if is_grouped(fields):
+            return self.grouped(record, fields).decode().reshape(-1)
         scales = self._scales(record, fields)
         if scales is not None:
             elements = self._decode_packed(*_without_scales(record, fields))
@@ -265,6 +270,8 @@ class TensorDecoder:
             elements = self.dense_range(*_without_scales(record, fields), start, stop)
             scales.multiply(elements, start)
             return cast_values(elements, record.dtype)
+        if isinstance(fields.rule, CodebookValues) and not fields.rule.is_plain:
+            return self._grouped_range(record, fields.rule, start, stop)
         values = self.coded(record.name, self.slice_of(record, "values"), start, stop)
         table, values_of = self.value_rule(record, fields, values.record)
         first = values.pieces[0].start if values.pieces else start
@@ -285,14 +292,10 @@ class TensorDecoder:
         assert dtype is not None
         narrow = isinstance(stream.mapping, GroupMapping)
         if isinstance(rule, CodebookValues):
-            entries = cast_values(self._codebook(rule.codebook), dtype)
+            entries = cast_values(self._codebook(rule.codebook).reshape(-1), dtype)
 
             def look_up(numbers: np.ndarray) -> np.ndarray:
-                if numbers.size and int(numbers.max()) >= entries.size:
-                    raise CorruptError(
-                        f"tensor {record.name!r} has an index beyond its codebook of {entries.size} entries",
-                        section="TENSOR",
-                    )
+                check_indices(record, numbers, entries.size)
                 found: np.ndarray = entries[numbers]
                 return found
 
@@ -324,25 +327,14 @@ class TensorDecoder:
         """Undo the entropy coding of a quantized tensor."""
         assert record.dtype is not None and record.layout is not None
         self.check_size(record, packed=True)
+        stored, positions = self._stored_numbers(record, fields)
         layout = record.layout
-        positions: np.ndarray | None
         if fields.partition is not None:
-            stored, positions = self._partition_numbers(record, fields, fields.partition)
-            layout = Layout.DENSE if fields.n_stored == record.n_elements else Layout.SPARSE
-            positions = None if layout is Layout.DENSE else positions
-        else:
-            stored = self.slice_numbers(record.name, self.slice_of(record, "values"))
-            positions = self._positions(record, fields.n_stored)
-            if fields.column_scan:
-                stored, positions = row_order(record.shape, stored, positions)
+            layout = Layout.DENSE if positions is None else Layout.SPARSE
         codebook, step, offset = None, 0.0, 0.0
         if isinstance(fields.rule, CodebookValues):
-            codebook = self._codebook(fields.rule.codebook)
-            if stored.size and int(stored.max()) >= codebook.size:
-                raise CorruptError(
-                    f"tensor {record.name!r} has an index beyond its codebook of {codebook.size} entries",
-                    section="TENSOR",
-                )
+            codebook = self._codebook(fields.rule.codebook).reshape(-1)
+            check_indices(record, stored, codebook.size)
             symbols = stored.astype(index_dtype(codebook.size), copy=False)
         else:
             symbols, step, offset = (
@@ -363,6 +355,64 @@ class TensorDecoder:
             scales=self._scales(record, fields),
         )
 
+    def grouped(self, record: TensorRecord, fields: PackedFields) -> GroupedTensor:
+        """Undo the entropy coding of a tensor with grouped or vector codebooks.
+
+        Units without a number get an entry of zeros, the last.
+        """
+        assert record.dtype is not None and isinstance(fields.rule, CodebookValues)
+        self.check_size(record, packed=True)
+        rule, values = fields.rule, self._codebook(fields.rule.codebook)
+        stored, units = self._stored_numbers(record, fields)
+        check_indices(record, stored, values.shape[1])
+        if units is not None:
+            indices = np.full(record.n_units, values.shape[1], dtype=index_dtype(values.shape[1] + 1))
+            indices[units] = stored
+            values = np.concatenate([values, np.zeros((rule.groups, 1, rule.width), np.float32)], axis=1)
+            stored = indices
+        codebook = self._directory.codebooks[rule.codebook]
+        assert isinstance(codebook, CodebookRecord)
+        return GroupedTensor(
+            indices=stored.astype(index_dtype(values.shape[1]), copy=False),
+            shape=record.shape,
+            codebook=GroupedCodebook(values=values, stored_as=codebook.stored_as),
+            span=rule.span,
+            column_scan=fields.column_scan and rule.width > 1,
+            dtype=record.dtype,
+            scales=self._scales(record, fields),
+        )
+
+    def _grouped_range(self, record: TensorRecord, rule: CodebookValues, start: int, stop: int) -> np.ndarray:
+        """Elements ``start:stop`` of a dense tensor in C order whose codebooks are grouped."""
+        assert record.dtype is not None
+        first, last = start // rule.width, n_units(stop, rule.width)
+        self.check_size(replace(record, shape=((last - first) * rule.width,)), packed=True)
+        values = self._codebook(rule.codebook)
+        numbers = np.zeros(last - first, dtype=np.int64)
+        for piece, found in self.coded(record.name, self.slice_of(record, "values"), first, last).numbers():
+            low, high = max(piece.start, first), min(piece.stop, last)
+            numbers[low - first : high - first] = found[low - piece.start : high - piece.start]
+        check_indices(record, numbers, values.shape[1])
+        groups = groups_of(np.arange(first, last), last - first, rule.span, rule.groups)
+        elements = values[groups, numbers].reshape(-1)
+        return cast_values(elements[start - first * rule.width :][: stop - start], record.dtype)
+
+    def _stored_numbers(
+        self, record: TensorRecord, fields: PackedFields
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return all numbers, and the places that have them (None: all).
+
+        Places are elements in C order, or units of several elements in the scan.
+        """
+        if fields.partition is not None:
+            stored, positions = self._partition_numbers(record, fields, fields.partition)
+            return stored, None if fields.n_stored == record.n_elements else positions
+        stored = self.slice_numbers(record.name, self.slice_of(record, "values"))
+        places = self._positions(record, fields.n_stored)
+        if fields.column_scan and record.n_units == record.n_elements:
+            return row_order(record.shape, stored, places)
+        return stored, places
+
     def _partition_numbers(
         self, record: TensorRecord, fields: PackedFields, partition: Partition
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -379,7 +429,7 @@ class TensorDecoder:
         """Scan positions of the stored elements, ascending; None when dense."""
         if record.layout is Layout.DENSE:
             return None
-        return self._coded_positions(record, "positions", record.n_elements, n_stored)
+        return self._coded_positions(record, "positions", record.n_units, n_stored)
 
     def _coded_positions(self, record: TensorRecord, role: str, n_elements: int, n_stored: int) -> np.ndarray:
         """Ascending positions below `n_elements` from gaps or a mask."""
@@ -393,6 +443,7 @@ class TensorDecoder:
         return positions
 
     def _codebook(self, number: int) -> np.ndarray:
+        """Return the entries of a codebook: float32, shape (groups, entries, width)."""
         record = self._directory.codebooks[number]
         if isinstance(record, str):
             raise UnsupportedFeatureError(record)
@@ -450,6 +501,11 @@ class TensorDecoder:
             with self._lock:
                 self._last_chunk[stream] = (number, parts)
         return parts
+
+
+def is_grouped(fields: PackedFields) -> bool:
+    """Whether the codebook has several groups, or entries of several elements."""
+    return isinstance(fields.rule, CodebookValues) and not fields.rule.is_plain
 
 
 def _without_scales(record: TensorRecord, fields: PackedFields) -> tuple[TensorRecord, PackedFields]:

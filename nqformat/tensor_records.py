@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
+from .codebooks import CodebookRecord
 from .cursor import ByteCursor, encode_varint, encode_zigzag
 from .dtypes import DType
 from .errors import CorruptError, LimitExceededError, UnsupportedFeatureError
+from .grouped import n_units
 from .limits import MAX_NAME_BYTES, MAX_RANK
 from .tensor import CODEBOOK_DTYPES, MAX_AFFINE_K, Layout
 
@@ -31,9 +34,17 @@ class AffineOrder(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CodebookValues:
-    """Values are entries of codebook number `codebook`."""
+    """Values are entries of codebook number `codebook`, of the group of each unit (spec 6.1)."""
 
     codebook: int
+    groups: int = 1
+    width: int = 1
+    span: int = 1
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether there is one codebook of single elements."""
+        return self.groups == 1 and self.width == 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +150,7 @@ class PackedFields:
     column_scan : bool
         Elements are visited column by column of the (shape[0], rest) matrix.
     n_stored : int
-        Elements with a symbol; all of them when dense without a partition.
+        Elements (or units) with a symbol; all of them when dense without a partition.
     value_stream : int
         -1 with a partition, whose blocks have streams of their own.
     position_stream : int or None
@@ -208,6 +219,14 @@ class TensorRecord:
     def n_elements(self) -> int:
         """Product of the dimensions."""
         return math.prod(self.shape)
+
+    @property
+    def n_units(self) -> int:
+        """Numbers of a dense layout: elements, or units of several (spec 6.1)."""
+        fields = self.fields
+        if isinstance(fields, PackedFields) and isinstance(fields.rule, CodebookValues):
+            return n_units(self.n_elements, fields.rule.width)
+        return self.n_elements
 
     def to_bytes(self, previous_name: str) -> bytes:
         """Serialize the fixed fields of the record's body (spec 7.1)."""
@@ -284,16 +303,17 @@ def _partition_bytes(layout: Layout, partition: Partition) -> bytes:
 
 def _rule_bytes(rule: ValueRule) -> bytes:
     if isinstance(rule, CodebookValues):
-        return encode_varint(rule.codebook)
+        span = encode_varint(rule.span) if rule.groups > 1 else b""
+        return encode_varint(rule.codebook) + span
     head = struct.pack("<ffB", rule.step, rule.offset, rule.order)
     return head + (encode_zigzag(rule.k_min) if rule.order is AffineOrder.ASCENDING else b"")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DirectoryCounts:
-    """How many codebooks, streams and tensors stand before a tensor record."""
+    """The codebooks, and how many streams and tensors, that stand before a tensor record."""
 
-    codebooks: int
+    codebooks: Sequence[CodebookRecord | str]
     streams: int
     tensors: int
 
@@ -445,7 +465,10 @@ def _read_packed(
         raise cursor.corrupt("column scan of a tensor with fewer than two dimensions")
     rule = _read_affine(cursor, dtype) if flags & _FLAG_AFFINE else _read_codebook_rule(cursor, dtype, counts)
     scales = _read_scales(cursor, dtype, math.prod(shape), counts) if flags & _FLAG_SCALES else None
+    width = rule.width if isinstance(rule, CodebookValues) else 1
     if flags & (_FLAG_CLASSES | _FLAG_ALIVE):
+        if width > 1:
+            raise cursor.corrupt("line classes of a tensor with entries of several elements")
         partition = _read_partition(cursor, layout, shape, counts, flags)
         return PackedFields(
             rule=rule,
@@ -455,11 +478,11 @@ def _read_packed(
             partition=partition,
             scales=scales,
         )
-    n_elements = n_stored = math.prod(shape)
+    n_places = n_stored = n_units(math.prod(shape), width)
     if layout is not Layout.DENSE:
         n_stored = cursor.varint()
-        if n_stored > n_elements:
-            raise cursor.corrupt(f"{n_stored} nonzeros in {n_elements} elements")
+        if n_stored > n_places:
+            raise cursor.corrupt(f"{n_stored} nonzeros in {n_places} places")
     value_stream = _stream(cursor, counts)
     position_stream = None if layout is Layout.DENSE else _stream(cursor, counts)
     return PackedFields(
@@ -538,11 +561,17 @@ def _read_block(
 
 def _read_codebook_rule(cursor: ByteCursor, dtype: DType, counts: DirectoryCounts) -> CodebookValues:
     codebook = cursor.varint()
-    if codebook >= counts.codebooks:
+    if codebook >= len(counts.codebooks):
         raise cursor.corrupt(f"codebook {codebook} does not exist")
     if not dtype.is_float:
         raise cursor.corrupt(f"codebook values of dtype {dtype.label}")
-    return CodebookValues(codebook=codebook)
+    found = counts.codebooks[codebook]
+    if isinstance(found, str):
+        raise UnsupportedFeatureError(found)
+    span = cursor.varint() if found.n_groups > 1 else 1
+    if span < 1:
+        raise cursor.corrupt("a codebook group spans nothing")
+    return CodebookValues(codebook=codebook, groups=found.n_groups, width=found.width, span=span)
 
 
 def _read_affine(cursor: ByteCursor, dtype: DType) -> AffineRule:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 import nqformat
-from nqformat import AffineTensor, Codebook, CodebookTensor, DType, Scales
+from nqformat import AffineTensor, Codebook, CodebookTensor, DType, GroupedCodebook, GroupedTensor, Scales
 
 FOLDER = Path(__file__).parent
 
@@ -94,12 +94,53 @@ def scaled_channels() -> bytes:
     return nqformat.save(tensors, edge=True)
 
 
+def grouped_codebooks() -> bytes:
+    """Return a file of codebooks by channel, of vectors, of both, and of the specification's example."""
+    numbers = np.arange(24 * 30)
+    by_channel = GroupedCodebook(
+        values=((np.arange(24)[:, None] % 5 - 2) + np.arange(6) / 4).astype(np.float32)[:, :, None],
+        stored_as=DType.FLOAT16,
+    )
+    vectors = np.zeros((1, 9, 4), dtype=np.float32)
+    vectors[0, 1:] = (np.arange(32) * 11 % 17 - 8).reshape(8, 4) / 8
+    places = np.concatenate([vectors, -2 * vectors, vectors / 4])[:, :, :3]
+    example = np.array([[[1, 2], [3, 4]], [[10, 20], [30, 40]]], dtype=np.float32)
+    rare = np.where(numbers[:180] * 13 % 7 == 2, 1 + numbers[:180] % 8, 0).astype(np.uint8)
+    tensors = {
+        "channels": GroupedTensor(
+            indices=(numbers * 7 % 6 * (numbers % 3 > 0)).astype(np.uint8),
+            shape=(24, 30),
+            codebook=by_channel,
+            span=30,
+        ),
+        "vectors": GroupedTensor(
+            indices=rare,
+            shape=(24, 30),
+            codebook=GroupedCodebook(values=vectors, stored_as=DType.BFLOAT16),
+            column_scan=True,
+        ),
+        "places": GroupedTensor(
+            indices=(numbers[:34] % 9).astype(np.uint8),
+            shape=(10, 10),
+            codebook=GroupedCodebook(values=np.ascontiguousarray(places)),
+            dtype=DType.FLOAT16,
+        ),
+        "example": GroupedTensor(
+            indices=np.array([1, 0, 0, 1], dtype=np.uint8),
+            shape=(2, 4),
+            codebook=GroupedCodebook(values=example),
+        ),
+    }
+    return nqformat.save(tensors, edge=True)
+
+
 VALID = {
     "001-worked-example": worked_example,
     "002-tans": tans_codes,
     "003-line-classes": line_classes,
     "004-escaped-groups": escaped_groups,
     "005-scales": scaled_channels,
+    "006-grouped-codebooks": grouped_codebooks,
 }
 
 

@@ -112,7 +112,7 @@ def test_a_stored_scale_that_is_not_above_zero_is_corrupt(monkeypatch: pytest.Mo
         broken = replace(tensor)
         values = tensor.scales.values.copy()
         values[1] = bad
-        monkeypatch.setattr("nqformat.tensor.are_scales", lambda _: True)
+        monkeypatch.setattr("nqformat.scales.are_scales", lambda _: True)
         object.__setattr__(broken, "scales", Scales(values=values, span=3))
         content = nqformat.save({"t": broken})
         monkeypatch.undo()
