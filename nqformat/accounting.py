@@ -184,10 +184,11 @@ def _divide_codebooks(file: NqzFile) -> dict[int, float]:
 
 def _tensor_bytes(record: TensorRecord, share: _Share, codebook_bytes: float) -> TensorBytes:
     raw_bits = 8.0 * record.payload_bytes
+    borrowed = record.layout in (Layout.VIEW, Layout.HASHED)
     return TensorBytes(
         name=record.name,
         layout=record.layout,
-        codec="+".join(dict.fromkeys(share.codecs)) or ("" if record.layout is Layout.VIEW else "stored"),
+        codec="+".join(dict.fromkeys(share.codecs)) or ("" if borrowed else "stored"),
         n_elements=record.n_elements,
         plain_bytes=record.n_elements * (record.dtype.itemsize if record.dtype is not None else 0),
         stored_bytes=share.stream_bytes + codebook_bytes + record.payload_bytes,

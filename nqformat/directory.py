@@ -13,6 +13,7 @@ from .errors import CorruptError, LimitExceededError, UnsupportedFeatureError
 from .limits import Limits
 from .partition import partition_slices
 from .prefix_code import PrefixCode
+from .references import check_hashed, check_view
 from .streams import Code, Codec, StreamKind, StreamRecord
 from .tans import KIND_TANS, TansCode
 from .tensor import Layout
@@ -21,7 +22,6 @@ from .tensor_records import (
     PackedFields,
     RawFields,
     TensorRecord,
-    check_view,
     read_tensor_record,
 )
 
@@ -328,6 +328,8 @@ def _parse_tensor(directory: Directory, frame: _Frame, names: set[str], limits: 
         _check_streams(directory, record)
         if record.layout is Layout.VIEW:
             check_view(record, directory.tensors)
+        elif record.layout is Layout.HASHED:
+            check_hashed(record, directory.tensors)
         directory.add_slices(record)
     directory.tensors.append(record)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -11,6 +12,7 @@ from .code_cost import Prefer, choose_code
 from .codebooks import CodebookRecord
 from .codings import exact_counts
 from .dtypes import DType
+from .hashing import MAX_BUCKETS, check_signs
 from .layout_choice import (
     BlockElements,
     Plan,
@@ -21,14 +23,15 @@ from .layout_choice import (
 )
 from .limits import MAX_NAME_BYTES, MAX_RANK
 from .planes import split_planes
-from .quantized_plans import SCALES, QuantizedTensor, plan_quantized, plane_slices, scale_bits
+from .quantized_plans import SCALES, Quantized, QuantizedTensor, plan_quantized, plane_slices, scale_bits
 from .stream_sharing import Group, Sharing
 from .streams import StreamKind, StreamRecord, SymbolSlice, encode_stream
-from .tensor import Layout, RawTensor, Scales, Tensor, ViewTensor
+from .tensor import HashedTensor, Layout, RawTensor, Scales, Tensor, ViewTensor
 from .tensor_records import (
     Block,
     ConstantFields,
     Fields,
+    HashedFields,
     PackedFields,
     Partition,
     RawFields,
@@ -37,6 +40,8 @@ from .tensor_records import (
     ViewFields,
     ViewPart,
 )
+
+StoredTensor = RawTensor | Quantized
 
 ALIGN_FROM_BYTES = 4096
 _ONE_SUBSTREAM_BELOW = 1 << 15
@@ -71,7 +76,7 @@ class _Encoder:
                 raise ValueError(
                     f"tensor {name!r} has rank {len(tensor.shape)}, at most {MAX_RANK} can be stored"
                 )
-        views = {name: t for name, t in tensors.items() if isinstance(t, ViewTensor)}
+        views = {name: t for name, t in tensors.items() if isinstance(t, ViewTensor | HashedTensor)}
         self._stored = {name: t for name, t in tensors.items() if name not in views}
         self._views = views
         self._prefer = prefer
@@ -92,7 +97,11 @@ class _Encoder:
             self._add_tensor(name)
         numbers = {name: i for i, name in enumerate(self._stored)}
         for name, view in self._views.items():
-            self._file.tensors.append((self._view_record(name, view, numbers), b""))
+            if isinstance(view, HashedTensor):
+                record = self._hashed_record(name, view, numbers)
+            else:
+                record = self._view_record(name, view, numbers)
+            self._file.tensors.append((record, b""))
         return self._file
 
     def _plans(self, name: str) -> list[Plan]:
@@ -162,7 +171,7 @@ class _Encoder:
 
     def _add_tensor(self, name: str) -> None:
         tensor, plan = self._stored[name], self._chosen[name]
-        assert not isinstance(tensor, ViewTensor)
+        assert not isinstance(tensor, ViewTensor | HashedTensor)
         payload = b""
         fields: Fields
         if isinstance(tensor, RawTensor):
@@ -243,14 +252,32 @@ class _Encoder:
             ),
         )
 
+    def _source_of(self, name: str, source: str, numbers: dict[str, int]) -> StoredTensor:
+        stored = self._stored.get(source)
+        if stored is None or source not in numbers:
+            raise ValueError(f"{name!r} refers to {source!r}, which is no stored tensor")
+        assert not isinstance(stored, ViewTensor | HashedTensor)
+        return stored
+
+    def _hashed_record(self, name: str, hashed: HashedTensor, numbers: dict[str, int]) -> TensorRecord:
+        stored = self._source_of(name, hashed.source, numbers)
+        n_values = math.prod(stored.shape)
+        if not 1 <= n_values <= MAX_BUCKETS:
+            raise ValueError(f"{name!r} takes its values from {hashed.source!r}, which has {n_values}")
+        check_signs(hashed.signs, stored.dtype)
+        return TensorRecord(
+            name=name,
+            dtype=stored.dtype,
+            shape=hashed.shape,
+            layout=Layout.HASHED,
+            fields=HashedFields(tensor=numbers[hashed.source], seed=hashed.seed, signs=hashed.signs),
+        )
+
     def _view_record(self, name: str, view: ViewTensor, numbers: dict[str, int]) -> TensorRecord:
         parts = []
         dtype: DType | None = None
         for source in view.sources:
-            if source.name not in numbers:
-                raise ValueError(f"view {name!r} refers to {source.name!r}, which is no stored tensor")
-            stored = self._stored[source.name]
-            assert not isinstance(stored, ViewTensor)
+            stored = self._source_of(name, source.name, numbers)
             if not stored.shape or not 0 <= source.start <= source.stop <= stored.shape[0]:
                 raise ValueError(f"view {name!r} takes rows {source.start}:{source.stop} of {source.name!r}")
             dtype = stored.dtype

@@ -32,6 +32,7 @@ from .tensor import GroupedTensor, Layout, PackedTensor
 from .tensor_decoder import TensorDecoder, is_grouped
 from .tensor_records import (
     CodebookValues,
+    HashedFields,
     PackedFields,
     TensorRecord,
     ViewFields,
@@ -63,7 +64,7 @@ class TensorInfo:
     unsupported : str
         Why the tensor cannot be read, or an empty string.
     sources : tuple of str
-        Names of the tensors that a view takes its elements from.
+        Names of the tensors that a view or a hashed tensor takes its elements from.
     """
 
     name: str
@@ -231,6 +232,8 @@ class NqzFile:
         sources: tuple[str, ...] = ()
         if isinstance(fields, ViewFields):
             sources = tuple(self._directory.tensors[p.tensor].name for p in fields.parts)
+        elif isinstance(fields, HashedFields):
+            sources = (self._directory.tensors[fields.tensor].name,)
         return TensorInfo(
             name=name,
             dtype=record.dtype,
@@ -296,18 +299,20 @@ class NqzFile:
         record = self._record(name)
         if not record.shape or not 0 <= start <= stop <= record.shape[0]:
             raise ValueError(f"rows {start}:{stop} of tensor {name!r} with shape {record.shape}")
-        fields = record.fields
+        fields, row = record.fields, math.prod(record.shape[1:])
         if (
             isinstance(fields, PackedFields)
             and record.layout is Layout.DENSE
             and not fields.column_scan
             and fields.partition is None
         ):
-            row = math.prod(record.shape[1:])
             bits = self.decoder.dense_range(record, fields, start * row, stop * row)
-            bits = bits.reshape(stop - start, *record.shape[1:])
-            return bfloat16_array(bits, self._bfloat16) if record.dtype is DType.BFLOAT16 else bits
-        return self.get_tensor(name)[start:stop]
+        elif isinstance(fields, HashedFields):
+            bits = self.decoder.hashed_range(fields, start * row, stop * row)
+        else:
+            return self.get_tensor(name)[start:stop]
+        bits = bits.reshape(stop - start, *record.shape[1:])
+        return bfloat16_array(bits, self._bfloat16) if record.dtype is DType.BFLOAT16 else bits
 
     def slice_numbers(self, part: StreamSlice) -> np.ndarray:
         """Return all numbers of one slice of a stream, for tools that inspect files."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from .dtypes import DType, dtype_of, storage_bits
 from .grouped import GroupedCodebook, GroupedTensor
+from .hashing import HashedTensor
 from .scales import Scales, are_scales, check_scales, finished_values
 from .values import (
     CODEBOOK_DTYPES,
@@ -29,6 +30,7 @@ __all__ = [
     "CodebookTensor",
     "GroupedCodebook",
     "GroupedTensor",
+    "HashedTensor",
     "Layout",
     "PackedTensor",
     "RawTensor",
@@ -231,7 +233,7 @@ class ViewTensor:
         return np.ascontiguousarray(joined.transpose(self.permutation)).reshape(self.shape)
 
 
-Tensor = RawTensor | CodebookTensor | AffineTensor | GroupedTensor | ViewTensor
+Tensor = RawTensor | CodebookTensor | AffineTensor | GroupedTensor | ViewTensor | HashedTensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

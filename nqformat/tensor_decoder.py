@@ -28,6 +28,7 @@ from .dtypes import DType, bfloat16_to_float32
 from .errors import CorruptError, LimitExceededError, UnsupportedFeatureError
 from .grouped import GroupedCodebook, GroupedTensor, groups_of, n_units
 from .grouping import GroupMapping
+from .hashing import hashed_elements
 from .limits import Limits
 from .partition import read_partition
 from .planes import join_planes
@@ -37,6 +38,7 @@ from .tensor import Layout, PackedTensor, Scales, affine_values, are_scales, cas
 from .tensor_records import (
     CodebookValues,
     ConstantFields,
+    HashedFields,
     PackedFields,
     Partition,
     RawFields,
@@ -95,6 +97,8 @@ class TensorDecoder:
             return np.full(record.shape, element, dtype=record.dtype.storage_dtype)
         if isinstance(fields, ViewFields):
             return self._decode_view(record, fields)
+        if isinstance(fields, HashedFields):
+            return self.hashed_range(fields, 0, record.n_elements).reshape(record.shape)
         return self._decode_raw(record, record.dtype, fields)
 
     def check_size(self, record: TensorRecord, *, packed: bool = False) -> None:
@@ -140,6 +144,15 @@ class TensorDecoder:
         rows = [decoded[p.tensor][p.start : p.start + p.n_rows] for p in fields.parts]
         joined = rows[0] if len(rows) == 1 else np.concatenate(rows, axis=0)
         return np.ascontiguousarray(joined.transpose(fields.permutation)).reshape(record.shape)
+
+    def hashed_range(self, fields: HashedFields, start: int, stop: int) -> np.ndarray:
+        """Elements ``start:stop`` of a hashed tensor (spec 7.7)."""
+        record = self._directory.tensors[fields.tensor]
+        assert record.dtype is not None
+        if (stop - start) * record.dtype.itemsize > self._limits.materialised_bytes:
+            raise LimitExceededError(f"{stop - start} hashed elements exceed the limit", section="TENSOR")
+        source = self.decode(record)
+        return hashed_elements(source, fields.seed, start, stop, signs=fields.signs)
 
     def _decode_raw(self, record: TensorRecord, dtype: DType, fields: RawFields) -> np.ndarray:
         bits = self._raw_bits(record, dtype, fields, record.n_elements, "plane")

@@ -4,17 +4,54 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
-from .codebooks import CodebookRecord
 from .cursor import ByteCursor, encode_varint, encode_zigzag
 from .dtypes import DType
-from .errors import CorruptError, LimitExceededError, UnsupportedFeatureError
+from .errors import LimitExceededError, UnsupportedFeatureError
 from .grouped import n_units
 from .limits import MAX_NAME_BYTES, MAX_RANK
-from .tensor import CODEBOOK_DTYPES, MAX_AFFINE_K, Layout
+from .raw_records import (
+    DirectoryCounts,
+    RawFields,
+    ScaleFields,
+    plane_bytes,
+    read_raw,
+    read_scales,
+    read_stream,
+)
+from .tensor import MAX_AFFINE_K, Layout
+from .view_records import (
+    HashedFields,
+    ViewFields,
+    ViewPart,
+    hashed_bytes,
+    read_hashed,
+    read_view,
+    view_bytes,
+)
+
+__all__ = [
+    "MAX_CLASSES",
+    "AffineOrder",
+    "AffineRule",
+    "Block",
+    "CodebookValues",
+    "ConstantFields",
+    "DirectoryCounts",
+    "Fields",
+    "HashedFields",
+    "PackedFields",
+    "Partition",
+    "RawFields",
+    "ScaleFields",
+    "TensorRecord",
+    "ValueRule",
+    "ViewFields",
+    "ViewPart",
+    "read_tensor_record",
+]
 
 _FLAG_AFFINE = 0x01
 _FLAG_COLUMN_SCAN = 0x02
@@ -58,14 +95,6 @@ class AffineRule:
 
 
 ValueRule = CodebookValues | AffineRule
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RawFields:
-    """RAW: byte planes; those in `coded_planes` are slices of streams, the rest lies in the payload."""
-
-    coded_planes: tuple[int, ...] = ()
-    streams: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,28 +148,6 @@ class Partition:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ScaleFields:
-    """Scales of a tensor (spec 6.4): a raw vector in the record's payload and streams.
-
-    Attributes
-    ----------
-    stored_as : DType
-    span, n_scales : int
-    planes : RawFields
-    """
-
-    stored_as: DType
-    span: int
-    n_scales: int
-    planes: RawFields = RawFields()
-
-    @property
-    def payload_bytes(self) -> int:
-        """Bytes of the planes that are not slices of streams."""
-        return self.n_scales * (self.stored_as.itemsize - len(self.planes.coded_planes))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class PackedFields:
     """DENSE, SPARSE and MASK.
 
@@ -168,24 +175,7 @@ class PackedFields:
     scales: ScaleFields | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ViewPart:
-    """Rows of an earlier tensor, by its number."""
-
-    tensor: int
-    start: int
-    n_rows: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ViewFields:
-    """VIEW: rows of other tensors, permuted and reshaped."""
-
-    parts: tuple[ViewPart, ...]
-    permutation: tuple[int, ...]
-
-
-Fields = RawFields | ConstantFields | PackedFields | ViewFields
+Fields = RawFields | ConstantFields | PackedFields | ViewFields | HashedFields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,20 +234,14 @@ class TensorRecord:
 
 def _field_bytes(layout: Layout, fields: Fields) -> bytes:
     if isinstance(fields, RawFields):
-        return _plane_bytes(fields)
+        return plane_bytes(fields)
     if isinstance(fields, ConstantFields):
         return fields.element
     if isinstance(fields, ViewFields):
-        out = encode_varint(len(fields.parts))
-        for part in fields.parts:
-            out += encode_varint(part.tensor) + encode_varint(part.start) + encode_varint(part.n_rows)
-        return out + bytes([len(fields.permutation), *fields.permutation])
+        return view_bytes(fields)
+    if isinstance(fields, HashedFields):
+        return hashed_bytes(fields)
     return _packed_bytes(layout, fields)
-
-
-def _plane_bytes(fields: RawFields) -> bytes:
-    mask = sum(1 << plane for plane in fields.coded_planes)
-    return bytes([mask]) + b"".join(encode_varint(s) for s in fields.streams)
 
 
 def _packed_bytes(layout: Layout, fields: PackedFields) -> bytes:
@@ -268,7 +252,7 @@ def _packed_bytes(layout: Layout, fields: PackedFields) -> bytes:
     if fields.scales is not None:
         flags |= _FLAG_SCALES
         out += bytes([fields.scales.stored_as]) + encode_varint(fields.scales.span)
-        out += encode_varint(fields.scales.n_scales) + _plane_bytes(fields.scales.planes)
+        out += encode_varint(fields.scales.n_scales) + plane_bytes(fields.scales.planes)
     if fields.partition is not None:
         flags |= _FLAG_CLASSES if fields.partition.class_stream is not None else 0
         flags |= _FLAG_ALIVE if fields.partition.alive_stream is not None else 0
@@ -307,15 +291,6 @@ def _rule_bytes(rule: ValueRule) -> bytes:
         return encode_varint(rule.codebook) + span
     head = struct.pack("<ffB", rule.step, rule.offset, rule.order)
     return head + (encode_zigzag(rule.k_min) if rule.order is AffineOrder.ASCENDING else b"")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DirectoryCounts:
-    """The codebooks, and how many streams and tensors, that stand before a tensor record."""
-
-    codebooks: Sequence[CodebookRecord | str]
-    streams: int
-    tensors: int
 
 
 def read_tensor_record(
@@ -374,7 +349,7 @@ def read_tensor_record(
 
 
 def _layout(number: int) -> Layout:
-    if number not in tuple(Layout) or number == Layout.HASHED:
+    if number not in tuple(Layout):
         raise UnsupportedFeatureError(f"layout {number} is unknown to this reader")
     return Layout(number)
 
@@ -409,7 +384,7 @@ def _read_fields(
     cursor: ByteCursor, layout: Layout, dtype: DType, shape: tuple[int, ...], counts: DirectoryCounts
 ) -> Fields:
     if layout is Layout.RAW:
-        return _read_raw(cursor, dtype, counts)
+        return read_raw(cursor, dtype, counts)
     if layout is Layout.CONSTANT:
         if 0 in shape:
             raise cursor.corrupt("an empty tensor has no constant")
@@ -418,40 +393,10 @@ def _read_fields(
             raise cursor.corrupt("a bool is 0 or 1")
         return ConstantFields(element=element)
     if layout is Layout.VIEW:
-        return _read_view(cursor, counts)
+        return read_view(cursor, counts)
+    if layout is Layout.HASHED:
+        return read_hashed(cursor, dtype, counts)
     return _read_packed(cursor, layout, dtype, shape, counts)
-
-
-def _read_raw(cursor: ByteCursor, dtype: DType, counts: DirectoryCounts) -> RawFields:
-    mask = cursor.u8()
-    if mask >> dtype.itemsize:
-        raise cursor.corrupt(f"plane mask {mask:#x} for elements of {dtype.itemsize} bytes")
-    planes = tuple(i for i in range(dtype.itemsize) if mask >> i & 1)
-    return RawFields(coded_planes=planes, streams=tuple(_stream(cursor, counts) for _ in planes))
-
-
-def _stream(cursor: ByteCursor, counts: DirectoryCounts) -> int:
-    number = cursor.varint()
-    if number >= counts.streams:
-        raise cursor.corrupt(f"stream {number} does not exist")
-    return number
-
-
-def _read_view(cursor: ByteCursor, counts: DirectoryCounts) -> ViewFields:
-    n_parts = cursor.varint()
-    if not 1 <= n_parts <= cursor.remaining:
-        raise cursor.corrupt(f"view of {n_parts} parts")
-    parts = []
-    for _ in range(n_parts):
-        part = ViewPart(tensor=cursor.varint(), start=cursor.varint(), n_rows=cursor.varint())
-        if part.tensor >= counts.tensors:
-            raise cursor.corrupt(f"view of tensor {part.tensor}, which does not stand before it")
-        parts.append(part)
-    rank = cursor.u8()
-    permutation = tuple(cursor.take(rank))
-    if not 1 <= rank <= MAX_RANK or sorted(permutation) != list(range(rank)):
-        raise cursor.corrupt(f"view permutation {permutation}")
-    return ViewFields(parts=tuple(parts), permutation=permutation)
 
 
 def _read_packed(
@@ -464,7 +409,7 @@ def _read_packed(
     if column_scan and len(shape) < 2:
         raise cursor.corrupt("column scan of a tensor with fewer than two dimensions")
     rule = _read_affine(cursor, dtype) if flags & _FLAG_AFFINE else _read_codebook_rule(cursor, dtype, counts)
-    scales = _read_scales(cursor, dtype, math.prod(shape), counts) if flags & _FLAG_SCALES else None
+    scales = read_scales(cursor, dtype, math.prod(shape), counts) if flags & _FLAG_SCALES else None
     width = rule.width if isinstance(rule, CodebookValues) else 1
     if flags & (_FLAG_CLASSES | _FLAG_ALIVE):
         if width > 1:
@@ -483,8 +428,8 @@ def _read_packed(
         n_stored = cursor.varint()
         if n_stored > n_places:
             raise cursor.corrupt(f"{n_stored} nonzeros in {n_places} places")
-    value_stream = _stream(cursor, counts)
-    position_stream = None if layout is Layout.DENSE else _stream(cursor, counts)
+    value_stream = read_stream(cursor, counts)
+    position_stream = None if layout is Layout.DENSE else read_stream(cursor, counts)
     return PackedFields(
         rule=rule,
         column_scan=column_scan,
@@ -493,18 +438,6 @@ def _read_packed(
         position_stream=position_stream,
         scales=scales,
     )
-
-
-def _read_scales(cursor: ByteCursor, dtype: DType, n_elements: int, counts: DirectoryCounts) -> ScaleFields:
-    stored_as = DType.from_number(cursor.u8())
-    if stored_as not in CODEBOOK_DTYPES or not dtype.is_float:
-        raise cursor.corrupt(f"{stored_as.label} scales of a {dtype.label} tensor")
-    span, n_scales = cursor.varint(), cursor.varint()
-    most = max(1, n_elements)
-    if not 1 <= span <= most or not 1 <= n_scales <= most:
-        raise cursor.corrupt(f"{n_scales} scales of {span} elements for {n_elements} elements")
-    planes = _read_raw(cursor, stored_as, counts)
-    return ScaleFields(stored_as=stored_as, span=span, n_scales=n_scales, planes=planes)
 
 
 def _read_partition(
@@ -520,11 +453,11 @@ def _read_partition(
         n_blocks = cursor.varint()
         if not 2 <= n_blocks <= MAX_CLASSES:
             raise cursor.corrupt(f"{n_blocks} line classes, allowed are 2 to {MAX_CLASSES}")
-        class_stream = _stream(cursor, counts)
+        class_stream = read_stream(cursor, counts)
     n_alive, alive_stream = n_cross, None
     if flags & _FLAG_ALIVE:
         n_alive = cursor.varint()
-        alive_stream = _stream(cursor, counts)
+        alive_stream = read_stream(cursor, counts)
     if n_alive > n_cross:
         raise cursor.corrupt(f"{n_alive} of {n_cross} places alive")
     blocks = []
@@ -554,8 +487,8 @@ def _read_block(
     return Block(
         n_lines=n_lines,
         n_stored=n_stored,
-        value_stream=_stream(cursor, counts),
-        position_stream=None if layout is Layout.DENSE else _stream(cursor, counts),
+        value_stream=read_stream(cursor, counts),
+        position_stream=None if layout is Layout.DENSE else read_stream(cursor, counts),
     )
 
 
@@ -587,33 +520,3 @@ def _read_affine(cursor: ByteCursor, dtype: DType) -> AffineRule:
     if abs(k_min) >= MAX_AFFINE_K:
         raise cursor.corrupt(f"affine k starts at {k_min}")
     return AffineRule(step=step, offset=offset, order=order, k_min=k_min)
-
-
-def check_view(record: TensorRecord, earlier: list[TensorRecord]) -> None:
-    """Check a view against its sources.
-
-    Raises
-    ------
-    CorruptError
-        If a source is itself a view, ranges leave a source, shapes or dtypes differ, or element counts
-        differ.
-    """
-    fields = record.fields
-    assert isinstance(fields, ViewFields)
-    where = f"view {record.name!r}"
-    first = earlier[fields.parts[0].tensor]
-    n_rows = 0
-    for part in fields.parts:
-        source = earlier[part.tensor]
-        if source.layout is Layout.VIEW:
-            raise CorruptError(f"{where} refers to another view", section="TENSOR")
-        if not source.shape or source.shape[1:] != first.shape[1:] or source.dtype != record.dtype:
-            raise CorruptError(f"{where} joins tensors of unlike shape or dtype", section="TENSOR")
-        if part.start + part.n_rows > source.shape[0]:
-            raise CorruptError(f"{where} reaches beyond tensor {source.name!r}", section="TENSOR")
-        n_rows += part.n_rows
-    if (
-        len(fields.permutation) != len(first.shape)
-        or n_rows * math.prod(first.shape[1:]) != record.n_elements
-    ):
-        raise CorruptError(f"{where} does not have the shape of its sources", section="TENSOR")

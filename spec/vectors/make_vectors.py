@@ -10,7 +10,16 @@ from pathlib import Path
 import numpy as np
 
 import nqformat
-from nqformat import AffineTensor, Codebook, CodebookTensor, DType, GroupedCodebook, GroupedTensor, Scales
+from nqformat import (
+    AffineTensor,
+    Codebook,
+    CodebookTensor,
+    DType,
+    GroupedCodebook,
+    GroupedTensor,
+    HashedTensor,
+    Scales,
+)
 
 FOLDER = Path(__file__).parent
 
@@ -134,6 +143,17 @@ def grouped_codebooks() -> bytes:
     return nqformat.save(tensors, edge=True)
 
 
+def hashed_matrix() -> bytes:
+    """Return a file of two hashed matrices, one with signs, and the values they share."""
+    values = (np.arange(40, dtype=np.float32) - 17) / 16
+    tensors = {
+        "values": values,
+        "plain": HashedTensor(source="values", shape=(12, 10), seed=7, signs=False),
+        "signed": HashedTensor(source="values", shape=(5, 6, 7), seed=0xDEADBEEF),
+    }
+    return nqformat.save(tensors, edge=True)
+
+
 VALID = {
     "001-worked-example": worked_example,
     "002-tans": tans_codes,
@@ -141,6 +161,7 @@ VALID = {
     "004-escaped-groups": escaped_groups,
     "005-scales": scaled_channels,
     "006-grouped-codebooks": grouped_codebooks,
+    "007-hashed": hashed_matrix,
 }
 
 
