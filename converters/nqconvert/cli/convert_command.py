@@ -15,6 +15,7 @@ from nqconvert.cli.console import (
     read_calibration,
 )
 from nqconvert.presets import PRESETS, REST_DTYPES
+from nqconvert.quantizers.settings import SCOPES
 from nqconvert.search import byte_count
 
 
@@ -34,16 +35,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--preset", default="auto", help="a named bundle of settings (below); default auto")
     parser.add_argument(
-        "--method", help="quantizer: kmeans, hessian-kmeans, uniform, ecsq, inq, none, or of another package"
+        "--method",
+        help="kmeans, hessian-kmeans, uniform, ecsq, inq, vq, none, or a quantizer of another package",
     )
     parser.add_argument("--clusters", type=int, help="most codebook entries")
     parser.add_argument(
-        "--scope", choices=("layer", "global"), help="one codebook for each tensor or one for all"
+        "--scope", choices=SCOPES, help="one codebook for each tensor, for all, or for each channel"
     )
     parser.add_argument("--density", type=float, help="share of weights that pruning keeps")
     parser.add_argument("--rest", choices=REST_DTYPES, help="precision of biases, norms and small tensors")
     parser.add_argument("--step", type=float, help="step of uniform grids, in root mean squares")
     parser.add_argument("--rate-penalty", type=float, help="cost of a bit for ecsq, as a share of the signal")
+    parser.add_argument("--width", type=int, help="weights that share an index, for vq")
+    parser.add_argument(
+        "--product", action="store_true", default=None, help="vq: codebooks by place in a row"
+    )
     parser.add_argument(
         "--sensitivity", help="how errors are weighted: auto, fisher, becker, activation, adam, none, ..."
     )
@@ -88,6 +94,8 @@ def run(arguments: argparse.Namespace) -> int:
             rest=arguments.rest,
             step=arguments.step,
             rate_penalty=arguments.rate_penalty,
+            width=arguments.width,
+            product=arguments.product,
             sensitivity=arguments.sensitivity,
             samples=arguments.samples,
             calibration=read_calibration(arguments.calibration) if arguments.calibration else None,

@@ -19,6 +19,7 @@ _BUILT_IN = {
     "kmeans": "nqconvert.quantizers.kmeans:quantize_kmeans",
     "none": "nqconvert.quantizers.lossless:quantize_lossless",
     "uniform": "nqconvert.quantizers.uniform:quantize_uniform",
+    "vq": "nqconvert.quantizers.vq:quantize_vq",
 }
 
 
