@@ -28,7 +28,7 @@ def network() -> nn.Module:
             weight = made[place].weight
             signs = torch.sign(weight) * (weight.abs() > (0.02 if place == 5 else 0))
             factors = weight.abs().flatten(1).mean(dim=1).reshape(-1, *[1] * (weight.ndim - 1))
-            weight.copy_(signs if place == 7 else signs * factors)
+            weight.copy_((signs if place == 7 else signs * factors) + 0.0)
     return made.eval()
 
 

@@ -86,7 +86,7 @@ def quantize_scoped(
 
 
 def channel_axis(shape: tuple[int, ...]) -> int:
-    """Return the axis of the channels: the first of more than one index, as exporters put axes of one in front.
+    """Return the axis of the channels: the first of several indices, as exporters put axes of one in front.
 
     Examples
     --------
