@@ -75,9 +75,10 @@ def read_raw(cursor: ByteCursor, dtype: DType, counts: DirectoryCounts) -> RawFi
 
 def read_scales(cursor: ByteCursor, dtype: DType, n_elements: int, counts: DirectoryCounts) -> ScaleFields:
     """Read the fields of a scale vector (spec 6.4)."""
-    stored_as = DType.from_number(cursor.u8())
-    if stored_as not in CODEBOOK_DTYPES or not dtype.is_float:
-        raise cursor.corrupt(f"{stored_as.label} scales of a {dtype.label} tensor")
+    number = cursor.u8()
+    if number not in CODEBOOK_DTYPES or not dtype.is_float:
+        raise cursor.corrupt(f"scales of type {number} in a {dtype.label} tensor")
+    stored_as = DType(number)
     span, n_scales = cursor.varint(), cursor.varint()
     most = max(1, n_elements)
     if not 1 <= span <= most or not 1 <= n_scales <= most:

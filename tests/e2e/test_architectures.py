@@ -112,7 +112,7 @@ def test_the_file_computes_what_its_decoded_weights_compute(
     name: str, case: str, sources: dict[str, ModelSource], tmp_path: Path
 ) -> None:
     source = sources[name]
-    overrides = {"method": case, "clusters": 16, **SETTINGS[case]}
+    overrides = {"method": case, "clusters": 6, **SETTINGS[case]}
     settings = preset_settings("deep-compression", **overrides)
     encoding = Encoding(source=source)
     quantized = encoding.quantize(settings)
