@@ -49,6 +49,8 @@ def convert(
     rest: str | None = None,
     step: float | None = None,
     rate_penalty: float | None = None,
+    width: int | None = None,
+    product: bool | None = None,
     sensitivity: str | None = None,
     samples: int | None = None,
     calibration: Any = None,
@@ -85,7 +87,7 @@ def convert(
     evaluate : callable, optional
         Takes a function from feeds to outputs and returns an accuracy; called for the original and for the
         file.
-    method, clusters, scope, density, rest, step, rate_penalty, sensitivity, samples, seed : optional
+    method, clusters, scope, density, rest, step, rate_penalty, width, product, sensitivity, samples, seed
         Override single settings of the preset; see :class:`~nqconvert.presets.ConvertSettings`.
     calibration : array, tuple, mapping or iterable, optional
         Inputs, or inputs with targets, to measure sensitivities on; see
@@ -138,6 +140,8 @@ def convert(
         rest=rest,
         step=step,
         rate_penalty=rate_penalty,
+        width=width,
+        product=product,
         sensitivity=sensitivity,
         samples=samples,
         seed=seed,

@@ -19,6 +19,7 @@ _BUILT_IN = {
     "kmeans": "nqconvert.quantizers.kmeans:quantize_kmeans",
     "none": "nqconvert.quantizers.lossless:quantize_lossless",
     "uniform": "nqconvert.quantizers.uniform:quantize_uniform",
+    "vq": "nqconvert.quantizers.vq:quantize_vq",
 }
 
 _METHODS = MethodRegistry(kind="quantizer", group=ENTRY_POINT_GROUP, built_in=_BUILT_IN)
