@@ -71,18 +71,27 @@ def test_groups_and_vectors() -> None:
     assert "options" in read_tensor_record(tensor(0x20, 0, 0), "", counts(book(1, 5, 1)), 0, 0).unsupported
 
 
-@pytest.mark.parametrize(
-    "shape", [(1, 1 << 21, 1), (1 << 12, 1 << 12, 2), (0, 5, 1), (1, 5, 0), (1 << 62, 5, 8)]
-)
-def test_codebooks_of_impossible_shapes(shape: tuple[int, int, int]) -> None:
-    with pytest.raises(LimitExceededError, match="codebook of shape"):
+@pytest.mark.parametrize("shape", [(1, 1 << 21, 1), (1 << 12, 1 << 12, 2), (1 << 62, 5, 8)])
+def test_codebooks_beyond_the_limits(shape: tuple[int, int, int]) -> None:
+    with pytest.raises(LimitExceededError, match="codebook of"):
         CodebookRecord.read(ByteCursor(bytes([12]) + varints(*shape), "C"), 0, 4)
 
 
-@pytest.mark.parametrize("shape", [(1, 5000, 1), (20, 4000, 1), (1, 4, 2)])
-def test_delta_coded_codebooks_of_forbidden_shapes(shape: tuple[int, int, int]) -> None:
-    with pytest.raises(CorruptError, match="delta-coded"):
+@pytest.mark.parametrize("shape", [(0, 5, 1), (1, 0, 1), (1, 5, 0)])
+def test_codebooks_of_impossible_shapes(shape: tuple[int, int, int]) -> None:
+    with pytest.raises(CorruptError, match="codebook of shape"):
+        CodebookRecord.read(ByteCursor(bytes([12]) + varints(*shape), "C"), 0, 4)
+
+
+@pytest.mark.parametrize("shape", [(1, 5000, 1), (20, 4000, 1)])
+def test_delta_coded_codebooks_beyond_the_limits(shape: tuple[int, int, int]) -> None:
+    with pytest.raises(LimitExceededError, match="codebook of"):
         CodebookRecord.read(ByteCursor(bytes([12 | 1 << 4]) + varints(*shape), "C"), 0, 4)
+
+
+def test_delta_coded_vectors_are_forbidden() -> None:
+    with pytest.raises(CorruptError, match="delta-coded"):
+        CodebookRecord.read(ByteCursor(bytes([12 | 1 << 4]) + varints(1, 4, 2), "C"), 0, 4)
 
 
 def test_hashed() -> None:
