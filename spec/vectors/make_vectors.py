@@ -71,11 +71,21 @@ def escaped_groups() -> bytes:
     return nqformat.save({"levels": CodebookTensor(indices=indices, codebook=_levels(25))}, edge=True)
 
 
+def preset_dictionary() -> bytes:
+    """Return a file whose directory, graph and metadata are deflated behind the preset dictionary."""
+    tensors = {
+        f"fc{i}.{part}": np.full(4 * i, i, np.float32) for i in range(1, 7) for part in ("weight", "bias")
+    }
+    graph = b"".join(b'\x12\x01%c"\x04Gemm*\r\n\x06transB\x18\x01\xa0\x01\x02' % (97 + i) for i in range(5))
+    return nqformat.save(tensors, graph=graph, metadata={"method": "kmeans", "seed": 1})
+
+
 VALID = {
     "001-worked-example": worked_example,
     "002-tans": tans_codes,
     "003-line-classes": line_classes,
     "004-escaped-groups": escaped_groups,
+    "020-preset-dictionary": preset_dictionary,
 }
 
 
