@@ -9,7 +9,7 @@ import numpy as np
 
 from .code_cost import Prefer, choose_code
 from .codebooks import CodebookRecord
-from .codings import byte_codings, exact_counts
+from .codings import byte_codings, exact_counts, gap_codings
 from .dtypes import DType
 from .layout_choice import (
     BlockElements,
@@ -41,6 +41,7 @@ ALIGN_FROM_BYTES = 4096
 _ONE_SUBSTREAM_BELOW = 1 << 15
 _MIN_PLANE_GAIN = 0.005
 _PLANE_TABLE_BYTES = 48
+_MAX_RAW_DENSITY = 0.97
 
 
 @dataclass(slots=True, kw_only=True)
@@ -98,7 +99,9 @@ class _Encoder:
 
     def _plans(self, name: str) -> list[Plan]:
         tensor = self._stored[name]
-        return [_raw_plan(tensor)] if isinstance(tensor, RawTensor) else self._quantized[name].plans
+        return (
+            _raw_plans(tensor, self._prefer) if isinstance(tensor, RawTensor) else self._quantized[name].plans
+        )
 
     def _add_stream(self, group: Group) -> None:
         """Encode the slices of a group; planes that do not get smaller stay in their tensors."""
@@ -136,6 +139,10 @@ class _Encoder:
         plan, role = self._chosen[name], self._plan_slice(tensor, number).role
         source = self._stored[name]
         if isinstance(source, RawTensor):
+            if role == "positions":
+                positions = np.flatnonzero(_elements(source))
+                return SymbolSlice(values=gaps_of(positions), starts=positions - gaps_of(positions))
+            source = _stored_elements(source, plan)
             return SymbolSlice(values=split_planes(source.bits, source.dtype)[int(role[5:])])
         if role in ("classes", "alive"):
             marks = plan.lines.classes if role == "classes" else plan.lines.alive
@@ -165,7 +172,8 @@ class _Encoder:
         fields: Fields
         if isinstance(tensor, RawTensor):
             fields = self._raw_fields(name, tensor, plan)
-            payload = _stored_planes(tensor, fields) if isinstance(fields, RawFields) else b""
+            if isinstance(fields, RawFields):
+                payload = _stored_planes(_stored_elements(tensor, plan), fields)
         else:
             fields = self._packed_fields(name, plan, self._quantized[name])
         record = TensorRecord(
@@ -184,8 +192,12 @@ class _Encoder:
             element = np.ascontiguousarray(tensor.bits).reshape(-1)[:1].tobytes()
             return ConstantFields(element=element)
         planes = [i for i in range(tensor.dtype.itemsize) if (name, f"plane{i}") in self._streams]
+        sparse = plan.layout is Layout.RAW_SPARSE
         return RawFields(
-            coded_planes=tuple(planes), streams=tuple(self._streams[name, f"plane{i}"] for i in planes)
+            coded_planes=tuple(planes),
+            streams=tuple(self._streams[name, f"plane{i}"] for i in planes),
+            n_stored=int(np.count_nonzero(_elements(tensor))) if sparse else None,
+            position_stream=self._streams[name, "positions"] if sparse else None,
         )
 
     def _packed_fields(self, name: str, plan: Plan, quantized: QuantizedTensor) -> PackedFields:
@@ -260,19 +272,48 @@ def _check_name(name: str) -> None:
         raise ValueError(f"tensor name {name[:40]!r} is not valid Unicode") from None
 
 
-def _raw_plan(tensor: RawTensor) -> Plan:
-    """Constant, or byte planes of which those worth a code are slices."""
-    bits = np.ascontiguousarray(tensor.bits)
-    itemsize = tensor.dtype.itemsize
-    elements = bits.reshape(-1).view(f"<u{itemsize}")
+def _elements(tensor: RawTensor) -> np.ndarray:
+    """Bits of all elements as unsigned integers, C order."""
+    return np.ascontiguousarray(tensor.bits).reshape(-1).view(f"<u{tensor.dtype.itemsize}")
+
+
+def _stored_elements(tensor: RawTensor, plan: Plan) -> RawTensor:
+    """Return the elements that a plan stores: those with nonzero bits, or all."""
+    if plan.layout is not Layout.RAW_SPARSE:
+        return tensor
+    elements = _elements(tensor)
+    kept = elements[np.flatnonzero(elements)].view(tensor.dtype.storage_dtype)
+    return RawTensor(bits=kept, dtype=tensor.dtype)
+
+
+def _raw_plans(tensor: RawTensor, prefer: Prefer) -> list[Plan]:
+    """Return the plan for all elements and, if many are zero, one for the others; best first."""
+    elements = _elements(tensor)
     if elements.size and bool((elements == elements[0]).all()):
-        return Plan(layout=Layout.CONSTANT)
-    plan = Plan(layout=Layout.RAW)
-    for number, plane in enumerate(split_planes(bits, tensor.dtype)):
+        return [Plan(layout=Layout.CONSTANT)]
+    plans = [_plane_plan(tensor, Plan(layout=Layout.RAW))]
+    positions = np.flatnonzero(elements)
+    if 0 < positions.size < _MAX_RAW_DENSITY * elements.size:
+        plan = Plan(layout=Layout.RAW_SPARSE)
+        codings = gap_codings(gaps_of(positions), prefer)
+        plan.slices.append(PlannedSlice(role="positions", kind=StreamKind.GAPS, codings=codings))
+        plan.own_bytes = codings.best_bytes(prefer)
+        plans.append(_plane_plan(_stored_elements(tensor, plan), plan))
+    return sorted(plans, key=lambda plan: plan.own_bytes)
+
+
+def _plane_plan(tensor: RawTensor, plan: Plan) -> Plan:
+    """Add byte planes to a plan: those worth a code as slices, the bytes of the others to its cost."""
+    elements = tensor.bits
+    for number, plane in enumerate(split_planes(tensor.bits, tensor.dtype)):
         codings = byte_codings(plane)
         gain = elements.size - codings.best_bytes(Prefer.SIZE)
         if gain > -_PLANE_TABLE_BYTES and codings.entropy_bytes() < (1 - _MIN_PLANE_GAIN) * elements.size:
             plan.slices.append(PlannedSlice(role=f"plane{number}", kind=StreamKind.PLANE, codings=codings))
+            plan.own_bytes += min(codings.best_bytes(Prefer.SIZE), elements.size)
+        else:
+            plan.fixed_bytes += elements.size
+            plan.own_bytes += elements.size
     return plan
 
 

@@ -225,7 +225,7 @@ class NqzFile:
             dtype=record.dtype,
             shape=record.shape,
             layout=record.layout,
-            n_stored=fields.n_stored if isinstance(fields, PackedFields) else record.n_elements,
+            n_stored=record.n_stored,
             codebook_entries=entries,
             unsupported=record.unsupported,
             sources=sources,

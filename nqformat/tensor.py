@@ -24,6 +24,7 @@ class Layout(IntEnum):
     MASK = 4
     VIEW = 5
     HASHED = 6
+    RAW_SPARSE = 7
 
 
 def cast_values(values: np.ndarray, dtype: DType) -> np.ndarray:

@@ -112,8 +112,10 @@ class TensorDecoder:
                 n_bytes += _PACKED_BYTES_PER_ELEMENT * fields.n_stored
                 n_bytes += _PACKED_BYTES_PER_ELEMENT * (fields.partition.n_lines + fields.partition.n_cross)
             n_bytes += min(n_bytes, _CHUNK_BUFFERS_BYTES)
-        elif isinstance(fields, RawFields) and fields.coded_planes:
-            n_bytes += record.n_elements * len(fields.coded_planes)
+        elif isinstance(fields, RawFields):
+            n_bytes += record.n_stored * len(fields.coded_planes)
+            if fields.position_stream is not None:
+                n_bytes += _PACKED_BYTES_PER_ELEMENT * record.n_stored
         if n_bytes > self._limits.materialised_bytes:
             raise LimitExceededError(
                 f"tensor {record.name!r} of shape {record.shape} needs {n_bytes} bytes, "
@@ -138,27 +140,35 @@ class TensorDecoder:
         return np.ascontiguousarray(joined.transpose(fields.permutation)).reshape(record.shape)
 
     def _decode_raw(self, record: TensorRecord, dtype: DType, fields: RawFields) -> np.ndarray:
+        bits = self._raw_bits(record, dtype, fields, record.n_stored, "plane")
+        if dtype is DType.BOOL and bits.size and bits.view(np.uint8).max() > 1:
+            raise CorruptError(f"tensor {record.name!r} has a bool beyond 1", section="TENSOR")
+        if fields.position_stream is None:
+            return bits.reshape(record.shape)
+        out = np.zeros(record.n_elements, dtype=dtype.storage_dtype)
+        out[self._coded_positions(record, "positions", record.n_elements, record.n_stored)] = bits
+        return out.reshape(record.shape)
+
+    def _raw_bits(
+        self, record: TensorRecord, dtype: DType, fields: RawFields, n_elements: int, role: str
+    ) -> np.ndarray:
+        """Join stored and coded byte planes: shape (n_elements,), in the storage dtype."""
         stored = self._bytes_at(record.payload_start_abs, record.payload_bytes)
         if not fields.coded_planes:
-            if dtype is DType.BOOL and record.n_elements and np.frombuffer(stored, dtype=np.uint8).max() > 1:
-                raise CorruptError(f"tensor {record.name!r} has a bool beyond 1", section="TENSOR")
-            array = np.frombuffer(stored, dtype=dtype.storage_dtype).reshape(record.shape)
-            return array.copy()
+            # bytes, not elements: a bool beyond 1 must still be seen as such
+            return np.frombuffer(stored, dtype=np.uint8).copy().view(dtype.storage_dtype)
         planes = []
         offset = 0
         for plane in range(dtype.itemsize):
             if plane in fields.coded_planes:
-                coded = self.slice_of(record, f"plane{plane}")
-                plane_bytes = np.empty(record.n_elements, dtype=np.uint8)
+                coded = self.slice_of(record, f"{role}{plane}")
+                plane_bytes = np.empty(n_elements, dtype=np.uint8)
                 decode_bytes(self.coded(record.name, coded), plane_bytes, self._workers)
                 planes.append(plane_bytes)
             else:
-                planes.append(np.frombuffer(stored[offset : offset + record.n_elements], dtype=np.uint8))
-                offset += record.n_elements
-        bits = join_planes(planes, dtype)
-        if dtype is DType.BOOL and bits.size and bits.view(np.uint8).max() > 1:
-            raise CorruptError(f"tensor {record.name!r} has a bool beyond 1", section="TENSOR")
-        return bits.reshape(record.shape)
+                planes.append(np.frombuffer(stored[offset : offset + n_elements], dtype=np.uint8))
+                offset += n_elements
+        return join_planes(planes, dtype)
 
     def slice_of(self, record: TensorRecord, role: str) -> StreamSlice:
         """Return a tensor's slice of a stream by its role, such as ``values``."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 from .cursor import ByteCursor, encode_varint, encode_zigzag
@@ -50,10 +50,20 @@ ValueRule = CodebookValues | AffineRule
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawFields:
-    """RAW: byte planes; those in `coded_planes` are slices of streams, the rest lies in the payload."""
+    """RAW and RAW_SPARSE: byte planes of the stored elements.
+
+    Attributes
+    ----------
+    coded_planes, streams : tuple of int
+        Planes that are slices of streams, and these; the other planes lie in the payload.
+    n_stored, position_stream : int or None
+        RAW_SPARSE: elements stored, and the stream of their gaps. None: all elements.
+    """
 
     coded_planes: tuple[int, ...] = ()
     streams: tuple[int, ...] = ()
+    n_stored: int | None = None
+    position_stream: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,6 +194,12 @@ class TensorRecord:
         """Product of the dimensions."""
         return math.prod(self.shape)
 
+    @property
+    def n_stored(self) -> int:
+        """Elements with a number or with bits of their own; all of them where nothing is left out."""
+        own = self.fields.n_stored if isinstance(self.fields, PackedFields | RawFields) else None
+        return self.n_elements if own is None else own
+
     def to_bytes(self, previous_name: str) -> bytes:
         """Serialize the fixed fields of the record's body (spec 7.1)."""
         assert self.dtype is not None and self.layout is not None and self.fields is not None
@@ -201,7 +217,11 @@ class TensorRecord:
 def _field_bytes(layout: Layout, fields: Fields) -> bytes:
     if isinstance(fields, RawFields):
         mask = sum(1 << plane for plane in fields.coded_planes)
-        return bytes([mask]) + b"".join(encode_varint(s) for s in fields.streams)
+        head = b""
+        if fields.n_stored is not None:
+            assert fields.position_stream is not None
+            head = encode_varint(fields.n_stored) + encode_varint(fields.position_stream)
+        return head + bytes([mask]) + b"".join(encode_varint(s) for s in fields.streams)
     if isinstance(fields, ConstantFields):
         return fields.element
     if isinstance(fields, ViewFields):
@@ -325,7 +345,7 @@ def _expected_payload(record: TensorRecord) -> int:
     if not isinstance(record.fields, RawFields):
         return 0
     assert record.dtype is not None
-    return record.n_elements * (record.dtype.itemsize - len(record.fields.coded_planes))
+    return record.n_stored * (record.dtype.itemsize - len(record.fields.coded_planes))
 
 
 def _read_name(cursor: ByteCursor, previous_name: str) -> str:
@@ -350,6 +370,13 @@ def _read_fields(
 ) -> Fields:
     if layout is Layout.RAW:
         return _read_raw(cursor, dtype, counts)
+    if layout is Layout.RAW_SPARSE:
+        n_stored = cursor.varint()
+        if n_stored > math.prod(shape):
+            raise cursor.corrupt(f"{n_stored} nonzeros in {math.prod(shape)} elements")
+        position_stream = _stream(cursor, counts)
+        planes = _read_raw(cursor, dtype, counts)
+        return replace(planes, n_stored=n_stored, position_stream=position_stream)
     if layout is Layout.CONSTANT:
         if 0 in shape:
             raise cursor.corrupt("an empty tensor has no constant")
@@ -363,6 +390,7 @@ def _read_fields(
 
 
 def _read_raw(cursor: ByteCursor, dtype: DType, counts: DirectoryCounts) -> RawFields:
+    """Read which planes are coded, and where (spec 7.2)."""
     mask = cursor.u8()
     if mask >> dtype.itemsize:
         raise cursor.corrupt(f"plane mask {mask:#x} for elements of {dtype.itemsize} bytes")

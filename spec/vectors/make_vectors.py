@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 import nqformat
-from nqformat import Codebook, CodebookTensor, DType
+from nqformat import Codebook, CodebookTensor, DType, RawTensor
 
 FOLDER = Path(__file__).parent
 
@@ -80,12 +80,28 @@ def preset_dictionary() -> bytes:
     return nqformat.save(tensors, graph=graph, metadata={"method": "kmeans", "seed": 1})
 
 
+def raw_sparse() -> bytes:
+    """Return a file of pruned float16, bfloat16 and int32 arrays with their own bits."""
+    numbers = np.arange(600)
+    kept = numbers * 13 % 29 < 4
+    weights = np.where(kept, np.sin(numbers).round(2), 0).astype(np.float32)
+    weights[numbers % 200 == 7] = -0.0
+    brain = np.where(kept, 0x3F80 + numbers % 90, 0).astype(np.uint16)[:400]
+    tensors = {
+        "weights": weights.reshape(20, 30).astype(np.float16),
+        "brain": RawTensor(bits=brain.reshape(4, 100), dtype=DType.BFLOAT16),
+        "numbers": np.where(numbers % 17 == 3, numbers * numbers, 0).astype(np.int32),
+    }
+    return nqformat.save(tensors, edge=True)
+
+
 VALID = {
     "001-worked-example": worked_example,
     "002-tans": tans_codes,
     "003-line-classes": line_classes,
     "004-escaped-groups": escaped_groups,
     "020-preset-dictionary": preset_dictionary,
+    "021-raw-sparse": raw_sparse,
 }
 
 
