@@ -49,6 +49,7 @@ def estimate_bytes(counts: np.ndarray, extra_bits: np.ndarray, prefer: Prefer) -
     symbol has 0.4 of all or more, it is taken out and the rest coded behind a bit. Symbols rarer than a
     tANS state take a state all the same, which the others pay for.
     """
+    counts = counts[:, : _used_width(counts)]
     totals = counts.sum(axis=1)
     logs = np.log2(np.maximum(counts, 1.0))
     plogp = (counts * logs).sum(axis=1)
@@ -86,6 +87,12 @@ def estimate_bytes(counts: np.ndarray, extra_bits: np.ndarray, prefer: Prefer) -
     bits = np.where(n_used <= 1, 16.0, bits) + extra_bits
     estimate: np.ndarray = np.where(totals > 0, bits / 8.0, 0.0) + STREAM_BYTES
     return estimate
+
+
+def _used_width(counts: np.ndarray) -> int:
+    """One more than the largest symbol of any row."""
+    used = np.flatnonzero(counts.any(axis=0))
+    return int(used[-1]) + 1 if used.size else 1
 
 
 def exact_bytes(counts: np.ndarray, extra_bits: float) -> float:

@@ -23,6 +23,8 @@ _WINDOWS = ((2, 15), (3, 5), (4, 3), (5, 2), (8, 1))
 _GAP_ESCAPE_BELOW = 24.0
 _COUNT_AT_ONCE = 1 << 20
 _FAST_GROUP_GAIN = 0.03
+_NEAR_BEST = 1.04
+_NEAR_BEST_BYTES = 48.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,18 @@ class Codings:
             pairs = zip(self.counts, self.extra_bits.tolist(), strict=True)
             return min(exact_bytes(counts, extra_bits) for counts, extra_bits in pairs)
         return float(estimate_bytes(self.counts, self.extra_bits, prefer).min())
+
+    def near_best(self, prefer: Prefer) -> tuple[Codings, float]:
+        """Return the mappings that may still win once streams are shared, and :meth:`best_bytes`."""
+        if prefer is Prefer.SPEED:
+            return self, self.best_bytes(prefer)
+        costs = estimate_bytes(self.counts, self.extra_bits, prefer)
+        best = float(costs.min())
+        kept = np.flatnonzero(costs <= best * _NEAR_BEST + _NEAR_BEST_BYTES)
+        if kept.size == len(self.mappings):
+            return self, best
+        mappings = tuple(self.mappings[i] for i in kept)
+        return Codings(mappings, self.counts[kept], self.extra_bits[kept]), best
 
     def entropy_bytes(self) -> float:
         """Order-0 entropy under the first mapping, in bytes."""

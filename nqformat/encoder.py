@@ -17,6 +17,7 @@ from .layout_choice import (
     PlannedSlice,
     blocks_of,
     gaps_of,
+    planned_slice,
     scan_mask,
 )
 from .limits import MAX_NAME_BYTES, MAX_RANK
@@ -291,29 +292,30 @@ def _raw_plans(tensor: RawTensor, prefer: Prefer) -> list[Plan]:
     elements = _elements(tensor)
     if elements.size and bool((elements == elements[0]).all()):
         return [Plan(layout=Layout.CONSTANT)]
-    plans = [_plane_plan(tensor, Plan(layout=Layout.RAW))]
+    plans = [_plane_plan(tensor, Plan(layout=Layout.RAW), prefer)]
     positions = np.flatnonzero(elements)
     if 0 < positions.size < _MAX_RAW_DENSITY * elements.size:
         plan = Plan(layout=Layout.RAW_SPARSE)
         codings = gap_codings(gaps_of(positions), prefer)
-        plan.slices.append(PlannedSlice(role="positions", kind=StreamKind.GAPS, codings=codings))
-        plan.own_bytes = codings.best_bytes(prefer)
-        plans.append(_plane_plan(_stored_elements(tensor, plan), plan))
+        plan.slices.append(planned_slice("positions", StreamKind.GAPS, codings, prefer))
+        plan.own_bytes = plan.slices[0].own_bytes
+        plans.append(_plane_plan(_stored_elements(tensor, plan), plan, prefer))
     return sorted(plans, key=lambda plan: plan.own_bytes)
 
 
-def _plane_plan(tensor: RawTensor, plan: Plan) -> Plan:
+def _plane_plan(tensor: RawTensor, plan: Plan, prefer: Prefer) -> Plan:
     """Add byte planes to a plan: those worth a code as slices, the bytes of the others to its cost."""
-    elements = tensor.bits
+    n_bytes = tensor.bits.size
     for number, plane in enumerate(split_planes(tensor.bits, tensor.dtype)):
         codings = byte_codings(plane)
-        gain = elements.size - codings.best_bytes(Prefer.SIZE)
-        if gain > -_PLANE_TABLE_BYTES and codings.entropy_bytes() < (1 - _MIN_PLANE_GAIN) * elements.size:
-            plan.slices.append(PlannedSlice(role=f"plane{number}", kind=StreamKind.PLANE, codings=codings))
-            plan.own_bytes += min(codings.best_bytes(Prefer.SIZE), elements.size)
+        item = planned_slice(f"plane{number}", StreamKind.PLANE, codings, prefer)
+        coded = item.own_bytes < n_bytes + _PLANE_TABLE_BYTES
+        if coded and codings.entropy_bytes() < (1 - _MIN_PLANE_GAIN) * n_bytes:
+            plan.slices.append(item)
+            plan.own_bytes += min(item.own_bytes, n_bytes)
         else:
-            plan.fixed_bytes += elements.size
-            plan.own_bytes += elements.size
+            plan.fixed_bytes += n_bytes
+            plan.own_bytes += n_bytes
     return plan
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from .code_cost import Prefer
 from .codings import Codings, byte_codings, class_codings, gap_codings, value_codings
-from .line_classes import classify_lines, value_counts
+from .line_classes import classify_lines, model_bytes, value_counts
 from .streams import StreamKind
 from .tensor import Layout
 
@@ -18,6 +18,8 @@ RECORD_BYTES = 2.0
 _MIN_CLASS_STORED = 600
 _SPARSE_BELOW = 0.125
 _DENSE_PENALTY = 0.01
+_CLASS_BYTES = 25.0
+_COSTED_CLASSES = 3
 _CLASS_COUNTS = (2, 3, 4, 6, 8, 12)
 _KEPT_PLANS = 6
 _PARTITIONED_PLANS = 4
@@ -87,11 +89,20 @@ class PlannedSlice:
     ----------
     role : str
         As in the directory: ``values``, ``positions``, ``classes``, ``alive``, ``values0``, ``plane1``, ...
+    own_bytes : float
+        Estimate with a stream of its own.
     """
 
     role: str
     kind: StreamKind
     codings: Codings
+    own_bytes: float
+
+
+def planned_slice(role: str, kind: StreamKind, codings: Codings, prefer: Prefer) -> PlannedSlice:
+    """Return a slice with the mappings that are worth keeping."""
+    kept, own_bytes = codings.near_best(prefer)
+    return PlannedSlice(role=role, kind=kind, codings=kept, own_bytes=own_bytes)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -248,35 +259,35 @@ class Subject:
 
     def costed(self, plan: Plan) -> Plan:
         """Fill in the slices of a plan and its estimate."""
-        plan.slices = list(self._slices(plan))
-        plan.own_bytes = plan.fixed_bytes + sum(s.codings.best_bytes(self.prefer) for s in plan.slices)
+        plan.slices = [planned_slice(*item, self.prefer) for item in self._slices(plan)]
+        plan.own_bytes = plan.fixed_bytes + sum(s.own_bytes for s in plan.slices)
         return plan
 
-    def _slices(self, plan: Plan) -> Iterator[PlannedSlice]:
+    def _slices(self, plan: Plan) -> Iterator[tuple[str, StreamKind, Codings]]:
         lines = plan.lines
         blocks = self.blocks(plan)
         plan.fixed_bytes += RECORD_BYTES if lines.is_plain else 2.0 + 5.0 * len(blocks)
         if lines.classes is not None:
             codings = class_codings(lines.classes, lines.n_classes)
-            yield PlannedSlice(role="classes", kind=StreamKind.CLASSES, codings=codings)
+            yield "classes", StreamKind.CLASSES, codings
         if lines.alive is not None:
             codings = class_codings(lines.alive.astype(np.uint8), 2)
-            yield PlannedSlice(role="alive", kind=StreamKind.CLASSES, codings=codings)
+            yield "alive", StreamKind.CLASSES, codings
         for i, block in enumerate(blocks):
             suffix = "" if lines.is_plain else str(i)
             if block.n_stored == 0 and not lines.is_plain:
                 continue
             numbers, width = self.numbering(plan, block.elements)
             codings = value_codings(numbers, width, self.widths, self.prefer).scaled(self.scale)
-            yield PlannedSlice(role=f"values{suffix}", kind=StreamKind.VALUES, codings=codings)
+            yield f"values{suffix}", StreamKind.VALUES, codings
             if plan.layout is Layout.SPARSE:
                 assert block.inside is not None
                 codings = gap_codings(gaps_of(block.inside), self.prefer).scaled(self.scale)
-                yield PlannedSlice(role=f"positions{suffix}", kind=StreamKind.GAPS, codings=codings)
+                yield f"positions{suffix}", StreamKind.GAPS, codings
             elif plan.layout is Layout.MASK:
                 assert block.inside is not None
                 codings = byte_codings(scan_mask(block.inside, block.n_elements)).scaled(self.scale)
-                yield PlannedSlice(role=f"positions{suffix}", kind=StreamKind.MASK, codings=codings)
+                yield f"positions{suffix}", StreamKind.MASK, codings
 
 
 def make_plans(subject: Subject, *, dense_allowed: bool = True) -> list[Plan]:
@@ -335,7 +346,7 @@ def _partitioned(subject: Subject, plain: Plan, n_stored: int) -> Iterator[Plan]
 def _classified(
     subject: Subject, plain: Plan, n_by_line: np.ndarray, marks: np.ndarray | None
 ) -> Iterator[Plan]:
-    """Yield plans with more and more classes while they get smaller."""
+    """Yield plans with the numbers of classes that a model of densities and values finds best."""
     dense = plain.stores_all
     block = subject.blocks(plain)[0]
     numbers, width = subject.numbering(plain, block.elements)
@@ -343,18 +354,21 @@ def _classified(
     where = np.arange(block.n_elements) if block.inside is None else block.inside
     values = value_counts(where // n_places, numbers.astype(np.int64), n_by_line.size, width)
     kept_marks = marks if marks is not None and np.count_nonzero(marks) < 0.9 * marks.size else None
-    best = plain.own_bytes
+    one_class = np.zeros(n_by_line.size, dtype=np.uint8)
+    whole = model_bytes(n_by_line, n_places, values, one_class, dense=dense)
+    found: list[tuple[float, np.ndarray]] = []
     for n_classes in _CLASS_COUNTS:
         if n_classes > n_by_line.size // 2:
-            return
+            break
         classes = classify_lines(n_by_line, n_places, values, n_classes, dense=dense)
-        if int(classes.max()) == 0:
-            return
-        plan = subject.costed(_variant(plain, Lines(classes, kept_marks)))
-        yield plan
-        if plan.own_bytes > best * 1.01 + 64:
-            return
-        best = min(best, plan.own_bytes)
+        gain = whole - model_bytes(n_by_line, n_places, values, classes, dense=dense)
+        found.append((gain - _CLASS_BYTES * (int(classes.max()) + 1), classes))
+        if len(found) > 1 and found[-1][0] < found[-2][0]:
+            break
+    found.sort(key=lambda item: -item[0])
+    for net_gain, classes in found[:_COSTED_CLASSES]:
+        if net_gain > 0 and int(classes.max()) > 0:
+            yield subject.costed(_variant(plain, Lines(classes, kept_marks)))
 
 
 def _variant(plain: Plan, lines: Lines) -> Plan:

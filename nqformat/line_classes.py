@@ -66,6 +66,18 @@ def classify_lines(
     return _renumbered(classes, key)
 
 
+def model_bytes(
+    n_stored: np.ndarray, n_places: int, values: np.ndarray | None, classes: np.ndarray, *, dense: bool
+) -> float:
+    """Bytes of all lines, each under the density and the value distribution of its class.
+
+    Parameters are those of :func:`classify_lines`; `classes` is what it returns, or zeros for one class.
+    """
+    n_classes = int(classes.max()) + 1
+    bits = _line_bits(n_stored, n_places, values, classes, n_classes=n_classes, dense=dense)
+    return float(bits[np.arange(classes.size), classes].sum()) / 8
+
+
 def _line_bits(
     n_stored: np.ndarray,
     n_places: int,
