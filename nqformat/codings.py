@@ -175,6 +175,27 @@ def class_codings(numbers: np.ndarray, n_classes: int) -> Codings:
     return _collect(found)
 
 
+def fitting(mapping: Mapping, largest: int) -> Mapping:
+    """Return the mapping, or one like it that holds numbers up to `largest`.
+
+    A mapping that was found on a sample of a large tensor may be too narrow for the whole.
+    """
+    if isinstance(mapping, GroupMapping):
+        group = mapping.group
+        while group > 1 and (largest + 1) ** group > 256:
+            group -= 1
+        if largest < mapping.width:
+            return mapping
+        return GroupMapping(group, largest + 1) if largest < 256 else HybridMapping(7, 3)
+    if largest <= mapping.max_value:
+        return mapping
+    if isinstance(mapping, EscapeMapping):
+        escape_bits = (largest - mapping.window).bit_length()
+        if escape_bits <= MAX_ESCAPE_BITS:
+            return EscapeMapping(mapping.group, mapping.window, escape_bits)
+    return HybridMapping(6, 2)
+
+
 def exact_counts(mapping: Mapping, numbers: np.ndarray) -> tuple[np.ndarray, float]:
     """Symbol counts and extra bits of all numbers of a slice; groups start anew in each chunk."""
     counts = np.zeros(256, dtype=np.int64)

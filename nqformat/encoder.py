@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from .code_cost import Prefer, choose_code
+from .code_cost import Prefer, choose_code, refine_code
 from .codebooks import CodebookRecord
-from .codings import byte_codings, exact_counts, gap_codings
+from .codings import byte_codings, exact_counts, fitting, gap_codings
 from .dtypes import DType
 from .layout_choice import (
     BlockElements,
@@ -40,6 +41,7 @@ from .tensor_records import (
 
 ALIGN_FROM_BYTES = 4096
 _ONE_SUBSTREAM_BELOW = 1 << 15
+_LARGE_FILE_ELEMENTS = 1 << 22
 _MIN_PLANE_GAIN = 0.005
 _PLANE_TABLE_BYTES = 48
 _MAX_RAW_DENSITY = 0.97
@@ -78,6 +80,7 @@ class _Encoder:
         self._stored = {name: t for name, t in tensors.items() if name not in views}
         self._views = views
         self._prefer = prefer
+        self._is_large = sum(math.prod(t.shape) for t in self._stored.values()) >= _LARGE_FILE_ELEMENTS
         self._file = EncodedFile()
         self._streams: dict[tuple[str, str], int] = {}
         self._blocks: dict[str, list[BlockElements]] = {}
@@ -106,14 +109,16 @@ class _Encoder:
 
     def _add_stream(self, group: Group) -> None:
         """Encode the slices of a group; planes that do not get smaller stay in their tensors."""
-        mapping = group.best_mapping(self._prefer)
         slices = [self._symbols(tensor, number) for tensor, number in group.members]
+        largest = max((int(item.values.max(initial=0)) for item in slices), default=0)
+        mapping = fitting(group.best_mapping(self._prefer), largest)
         counts, extra_bits = np.zeros(256, dtype=np.int64), 0.0
         for item in slices:
             found = exact_counts(mapping, item.values)
             counts, extra_bits = counts + found[0], extra_bits + found[1]
         n_symbols = int(counts.sum())
-        chosen = choose_code(counts, self._prefer)
+        chosen = choose_code(counts, self._prefer, large_file=self._is_large)
+        chosen = refine_code(counts, chosen, self._prefer, large_file=self._is_large)
         if group.kind is StreamKind.PLANE and chosen.n_bytes + 7 >= n_symbols:
             return
         table = None

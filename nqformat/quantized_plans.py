@@ -9,13 +9,14 @@ import numpy as np
 
 from .code_cost import Prefer
 from .codebooks import MAX_ENTRIES, CodebookRecord, encode_codebook
-from .layout_choice import BlockElements, Plan, Subject, make_plans
+from .layout_choice import BlockElements, Plan, Subject, WholeMatrix, make_plans
 from .tensor import AffineTensor, Codebook, CodebookTensor, Layout, Tensor
 from .tensor_records import AffineOrder, AffineRule, CodebookValues, ValueRule
 
 RANK_ORDER_UP_TO = 32
 _SAMPLE_FROM = 1 << 22
 _SAMPLE_PIECES = 32
+_MIN_SAMPLED_ROWS = 64
 
 
 @dataclass(slots=True, kw_only=True)
@@ -232,7 +233,12 @@ def _common_widths(planned: Mapping[str, QuantizedTensor]) -> tuple[int, ...]:
 
 def _plans_of(item: QuantizedTensor, prefer: Prefer, widths: tuple[int, ...]) -> list[Plan]:
     source, codebook = item.source, item.codebook
-    sample, scale = _sampled(source)
+    sample, scale, rows = _sampled(source)
+    whole = None
+    if rows is not None:
+        whole = WholeMatrix(
+            nonzero=item.nonzero().reshape(source.shape[0], -1), rows=rows, numbering=item.numbering
+        )
     subject = Subject(
         shape=sample.shape,
         nonzero=nonzero_of(sample),
@@ -240,6 +246,7 @@ def _plans_of(item: QuantizedTensor, prefer: Prefer, widths: tuple[int, ...]) ->
         prefer=prefer,
         widths=widths,
         scale=scale,
+        whole=whole,
     )
     dense_allowed = codebook is None or codebook.keeps_zero is not False
     plans = make_plans(subject, dense_allowed=dense_allowed)
@@ -248,6 +255,8 @@ def _plans_of(item: QuantizedTensor, prefer: Prefer, widths: tuple[int, ...]) ->
     for plan in plans:
         plan.fixed_bytes += len(codebook.encoded(plan)[1])
     for plan in plans[:2]:
+        if whole is not None and not plan.lines.is_plain:
+            continue
         other = Plan(layout=plan.layout, column_scan=plan.column_scan, lines=plan.lines, by_value=True)
         n_codebook = len(codebook.encoded(other)[1])
         if n_codebook < len(codebook.encoded(plan)[1]):
@@ -258,19 +267,31 @@ def _plans_of(item: QuantizedTensor, prefer: Prefer, widths: tuple[int, ...]) ->
 
 def _sampled(
     source: CodebookTensor | AffineTensor,
-) -> tuple[CodebookTensor | AffineTensor, float]:
-    """Take a tensor, or pieces of a large one as a matrix; tell how many times larger the tensor is."""
+) -> tuple[CodebookTensor | AffineTensor, float, np.ndarray | None]:
+    """Take a tensor, or a quarter of 4 Mi elements of a large one: evenly spaced rows, or pieces as a matrix.
+
+    Returns
+    -------
+    The tensor or its sample, how many times larger the tensor is, and the rows sampled (None: not by rows).
+    """
     numbers = source.indices if isinstance(source, CodebookTensor) else source.k
     if numbers.size <= _SAMPLE_FROM:
-        return source, 1.0
-    flat = numbers.reshape(-1)
-    piece = _SAMPLE_FROM // 4 // _SAMPLE_PIECES
-    starts = np.linspace(0, flat.size - piece, _SAMPLE_PIECES).astype(np.int64)
-    pieces = np.stack([flat[start : start + piece] for start in starts])
+        return source, 1.0, None
+    n_wanted = _SAMPLE_FROM // 4
+    n_rows, rows = numbers.shape[0], None
+    n_sampled = n_wanted * n_rows // numbers.size
+    if numbers.ndim >= 2 and n_sampled >= _MIN_SAMPLED_ROWS:
+        rows = np.unique(np.linspace(0, n_rows - 1, n_sampled).astype(np.int64))
+        pieces = numbers.reshape(n_rows, -1)[rows]
+    else:
+        flat = numbers.reshape(-1)
+        piece = n_wanted // _SAMPLE_PIECES
+        starts = np.linspace(0, flat.size - piece, _SAMPLE_PIECES).astype(np.int64)
+        pieces = np.stack([flat[start : start + piece] for start in starts])
     scale = numbers.size / pieces.size
     if isinstance(source, CodebookTensor):
-        return CodebookTensor(indices=pieces, codebook=source.codebook, dtype=source.dtype), scale
-    return AffineTensor(k=pieces, step=source.step, offset=source.offset, dtype=source.dtype), scale
+        return CodebookTensor(indices=pieces, codebook=source.codebook, dtype=source.dtype), scale, rows
+    return AffineTensor(k=pieces, step=source.step, offset=source.offset, dtype=source.dtype), scale, rows
 
 
 def _affine_order(k: np.ndarray, layout: Layout) -> tuple[AffineOrder, int]:
