@@ -123,8 +123,10 @@ class Directory:
                 n_positions = fields.n_stored if record.layout is Layout.SPARSE else -(-record.n_units // 8)
                 self._add_slice(number, "positions", fields.position_stream, n_positions)
         elif isinstance(fields, RawFields):
+            if fields.position_stream is not None:
+                self._add_slice(number, "positions", fields.position_stream, record.n_stored)
             for plane, stream in zip(fields.coded_planes, fields.streams, strict=True):
-                self._add_slice(number, f"plane{plane}", stream, record.n_elements)
+                self._add_slice(number, f"plane{plane}", stream, record.n_stored)
 
     def _add_slice(self, tensor: int, role: str, stream: int, n_elements: int) -> None:
         lengths = self.slice_lengths[stream]
@@ -357,6 +359,8 @@ def _check_streams(directory: Directory, record: TensorRecord) -> None:
             kind = StreamKind.GAPS if record.layout is Layout.SPARSE else StreamKind.MASK
             wanted.append((fields.position_stream, kind))
     elif isinstance(fields, RawFields):
+        if fields.position_stream is not None:
+            wanted.append((fields.position_stream, StreamKind.GAPS))
         wanted.extend((stream, StreamKind.PLANE) for stream in fields.streams)
     for number, kind in wanted:
         stream = directory.streams[number]

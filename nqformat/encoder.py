@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from .code_cost import Prefer, choose_code
+from .code_cost import Prefer, choose_code, refine_code
 from .codebooks import CodebookRecord
-from .codings import exact_counts
+from .codings import exact_counts, fitting
 from .dtypes import DType
 from .hashing import MAX_BUCKETS, check_signs
 from .layout_choice import (
@@ -23,7 +23,8 @@ from .layout_choice import (
 )
 from .limits import MAX_NAME_BYTES, MAX_RANK
 from .planes import split_planes
-from .quantized_plans import SCALES, Quantized, QuantizedTensor, plan_quantized, plane_slices, scale_bits
+from .quantized_plans import SCALES, Quantized, QuantizedTensor, plan_quantized, scale_bits
+from .raw_plans import raw_elements, raw_plans, stored_elements
 from .stream_sharing import Group, Sharing
 from .streams import StreamKind, StreamRecord, SymbolSlice, encode_stream
 from .tensor import HashedTensor, Layout, RawTensor, Scales, Tensor, ViewTensor
@@ -45,6 +46,7 @@ StoredTensor = RawTensor | Quantized
 
 ALIGN_FROM_BYTES = 4096
 _ONE_SUBSTREAM_BELOW = 1 << 15
+_LARGE_FILE_ELEMENTS = 1 << 22
 
 
 @dataclass(slots=True, kw_only=True)
@@ -80,6 +82,7 @@ class _Encoder:
         self._stored = {name: t for name, t in tensors.items() if name not in views}
         self._views = views
         self._prefer = prefer
+        self._is_large = sum(math.prod(t.shape) for t in self._stored.values()) >= _LARGE_FILE_ELEMENTS
         self._file = EncodedFile()
         self._streams: dict[tuple[str, str], int] = {}
         self._blocks: dict[str, list[BlockElements]] = {}
@@ -106,18 +109,22 @@ class _Encoder:
 
     def _plans(self, name: str) -> list[Plan]:
         tensor = self._stored[name]
-        return [_raw_plan(tensor)] if isinstance(tensor, RawTensor) else self._quantized[name].plans
+        return (
+            raw_plans(tensor, self._prefer) if isinstance(tensor, RawTensor) else self._quantized[name].plans
+        )
 
     def _add_stream(self, group: Group) -> None:
         """Encode the slices of a group; planes that do not get smaller stay in their tensors."""
-        mapping = group.best_mapping(self._prefer)
         slices = [self._symbols(tensor, number) for tensor, number in group.members]
+        largest = max((int(item.values.max(initial=0)) for item in slices), default=0)
+        mapping = fitting(group.best_mapping(self._prefer), largest)
         counts, extra_bits = np.zeros(256, dtype=np.int64), 0.0
         for item in slices:
             found = exact_counts(mapping, item.values)
             counts, extra_bits = counts + found[0], extra_bits + found[1]
         n_symbols = int(counts.sum())
-        chosen = choose_code(counts, self._prefer)
+        chosen = choose_code(counts, self._prefer, large_file=self._is_large)
+        chosen = refine_code(counts, chosen, self._prefer, large_file=self._is_large)
         if group.kind is StreamKind.PLANE and chosen.n_bytes + 7 >= n_symbols:
             return
         table = None
@@ -144,6 +151,10 @@ class _Encoder:
         plan, role = self._chosen[name], self._plan_slice(tensor, number).role
         source = self._stored[name]
         if isinstance(source, RawTensor):
+            if role == "positions":
+                positions = np.flatnonzero(raw_elements(source))
+                return SymbolSlice(values=gaps_of(positions), starts=positions - gaps_of(positions))
+            source = stored_elements(source, plan)
             return SymbolSlice(values=split_planes(source.bits, source.dtype)[int(role[5:])])
         if role.startswith(SCALES):
             raw = scale_bits(self._quantized[name].source)
@@ -176,7 +187,8 @@ class _Encoder:
         fields: Fields
         if isinstance(tensor, RawTensor):
             fields = self._raw_fields(name, tensor, plan)
-            payload = _stored_planes(tensor, fields) if isinstance(fields, RawFields) else b""
+            if isinstance(fields, RawFields):
+                payload = _stored_planes(stored_elements(tensor, plan), fields)
         else:
             fields = self._packed_fields(name, plan, self._quantized[name])
             if fields.scales is not None:
@@ -197,7 +209,14 @@ class _Encoder:
         if plan.layout is Layout.CONSTANT:
             element = np.ascontiguousarray(tensor.bits).reshape(-1)[:1].tobytes()
             return ConstantFields(element=element)
-        return self._coded_planes(name, "plane", tensor.dtype)
+        planes = self._coded_planes(name, "plane", tensor.dtype)
+        if plan.layout is not Layout.RAW_SPARSE:
+            return planes
+        return replace(
+            planes,
+            n_stored=int(np.count_nonzero(raw_elements(tensor))),
+            position_stream=self._streams[name, "positions"],
+        )
 
     def _coded_planes(self, name: str, role: str, dtype: DType) -> RawFields:
         """Return the planes that became slices of streams."""
@@ -303,14 +322,6 @@ def _check_name(name: str) -> None:
         name.encode("utf-8")
     except UnicodeEncodeError:
         raise ValueError(f"tensor name {name[:40]!r} is not valid Unicode") from None
-
-
-def _raw_plan(tensor: RawTensor) -> Plan:
-    """Constant, or byte planes of which those worth a code are slices."""
-    elements = np.ascontiguousarray(tensor.bits).reshape(-1).view(f"<u{tensor.dtype.itemsize}")
-    if elements.size and bool((elements == elements[0]).all()):
-        return Plan(layout=Layout.CONSTANT)
-    return Plan(layout=Layout.RAW, slices=plane_slices(tensor, "plane"))
 
 
 def _stored_planes(tensor: RawTensor, fields: RawFields) -> bytes:

@@ -10,10 +10,8 @@ import numpy as np
 
 from .code_cost import Prefer
 from .codebooks import MAX_ENTRIES, CodebookRecord, encode_codebook, padding_after
-from .codings import byte_codings
-from .layout_choice import BlockElements, Plan, PlannedSlice, Subject, make_plans
-from .planes import split_planes
-from .streams import StreamKind
+from .layout_choice import BlockElements, Plan, Subject, WholeMatrix, make_plans
+from .raw_plans import plane_slices
 from .tensor import (
     AffineTensor,
     Codebook,
@@ -33,9 +31,7 @@ SCALES = "scales"
 
 _SAMPLE_FROM = 1 << 22
 _SAMPLE_PIECES = 32
-_MIN_PLANE_GAIN = 0.005
-_PLANE_TABLE_BYTES = 48
-
+_MIN_SAMPLED_ROWS = 64
 
 Quantized = CodebookTensor | AffineTensor | GroupedTensor
 """What has a number for each stored element, or for each unit of several."""
@@ -301,22 +297,10 @@ def plan_quantized(
     for item in planned.values():
         item.plans = _plans_of(item, prefer, widths)
         if item.source.scales is not None:
-            slices = plane_slices(scale_bits(item.source), SCALES)
+            slices, _ = plane_slices(scale_bits(item.source), SCALES, prefer)
             for plan in item.plans:
                 plan.slices = [*slices, *plan.slices]
     return planned, codebooks
-
-
-def plane_slices(raw: RawTensor, role: str) -> list[PlannedSlice]:
-    """Byte planes of raw elements that are worth a code."""
-    n_elements = raw.bits.size
-    slices = []
-    for number, plane in enumerate(split_planes(raw.bits, raw.dtype)):
-        codings = byte_codings(plane)
-        gain = n_elements - codings.best_bytes(Prefer.SIZE)
-        if gain > -_PLANE_TABLE_BYTES and codings.entropy_bytes() < (1 - _MIN_PLANE_GAIN) * n_elements:
-            slices.append(PlannedSlice(role=f"{role}{number}", kind=StreamKind.PLANE, codings=codings))
-    return slices
 
 
 def scale_bits(source: Quantized) -> RawTensor:
@@ -340,20 +324,27 @@ def _common_widths(planned: Mapping[str, QuantizedTensor]) -> tuple[int, ...]:
 
 def _plans_of(item: QuantizedTensor, prefer: Prefer, widths: tuple[int, ...]) -> list[Plan]:
     source, codebook = item.source, item.codebook
-    shape, places, scale = _sampled(source)
+    sample = _sampled(source)
+    shape, places, rows = sample.shape, sample.places, sample.rows
 
     def numbering(plan: Plan, elements: np.ndarray | None) -> tuple[np.ndarray, int]:
         if places is not None:
             elements = places if elements is None else places[elements]
         return numbers_of(source, codebook, plan, elements)
 
+    whole = None
+    if rows is not None:
+        whole = WholeMatrix(
+            nonzero=item.nonzero().reshape(item.shape[0], -1), rows=rows, numbering=item.numbering
+        )
     subject = Subject(
         shape=shape,
         nonzero=nonzero_of(source, places),
         numbering=numbering,
         prefer=prefer,
         widths=widths,
-        scale=scale,
+        scale=sample.scale,
+        whole=whole,
     )
     dense_allowed = codebook is None or codebook.keeps_zero is not False
     plans = make_plans(subject, dense_allowed=dense_allowed)
@@ -362,6 +353,8 @@ def _plans_of(item: QuantizedTensor, prefer: Prefer, widths: tuple[int, ...]) ->
     for plan in plans:
         plan.fixed_bytes += len(codebook.encoded(plan)[1])
     for plan in plans[:2]:
+        if whole is not None and not plan.lines.is_plain:
+            continue
         other = Plan(layout=plan.layout, column_scan=plan.column_scan, lines=plan.lines, by_value=True)
         n_codebook = len(codebook.encoded(other)[1])
         if n_codebook < len(codebook.encoded(plan)[1]):
@@ -370,19 +363,44 @@ def _plans_of(item: QuantizedTensor, prefer: Prefer, widths: tuple[int, ...]) ->
     return plans
 
 
-def _sampled(source: Quantized) -> tuple[tuple[int, ...], np.ndarray | None, float]:
-    """Shape and places that a tensor is planned on: all of it (None), or pieces of a large one as a matrix.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sample:
+    """What a tensor is planned on.
 
-    The last number tells how many times larger the tensor is.
+    Attributes
+    ----------
+    shape : tuple of int
+        Shape of the sample.
+    places : ndarray of int64, or None
+        Elements or units of the sample; None: all.
+    rows : ndarray of int64, or None
+        The rows sampled; None: not by rows.
+    scale : float
+        How many times larger the tensor is.
     """
+
+    shape: tuple[int, ...]
+    places: np.ndarray | None = None
+    rows: np.ndarray | None = None
+    scale: float = 1.0
+
+
+def _sampled(source: Quantized) -> _Sample:
+    """Take a tensor, or 1 Mi elements of a large one: evenly spaced rows, or pieces as a matrix."""
     shape = planned_shape(source)
     n_places = math.prod(shape)
     if n_places <= _SAMPLE_FROM:
-        return shape, None, 1.0
-    piece = _SAMPLE_FROM // 4 // _SAMPLE_PIECES
-    starts = np.linspace(0, n_places - piece, _SAMPLE_PIECES).astype(np.int64)
+        return _Sample(shape=shape)
+    n_wanted = _SAMPLE_FROM // 4
+    n_sampled, rows = n_wanted * shape[0] // n_places, None
+    if len(shape) >= 2 and n_sampled >= _MIN_SAMPLED_ROWS:
+        rows = np.unique(np.linspace(0, shape[0] - 1, n_sampled).astype(np.int64))
+        starts, piece = rows * (n_places // shape[0]), n_places // shape[0]
+    else:
+        piece = n_wanted // _SAMPLE_PIECES
+        starts = np.linspace(0, n_places - piece, _SAMPLE_PIECES).astype(np.int64)
     places = (starts[:, None] + np.arange(piece)).reshape(-1)
-    return (_SAMPLE_PIECES, piece), places, n_places / places.size
+    return _Sample(shape=(starts.size, piece), places=places, rows=rows, scale=n_places / places.size)
 
 
 def _affine_order(k: np.ndarray, layout: Layout) -> tuple[AffineOrder, int]:

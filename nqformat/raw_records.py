@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .codebooks import CodebookRecord
 from .cursor import ByteCursor, encode_varint
@@ -22,10 +22,20 @@ class DirectoryCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawFields:
-    """RAW: byte planes; those in `coded_planes` are slices of streams, the rest lies in the payload."""
+    """RAW and RAW_SPARSE: byte planes of the stored elements.
+
+    Attributes
+    ----------
+    coded_planes, streams : tuple of int
+        Planes that are slices of streams, and these; the other planes lie in the payload.
+    n_stored, position_stream : int or None
+        RAW_SPARSE: elements stored, and the stream of their gaps. None: all elements.
+    """
 
     coded_planes: tuple[int, ...] = ()
     streams: tuple[int, ...] = ()
+    n_stored: int | None = None
+    position_stream: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,9 +61,13 @@ class ScaleFields:
 
 
 def plane_bytes(fields: RawFields) -> bytes:
-    """Serialize which planes are slices of streams."""
+    """Serialize where the stored elements stand, if not everywhere, and which planes are in streams."""
+    head = b""
+    if fields.n_stored is not None:
+        assert fields.position_stream is not None
+        head = encode_varint(fields.n_stored) + encode_varint(fields.position_stream)
     mask = sum(1 << plane for plane in fields.coded_planes)
-    return bytes([mask]) + b"".join(encode_varint(s) for s in fields.streams)
+    return head + bytes([mask]) + b"".join(encode_varint(s) for s in fields.streams)
 
 
 def read_stream(cursor: ByteCursor, counts: DirectoryCounts) -> int:
@@ -71,6 +85,16 @@ def read_raw(cursor: ByteCursor, dtype: DType, counts: DirectoryCounts) -> RawFi
         raise cursor.corrupt(f"plane mask {mask:#x} for elements of {dtype.itemsize} bytes")
     planes = tuple(i for i in range(dtype.itemsize) if mask >> i & 1)
     return RawFields(coded_planes=planes, streams=tuple(read_stream(cursor, counts) for _ in planes))
+
+
+def read_raw_sparse(cursor: ByteCursor, dtype: DType, n_elements: int, counts: DirectoryCounts) -> RawFields:
+    """Read the fields of a raw tensor that leaves out zeros (spec 7.2)."""
+    n_stored = cursor.varint()
+    if n_stored > n_elements:
+        raise cursor.corrupt(f"{n_stored} nonzeros in {n_elements} elements")
+    position_stream = read_stream(cursor, counts)
+    planes = read_raw(cursor, dtype, counts)
+    return replace(planes, n_stored=n_stored, position_stream=position_stream)
 
 
 def read_scales(cursor: ByteCursor, dtype: DType, n_elements: int, counts: DirectoryCounts) -> ScaleFields:

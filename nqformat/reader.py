@@ -225,10 +225,9 @@ class NqzFile:
         if isinstance(fields, PackedFields) and isinstance(fields.rule, CodebookValues):
             codebook = self._directory.codebooks[fields.rule.codebook]
             groups, entries, width = codebook.shape if isinstance(codebook, CodebookRecord) else (1, 0, 1)
-        n_stored, n_scales = record.n_elements, 0
-        if isinstance(fields, PackedFields):
-            n_stored = min(width * fields.n_stored, record.n_elements)
-            n_scales = 0 if fields.scales is None else fields.scales.n_scales
+        n_stored, n_scales = min(width * record.n_stored, record.n_elements), 0
+        if isinstance(fields, PackedFields) and fields.scales is not None:
+            n_scales = fields.scales.n_scales
         sources: tuple[str, ...] = ()
         if isinstance(fields, ViewFields):
             sources = tuple(self._directory.tensors[p.tensor].name for p in fields.parts)

@@ -56,6 +56,7 @@ class Layout(IntEnum):
     MASK = 4
     VIEW = 5
     HASHED = 6
+    RAW_SPARSE = 7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -120,8 +120,10 @@ class TensorDecoder:
             if fields.scales is not None:
                 n_bytes += 4 * (record.n_elements + 2 * fields.scales.n_scales)
             n_bytes += min(n_bytes, _CHUNK_BUFFERS_BYTES)
-        elif isinstance(fields, RawFields) and fields.coded_planes:
-            n_bytes += record.n_elements * len(fields.coded_planes)
+        elif isinstance(fields, RawFields):
+            n_bytes += record.n_stored * len(fields.coded_planes)
+            if fields.position_stream is not None:
+                n_bytes += _PACKED_BYTES_PER_ELEMENT * record.n_stored
         if n_bytes > self._limits.materialised_bytes:
             raise LimitExceededError(
                 f"tensor {record.name!r} of shape {record.shape} needs {n_bytes} bytes, "
@@ -155,10 +157,14 @@ class TensorDecoder:
         return hashed_elements(source, fields.seed, start, stop, signs=fields.signs)
 
     def _decode_raw(self, record: TensorRecord, dtype: DType, fields: RawFields) -> np.ndarray:
-        bits = self._raw_bits(record, dtype, fields, record.n_elements, "plane")
+        bits = self._raw_bits(record, dtype, fields, record.n_stored, "plane")
         if dtype is DType.BOOL and bits.size and bits.view(np.uint8).max() > 1:
             raise CorruptError(f"tensor {record.name!r} has a bool beyond 1", section="TENSOR")
-        return bits.reshape(record.shape)
+        if fields.position_stream is None:
+            return bits.reshape(record.shape)
+        out = np.zeros(record.n_elements, dtype=dtype.storage_dtype)
+        out[self._coded_positions(record, "positions", record.n_elements, record.n_stored)] = bits
+        return out.reshape(record.shape)
 
     def _raw_bits(
         self, record: TensorRecord, dtype: DType, fields: RawFields, n_elements: int, role: str

@@ -18,6 +18,7 @@ from .raw_records import (
     ScaleFields,
     plane_bytes,
     read_raw,
+    read_raw_sparse,
     read_scales,
     read_stream,
 )
@@ -218,6 +219,12 @@ class TensorRecord:
             return n_units(self.n_elements, fields.rule.width)
         return self.n_elements
 
+    @property
+    def n_stored(self) -> int:
+        """Elements or units with a number or bits of their own; all of them where nothing is left out."""
+        own = self.fields.n_stored if isinstance(self.fields, PackedFields | RawFields) else None
+        return self.n_units if own is None else own
+
     def to_bytes(self, previous_name: str) -> bytes:
         """Serialize the fixed fields of the record's body (spec 7.1)."""
         assert self.dtype is not None and self.layout is not None and self.fields is not None
@@ -360,7 +367,7 @@ def _expected_payload(record: TensorRecord) -> int:
     if not isinstance(record.fields, RawFields):
         return 0
     assert record.dtype is not None
-    return record.n_elements * (record.dtype.itemsize - len(record.fields.coded_planes))
+    return record.n_stored * (record.dtype.itemsize - len(record.fields.coded_planes))
 
 
 def _read_name(cursor: ByteCursor, previous_name: str) -> str:
@@ -385,6 +392,8 @@ def _read_fields(
 ) -> Fields:
     if layout is Layout.RAW:
         return read_raw(cursor, dtype, counts)
+    if layout is Layout.RAW_SPARSE:
+        return read_raw_sparse(cursor, dtype, math.prod(shape), counts)
     if layout is Layout.CONSTANT:
         if 0 in shape:
             raise cursor.corrupt("an empty tensor has no constant")

@@ -18,6 +18,7 @@ from nqformat import (
     GroupedCodebook,
     GroupedTensor,
     HashedTensor,
+    RawTensor,
     Scales,
 )
 
@@ -154,6 +155,30 @@ def hashed_matrix() -> bytes:
     return nqformat.save(tensors, edge=True)
 
 
+def preset_dictionary() -> bytes:
+    """Return a file whose directory, graph and metadata are deflated behind the preset dictionary."""
+    tensors = {
+        f"fc{i}.{part}": np.full(4 * i, i, np.float32) for i in range(1, 7) for part in ("weight", "bias")
+    }
+    graph = b"".join(b'\x12\x01%c"\x04Gemm*\r\n\x06transB\x18\x01\xa0\x01\x02' % (97 + i) for i in range(5))
+    return nqformat.save(tensors, graph=graph, metadata={"method": "kmeans", "seed": 1})
+
+
+def raw_sparse() -> bytes:
+    """Return a file of pruned float16, bfloat16 and int32 arrays with their own bits."""
+    numbers = np.arange(600)
+    kept = numbers * 13 % 29 < 4
+    weights = np.where(kept, np.sin(numbers).round(2), 0).astype(np.float32)
+    weights[numbers % 200 == 7] = -0.0
+    brain = np.where(kept, 0x3F80 + numbers % 90, 0).astype(np.uint16)[:400]
+    tensors = {
+        "weights": weights.reshape(20, 30).astype(np.float16),
+        "brain": RawTensor(bits=brain.reshape(4, 100), dtype=DType.BFLOAT16),
+        "numbers": np.where(numbers % 17 == 3, numbers * numbers, 0).astype(np.int32),
+    }
+    return nqformat.save(tensors, edge=True)
+
+
 VALID = {
     "001-worked-example": worked_example,
     "002-tans": tans_codes,
@@ -162,6 +187,8 @@ VALID = {
     "005-scales": scaled_channels,
     "006-grouped-codebooks": grouped_codebooks,
     "007-hashed": hashed_matrix,
+    "008-preset-dictionary": preset_dictionary,
+    "009-raw-sparse": raw_sparse,
 }
 
 

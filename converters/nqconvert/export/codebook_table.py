@@ -15,6 +15,7 @@ from .restore import TensorFile
 
 MAX_ENTRIES = 1 << 16
 _MAX_COUNTED_RANGE = 1 << 20
+_RAW = (Layout.RAW, Layout.RAW_SPARSE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,11 +68,11 @@ def read_table(file: TensorFile, info: TensorInfo) -> CodebookTable | str:
     """
     if info.dtype is None or not info.dtype.is_float:
         return "not floating point"
-    if info.layout is Layout.RAW:
+    if info.layout in _RAW:
         return "stored raw in the file"
     if info.n_elements == 0:
         return "empty"
-    if info.layout is Layout.VIEW and any(file.info(name).layout is Layout.RAW for name in info.sources):
+    if info.layout is Layout.VIEW and any(file.info(name).layout in _RAW for name in info.sources):
         return "view of a tensor stored raw in the file"
     if info.codebook_groups > 1 or info.codebook_width > 1:
         grouped = file.get_grouped(info.name)
