@@ -59,20 +59,28 @@ class Workbench:
             sensitivities={"none": None},
         )
 
-    def measure(self, method: str) -> float:
-        """Measure sensitivities on the calibration images; returns the seconds."""
+    def measure(self, method: str, inputs: np.ndarray | None = None) -> float:
+        """Measure sensitivities, on the calibration images if not told otherwise; returns the seconds."""
+        calibration = self.network.calibration if inputs is None else inputs
         started = time.perf_counter()
         weights = {name: array for name, array in self.source.tensors.items() if is_weight(array)}
         found, _ = source_sensitivities(
             self.source,
             weights,
             method,
-            StageData(module=self.network.module, calibration=self.network.calibration),
-            SensitivitySettings(samples=len(self.network.calibration)),
+            StageData(module=self.network.module, calibration=calibration),
+            SensitivitySettings(samples=len(calibration)),
         )
         assert found is not None
         self.sensitivities[method] = found
         return time.perf_counter() - started
+
+    def measure_without_data(self, n_inputs: int = 500) -> None:
+        """Measure sensitivities on normally distributed random inputs, under the name ``noise``."""
+        shape = (n_inputs, *self.network.calibration.shape[1:])
+        inputs = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+        self.measure("becker", inputs)
+        self.sensitivities["noise"] = self.sensitivities.pop("becker")
 
     def add_root(self, method: str) -> None:
         """Add square roots of measured sensitivities under the name ``root-...``."""

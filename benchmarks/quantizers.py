@@ -47,10 +47,10 @@ GOALS: dict[str, list[dict[str, Any]]] = {
         for p in (0.03, 0.06, 0.12)
     ],
     "without data": [
-        *({"method": "uniform", "sensitivity": "none", "step": s} for s in (0.8, 1.0, 1.2, 1.4)),
+        {"method": "uniform", "sensitivity": "none", "step": 1.0},
         *(
-            {"method": "ecsq", "sensitivity": "none", "clusters": 32, "rate_penalty": p}
-            for p in (0.06, 0.12, 0.2)
+            {"method": "ecsq", "sensitivity": "root-noise", "clusters": 32, "rate_penalty": p}
+            for p in (0.05, 0.055, 0.06, 0.065, 0.07)
         ),
     ],
 }
@@ -133,6 +133,9 @@ def goals(network: str, label: str) -> dict[str, Any]:
     if label == "with fisher":
         bench.measure("fisher")
         bench.add_root("fisher")
+    else:
+        bench.measure_without_data()
+        bench.add_root("noise")
     train, test = bench.original(bench.network.training)[1], bench.original(bench.network.test)[1]
     best: tuple[int, bytes, dict[str, Any], float] | None = None
     for settings in GOALS[label]:

@@ -51,6 +51,7 @@ def convert(
     rate_penalty: float | None = None,
     sensitivity: str | None = None,
     samples: int | None = None,
+    sensitivity_power: float | None = None,
     calibration: Any = None,
     loss: Callable[[Any, Any], Any] | None = None,
     optimizer_state: Any = None,
@@ -85,7 +86,9 @@ def convert(
     evaluate : callable, optional
         Takes a function from feeds to outputs and returns an accuracy; called for the original and for the
         file.
-    method, clusters, scope, density, rest, step, rate_penalty, sensitivity, samples, seed : optional
+    method, clusters, scope, density, rest, step, rate_penalty : optional
+        Override single settings of the preset; see :class:`~nqconvert.presets.ConvertSettings`.
+    sensitivity, samples, sensitivity_power, seed : optional
         Override single settings of the preset; see :class:`~nqconvert.presets.ConvertSettings`.
     calibration : array, tuple, mapping or iterable, optional
         Inputs, or inputs with targets, to measure sensitivities on; see
@@ -140,6 +143,7 @@ def convert(
         rate_penalty=rate_penalty,
         sensitivity=sensitivity,
         samples=samples,
+        sensitivity_power=sensitivity_power,
         seed=seed,
     )
     target = Target(bits=target_bits, size=target_size, ratio=target_ratio)
