@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,22 +13,6 @@ from torch import nn
 
 _CIFAR_MEAN = np.float32([0.485, 0.456, 0.406])
 _CIFAR_STD = np.float32([0.229, 0.224, 0.225])
-
-
-def data_folder() -> Path:
-    """The folder that NQZ_DATA names; ends the program with a clear message if it is not there."""
-    folder = os.environ.get("NQZ_DATA")
-    if not folder or not (Path(folder) / "load.py").exists():
-        raise SystemExit("set NQZ_DATA to the folder with load.py, mnist, pruned_lenets and the other data")
-    return Path(folder)
-
-
-def loaders(folder: Path) -> Any:
-    found = importlib.util.spec_from_file_location("nqz_data_load", folder / "load.py")
-    assert found is not None and found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
 
 
 class LeNet300(nn.Module):

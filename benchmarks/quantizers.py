@@ -20,8 +20,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from harness import RESULTS, machine, write
-from networks import NETWORKS, data_folder, loaders
+from harness import RESULTS, loaders, machine, required_data_folder, write
+from networks import NETWORKS
 from quantizer_costs import memory, speed
 from quantizer_curves import Point, Workbench, against_first, base_settings
 
@@ -100,7 +100,7 @@ def curve(bench: Workbench, name: str, *, scope: str) -> list[Point]:
 
 def ordering(network: str) -> dict[str, Any]:
     """Choi et al.'s order of methods, and one codebook for all layers against one for each."""
-    folder = data_folder()
+    folder = required_data_folder()
     bench = Workbench.of(NETWORKS[network](folder, loaders(folder)))
     seconds = bench.measure("fisher")
     bench.add_root("fisher")
@@ -128,7 +128,7 @@ def ordering(network: str) -> dict[str, Any]:
 
 def goals(network: str, label: str) -> dict[str, Any]:
     """The smallest file whose accuracy on training images drops by at most 0.1 point; test images once."""
-    folder = data_folder()
+    folder = required_data_folder()
     bench = Workbench.of(NETWORKS[network](folder, loaders(folder)))
     if label == "with fisher":
         bench.measure("fisher")

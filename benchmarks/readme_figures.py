@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
+
+from harness import read
 
 ROOT = Path(__file__).parents[1]
 START, STOP = "<!-- figures: start -->", "<!-- figures: stop -->"
@@ -41,14 +42,54 @@ def whole_path(results: dict[str, Any]) -> list[str]:
     return lines
 
 
+def codec(results: dict[str, Any]) -> list[str]:
+    """Table of real networks: whole files beside the coded indices alone of other coders."""
+    lines = [
+        "Weight matrices as k-means makes them (16 or 32 clusters a layer; SqueezeNet as published), bytes",
+        "over the order-0 entropy of the indices: `nqz` counts the whole file with codebooks and checksums,",
+        "the others their coded indices alone. Speed is of decoding on one core, `nqz` from an open file to",
+        "float32, the others to indices (`benchmarks/codec.py`, picture in `benchmarks/results/codec.png`):",
+        "",
+        "| network | entropy, bytes | nqz (size) | nqz (speed) | NNCodec | constriction | zstd -19 | "
+        "Msymbols/s: nqz (speed) | NNCodec | zstd -19 |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, row in results.get("networks", {}).items():
+        sizes = [
+            f"{row['coders'][coder]['over_entropy']:.3f}" if coder in row["coders"] else ""
+            for coder in ("nqz size", "nqz speed", "NNCodec", "constriction", "zstd -19")
+        ]
+        speeds = [
+            f"{row['coders'][coder]['decode_msymbols_per_second']:,.0f}" if coder in row["coders"] else ""
+            for coder in ("nqz speed, open", "NNCodec", "zstd -19")
+        ]
+        lines.append(f"| {name} | {row['entropy_bytes']:,.0f} | {' | '.join([*sizes, *speeds])} |")
+    return lines
+
+
+def huge(results: dict[str, Any]) -> str:
+    """One line on the huge tensor."""
+    written, read = results["write"], results["read"]
+    return (
+        f"One tensor of {results['elements']:,} weights, 16 values: written in {written['seconds']:.0f} s "
+        f"({written['peak_bytes'] / 1e9:.1f} GB of memory at most), read in {read['seconds']:.1f} s "
+        f"({read['peak_bytes'] / 1e9:.1f} GB, {read['array_bytes'] / 1e9:.1f} of them the float32 tensor), "
+        "equal (`benchmarks/huge.py`)."
+    )
+
+
 def main() -> None:
     """Replace the block between the markers."""
-    results = json.loads((ROOT / "benchmarks" / "results" / "whole_path.json").read_text())
     readme = ROOT / "README.md"
     text = readme.read_text()
     head, _, rest = text.partition(START)
     _, _, tail = rest.partition(STOP)
-    block = "\n".join(["", *whole_path(results), ""])
+    lines = ["", *whole_path(read("whole_path")), ""]
+    if (measured := read("codec")).get("networks"):
+        lines += [*codec(measured), ""]
+    if measured := read("huge"):
+        lines += [huge(measured), ""]
+    block = "\n".join(lines)
     readme.write_text(f"{head}{START}{block}{STOP}{tail}")
 
 

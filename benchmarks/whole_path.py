@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from networks import LeNet5, LeNet300, data_folder, loaders, mnist_images
+from harness import loaders, required_data_folder
+from networks import LeNet5, LeNet300, mnist_images
 
 import nqconvert
 import nqformat
@@ -129,7 +130,7 @@ def _lenet_line(row: dict[str, Any]) -> str:
 
 def main() -> None:
     torch.set_num_threads(1)
-    folder = data_folder()
+    folder = required_data_folder()
     load = loaders(folder)
     results: dict[str, Any] = {
         "python": platform.python_version(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .errors import CorruptError, TruncatedError
+from .errors import CorruptError
 
 
 class BitWriter:
@@ -50,7 +50,7 @@ class BitReader:
     def get(self, width: int) -> int:
         """Read `width` bits, lowest first."""
         if width > self._left:
-            raise TruncatedError("bit string ends early", section=self._section)
+            raise CorruptError("bit string ends early", section=self._section)
         value = self._value & ((1 << width) - 1)
         self._value >>= width
         self._left -= width

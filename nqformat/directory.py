@@ -13,6 +13,7 @@ from .errors import CorruptError, LimitExceededError, UnsupportedFeatureError
 from .limits import Limits
 from .partition import partition_slices
 from .prefix_code import PrefixCode
+from .references import check_hashed, check_view
 from .streams import Code, Codec, StreamKind, StreamRecord
 from .tans import KIND_TANS, TansCode
 from .tensor import Layout
@@ -21,7 +22,6 @@ from .tensor_records import (
     PackedFields,
     RawFields,
     TensorRecord,
-    check_view,
     read_tensor_record,
 )
 
@@ -91,7 +91,8 @@ class Directory:
         A string says why this reader does not support the item; tensors that use it cannot be read.
     slices : dict
         (tensor number, role) to StreamSlice; roles are ``values``, ``positions`` and ``plane0`` to
-        ``plane7``; with a partition ``classes``, ``alive``, ``values0``, ``positions0``, ``values1``, ...
+        ``plane7``; with a partition ``classes``, ``alive``, ``values0``, ``positions0``, ``values1``, ...; of
+        scales ``scales0`` to ``scales3``.
     slice_lengths : list of list of int
         For each stream, the lengths of its slices in order.
     """
@@ -109,15 +110,17 @@ class Directory:
         """Give the tensor that is about to be appended its slices: the next of each stream it names."""
         fields = record.fields
         number = len(self.tensors)
+        if isinstance(fields, PackedFields) and fields.scales is not None:
+            planes = fields.scales.planes
+            for plane, stream in zip(planes.coded_planes, planes.streams, strict=True):
+                self._add_slice(number, f"scales{plane}", stream, fields.scales.n_scales)
         if isinstance(fields, PackedFields) and fields.partition is not None:
             for role, stream, _, n_numbers in partition_slices(record, fields.partition):
                 self._add_slice(number, role, stream, n_numbers)
         elif isinstance(fields, PackedFields):
             self._add_slice(number, "values", fields.value_stream, fields.n_stored)
             if fields.position_stream is not None:
-                n_positions = (
-                    fields.n_stored if record.layout is Layout.SPARSE else -(-record.n_elements // 8)
-                )
+                n_positions = fields.n_stored if record.layout is Layout.SPARSE else -(-record.n_units // 8)
                 self._add_slice(number, "positions", fields.position_stream, n_positions)
         elif isinstance(fields, RawFields):
             for plane, stream in zip(fields.coded_planes, fields.streams, strict=True):
@@ -149,7 +152,6 @@ class _Frame:
     body: ByteCursor
     payload_start_abs: int
     payload_bytes: int
-    has_payload: bool
 
 
 def _frames(cursor: ByteCursor, body_start_abs: int, file_bytes: int) -> Iterator[_Frame]:
@@ -173,7 +175,6 @@ def _frames(cursor: ByteCursor, body_start_abs: int, file_bytes: int) -> Iterato
             body=body,
             payload_start_abs=position,
             payload_bytes=payload_bytes,
-            has_payload=has_payload,
         )
         position += payload_bytes
     if position != file_bytes:
@@ -204,14 +205,15 @@ def parse_directory(plain: bytes, body_start_abs: int, file_bytes: int, limits: 
     for frame in _frames(ByteCursor(plain, "DIRECTORY"), body_start_abs, file_bytes):
         if frame.kind not in tuple(RecordKind) and frame.critical:
             raise UnsupportedFeatureError(f"record kind {frame.kind} is unknown to this reader")
-        if frame.kind not in tuple(RecordKind) or frame.kind == RecordKind.PADDING:
+        if frame.kind not in tuple(RecordKind):
             continue
         if frame.critical != (frame.kind not in _ANCILLARY):
             raise frame.body.corrupt(f"record kind {frame.kind} has the wrong critical bit")
         if frame.kind < stage:
             raise frame.body.corrupt("records are out of order")
         stage = frame.kind
-        _parse_record(directory, frame, names, limits)
+        if frame.kind != RecordKind.PADDING:
+            _parse_record(directory, frame, names, limits)
     return directory
 
 
@@ -253,7 +255,7 @@ def _finish(body: ByteCursor) -> None:
 
 
 def _parse_table(frame: _Frame) -> Code:
-    if frame.has_payload:
+    if frame.payload_bytes:
         raise frame.body.corrupt("a code table has no payload")
     kind = frame.body.u8()
     return TansCode.read(frame.body) if kind == KIND_TANS else PrefixCode.read(frame.body, kind)
@@ -312,7 +314,7 @@ def _parse_tensor(directory: Directory, frame: _Frame, names: set[str], limits: 
     if len(directory.tensors) >= limits.n_tensors:
         raise LimitExceededError(f"more than {limits.n_tensors} tensors", section="TENSOR")
     counts = DirectoryCounts(
-        codebooks=len(directory.codebooks), streams=len(directory.streams), tensors=len(directory.tensors)
+        codebooks=directory.codebooks, streams=len(directory.streams), tensors=len(directory.tensors)
     )
     previous = directory.tensors[-1].name if directory.tensors else ""
     record = read_tensor_record(frame.body, previous, counts, frame.payload_start_abs, frame.payload_bytes)
@@ -325,6 +327,8 @@ def _parse_tensor(directory: Directory, frame: _Frame, names: set[str], limits: 
         _check_streams(directory, record)
         if record.layout is Layout.VIEW:
             check_view(record, directory.tensors)
+        elif record.layout is Layout.HASHED:
+            check_hashed(record, directory.tensors)
         directory.add_slices(record)
     directory.tensors.append(record)
 
@@ -342,6 +346,8 @@ def _check_streams(directory: Directory, record: TensorRecord) -> None:
     """Require that the streams of a tensor are of the kind its layout needs."""
     fields = record.fields
     wanted: list[tuple[int, StreamKind]] = []
+    if isinstance(fields, PackedFields) and fields.scales is not None:
+        wanted.extend((stream, StreamKind.PLANE) for stream in fields.scales.planes.streams)
     if isinstance(fields, PackedFields) and fields.partition is not None:
         slices = partition_slices(record, fields.partition)
         wanted.extend((stream, kind) for _, stream, kind, _ in slices)

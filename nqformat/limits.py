@@ -41,3 +41,5 @@ class Limits:
 
 MAX_RANK = 8
 MAX_NAME_BYTES = 1024
+MAX_ELEMENTS = 1 << 60
+"""Of a tensor, dims of 0 left out of the product, so that NumPy can hold the shape."""

@@ -312,6 +312,8 @@ def read_chunk_index(record: StreamRecord, payload: memoryview, slice_lengths: l
     cursor = ByteCursor(payload, "STREAM", record.payload_start_abs)
     sizes: list[tuple[tuple[int, ...], int, int]] = []
     spans = chunk_grid(slice_lengths, record.chunk_log2)
+    if len(spans) > record.payload_bytes:
+        raise cursor.corrupt(f"{len(spans)} chunks in {record.payload_bytes} bytes")
     scan_start = 0
     for span in spans:
         n_coded = cursor.varint()

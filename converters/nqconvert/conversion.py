@@ -49,6 +49,8 @@ def convert(
     rest: str | None = None,
     step: float | None = None,
     rate_penalty: float | None = None,
+    width: int | None = None,
+    product: bool | None = None,
     sensitivity: str | None = None,
     samples: int | None = None,
     sensitivity_power: float | None = None,
@@ -86,7 +88,7 @@ def convert(
     evaluate : callable, optional
         Takes a function from feeds to outputs and returns an accuracy; called for the original and for the
         file.
-    method, clusters, scope, density, rest, step, rate_penalty : optional
+    method, clusters, scope, density, rest, step, rate_penalty, width, product : optional
         Override single settings of the preset; see :class:`~nqconvert.presets.ConvertSettings`.
     sensitivity, samples, sensitivity_power, seed : optional
         Override single settings of the preset; see :class:`~nqconvert.presets.ConvertSettings`.
@@ -141,6 +143,8 @@ def convert(
         rest=rest,
         step=step,
         rate_penalty=rate_penalty,
+        width=width,
+        product=product,
         sensitivity=sensitivity,
         samples=samples,
         sensitivity_power=sensitivity_power,

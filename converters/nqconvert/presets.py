@@ -26,8 +26,8 @@ class ConvertSettings:
         Name of a quantizer, ``none`` for lossless.
     clusters : int
         Most codebook entries, not counting the zero of pruned tensors.
-    scope : {"layer", "global"}
-        One codebook for each tensor or one for all.
+    scope : {"layer", "global", "channel"}
+        One codebook for each tensor, one for all, or one for each channel.
     density : float or None
         Share of weights that pruning keeps; None leaves the zeros that are there.
     smaller_of_lossless : bool
@@ -38,6 +38,10 @@ class ConvertSettings:
         Step of uniform grids, in units of the root mean square (method ``uniform``).
     rate_penalty : float or None
         Cost of one bit as a share of the mean square (method ``ecsq``).
+    width : int
+        Elements of an entry (method ``vq``).
+    product : bool
+        A codebook for each place in a row (method ``vq``).
     sensitivity : str
         How errors of weights are weighted: a name of :func:`nqconvert.sensitivity.sensitivity_names`, or
         ``auto`` for what the model and the data allow.
@@ -57,6 +61,8 @@ class ConvertSettings:
     rest: str = "float32"
     step: float | None = None
     rate_penalty: float | None = None
+    width: int = 4
+    product: bool = False
     sensitivity: str = "none"
     samples: int = 1000
     sensitivity_power: float = 1.0
@@ -81,6 +87,8 @@ class ConvertSettings:
             codebook_dtype=DType.FLOAT16,
             step=self.step,
             rate_penalty=self.rate_penalty,
+            width=self.width,
+            product=self.product,
             seed=self.seed,
         )
 
@@ -144,6 +152,10 @@ PRESETS: dict[str, Preset] = {
     "inq": Preset(
         settings=ConvertSettings(preset="inq", method="inq", clusters=16, smaller_of_lossless=False),
         purpose="Zhou et al. 2017: zero and powers of two, 5 bits, without the retraining",
+    ),
+    "vq": Preset(
+        settings=ConvertSettings(preset="vq", method="vq"),
+        purpose="Gong et al. 2014: k-means of 4 weights at a time, 256 entries for each tensor",
     ),
 }
 

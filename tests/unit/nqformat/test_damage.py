@@ -93,7 +93,7 @@ def test_an_unknown_critical_flag_is_refused_and_an_ancillary_one_is_not(small_f
         nqformat.load(reseal(bytes(content)))
     content = bytearray(small_file)
     content[11] = 0x55
-    assert len(nqformat.load(reseal(bytes(content)))) == 15
+    assert len(nqformat.load(reseal(bytes(content)))) == 18
 
 
 def test_mutants_with_repaired_checksums_never_raise_a_foreign_error(
