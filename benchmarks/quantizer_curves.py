@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from networks import Labelled, Network
 
+import nqformat
 from nqconvert import load_source
 from nqconvert.encoding import Encoding
 from nqconvert.presets import ConvertSettings
@@ -20,6 +21,7 @@ from nqconvert.quantization import QuantizedModel, is_weight
 from nqconvert.sensitivity.settings import SensitivitySettings
 from nqconvert.sensitivity.stage import StageData, source_sensitivities
 from nqformat import Codebook, CodebookTensor
+from nqformat.accounting import account
 from nqruntime import InferenceSession
 
 Sensitivities = Mapping[str, np.ndarray] | None
@@ -95,6 +97,12 @@ class Workbench:
         encoding = self.encoding(settings.sensitivity)
         model = encoding.quantize(settings)
         return encoding.content(settings, model), model
+
+    @staticmethod
+    def graph_bytes(content: bytes) -> int:
+        """What the graph takes in a file; coders of tensors alone do not store it."""
+        with nqformat.from_bytes(content) as file:
+            return account(file).graph
 
     def judge(self, content: bytes, data: Labelled) -> tuple[float, float]:
         """Cross entropy and accuracy of a file on images, through ONNX Runtime."""

@@ -11,7 +11,7 @@ from typing import Any
 from nqformat.dtypes import DType
 from nqformat.errors import ConversionError
 from nqformat.files import replaced_when_done
-from nqformat.tensor import ViewTensor
+from nqformat.tensor import HashedTensor, ViewTensor
 
 from .encoding import Encoding
 from .memory import PeakMemory, StageClock
@@ -288,7 +288,7 @@ def _check_losses(
     quantized = {
         name: tensor.decode()
         for name, tensor in made.items()
-        if not isinstance(tensor, ViewTensor) and tensor.dtype is DType.FLOAT32
+        if not isinstance(tensor, HashedTensor | ViewTensor) and tensor.dtype is DType.FLOAT32
     }
     try:
         return _LossCheck(found=check_losses(source, quantized, sensitivities, calibration, settings))
