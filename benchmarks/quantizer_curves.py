@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from networks import Labelled, Network
 
+import nqformat
 from nqconvert import load_source
 from nqconvert.encoding import Encoding
 from nqconvert.presets import ConvertSettings
@@ -20,6 +21,7 @@ from nqconvert.quantization import QuantizedModel, is_weight
 from nqconvert.sensitivity.settings import SensitivitySettings
 from nqconvert.sensitivity.stage import StageData, source_sensitivities
 from nqformat import Codebook, CodebookTensor
+from nqformat.accounting import account
 from nqruntime import InferenceSession
 
 Sensitivities = Mapping[str, np.ndarray] | None
@@ -59,20 +61,28 @@ class Workbench:
             sensitivities={"none": None},
         )
 
-    def measure(self, method: str) -> float:
-        """Measure sensitivities on the calibration images; returns the seconds."""
+    def measure(self, method: str, inputs: np.ndarray | None = None) -> float:
+        """Measure sensitivities, on the calibration images if not told otherwise; returns the seconds."""
+        calibration = self.network.calibration if inputs is None else inputs
         started = time.perf_counter()
         weights = {name: array for name, array in self.source.tensors.items() if is_weight(array)}
         found, _ = source_sensitivities(
             self.source,
             weights,
             method,
-            StageData(module=self.network.module, calibration=self.network.calibration),
-            SensitivitySettings(samples=len(self.network.calibration)),
+            StageData(module=self.network.module, calibration=calibration),
+            SensitivitySettings(samples=len(calibration)),
         )
         assert found is not None
         self.sensitivities[method] = found
         return time.perf_counter() - started
+
+    def measure_without_data(self, n_inputs: int = 500) -> None:
+        """Measure sensitivities on normally distributed random inputs, under the name ``noise``."""
+        shape = (n_inputs, *self.network.calibration.shape[1:])
+        inputs = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+        self.measure("becker", inputs)
+        self.sensitivities["noise"] = self.sensitivities.pop("becker")
 
     def add_root(self, method: str) -> None:
         """Add square roots of measured sensitivities under the name ``root-...``."""
@@ -87,6 +97,12 @@ class Workbench:
         encoding = self.encoding(settings.sensitivity)
         model = encoding.quantize(settings)
         return encoding.content(settings, model), model
+
+    @staticmethod
+    def graph_bytes(content: bytes) -> int:
+        """What the graph takes in a file; coders of tensors alone do not store it."""
+        with nqformat.from_bytes(content) as file:
+            return account(file).graph
 
     def judge(self, content: bytes, data: Labelled) -> tuple[float, float]:
         """Cross entropy and accuracy of a file on images, through ONNX Runtime."""

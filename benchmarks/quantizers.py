@@ -24,6 +24,7 @@ from harness import RESULTS, loaders, machine, required_data_folder, write
 from networks import NETWORKS
 from quantizer_costs import memory, speed
 from quantizer_curves import Point, Workbench, against_first, base_settings
+from quantizer_reasons import reasons
 
 CURVES: dict[str, dict[str, Any]] = {
     "kmeans": {"method": "kmeans", "sensitivity": "none"},
@@ -47,10 +48,11 @@ GOALS: dict[str, list[dict[str, Any]]] = {
         for p in (0.03, 0.06, 0.12)
     ],
     "without data": [
-        *({"method": "uniform", "sensitivity": "none", "step": s} for s in (0.8, 1.0, 1.2, 1.4)),
+        {"method": "uniform", "sensitivity": "none", "step": 1.0},
         *(
-            {"method": "ecsq", "sensitivity": "none", "clusters": 32, "rate_penalty": p}
-            for p in (0.06, 0.12, 0.2)
+            {"method": "ecsq", "sensitivity": "root-noise", "clusters": k, "rate_penalty": p}
+            for k in (24, 32, 48)
+            for p in (0.06, 0.065, 0.07, 0.08)
         ),
     ],
 }
@@ -133,6 +135,9 @@ def goals(network: str, label: str) -> dict[str, Any]:
     if label == "with fisher":
         bench.measure("fisher")
         bench.add_root("fisher")
+    else:
+        bench.measure_without_data()
+        bench.add_root("noise")
     train, test = bench.original(bench.network.training)[1], bench.original(bench.network.test)[1]
     best: tuple[int, bytes, dict[str, Any], float] | None = None
     for settings in GOALS[label]:
@@ -149,11 +154,23 @@ def goals(network: str, label: str) -> dict[str, Any]:
     return {
         "original": {"training": train, "test": test},
         "file_bytes": best[0],
+        "bytes_without_graph": best[0] - bench.graph_bytes(best[1]),
         "settings": best[2],
         "training": best[3],
         "test": after,
         "nncodec_bytes": NNCODEC_BYTES[network],
     }
+
+
+def why(network: str) -> dict[str, Any]:
+    """What makes the order of methods: see quantizer_reasons.py."""
+    folder = required_data_folder()
+    bench = Workbench.of(NETWORKS[network](folder, loaders(folder)))
+    bench.measure("fisher")
+    found = reasons(bench)
+    for label, ratios in found.items():
+        print(f"{network}, sensitivities {label}: {ratios}", flush=True)
+    return found
 
 
 def read_results() -> dict[str, Any]:
@@ -174,6 +191,7 @@ def save_results(changes: dict[str, Any]) -> None:
 PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     **{f"ordering {name}": partial(ordering, name) for name in NETWORKS},
     **{f"goals {name} {label}": partial(goals, name, label) for name in NNCODEC_BYTES for label in GOALS},
+    **{f"why {name}": partial(why, name) for name in NETWORKS},
     "speed": speed,
     "memory": memory,
 }

@@ -9,6 +9,7 @@ from harness import read
 
 ROOT = Path(__file__).parents[1]
 START, STOP = "<!-- figures: start -->", "<!-- figures: stop -->"
+QUANTIZER_MARKS = "<!-- quantizers: start -->", "<!-- quantizers: stop -->"
 
 
 def whole_path(results: dict[str, Any]) -> list[str]:
@@ -78,19 +79,66 @@ def huge(results: dict[str, Any]) -> str:
     )
 
 
+def quantizers(results: dict[str, Any]) -> list[str]:
+    """Tables of the quantizers: the parts that were measured."""
+    lines = []
+    orders = {k.partition(" ")[2]: v for k, v in results.items() if k.startswith("ordering ")}
+    if orders:
+        names = list(next(iter(orders.values()))["huffman"]["ratio"])
+        lines += [
+            "One codebook for all layers, whole files at equal loss on test images, k-means = 1; a curve through",
+            "several rates decides each figure (`benchmarks/quantizers.py`):",
+            "",
+            f"| network | {' | '.join(names)} | hessian-kmeans, fixed-length codes | one codebook a layer |",
+            f"|---|{'---|' * (len(names) + 2)}",
+        ]
+        for network, row in orders.items():
+            cells = [f"{ratio:.3f}" for ratio in row["huffman"]["ratio"].values()]
+            fixed = f"{row['fixed_length']['ratio']['hessian-kmeans']:.3f}"
+            scopes = ", ".join(
+                f"{n}: {v['ratio']['per layer']:.3f} of joint" for n, v in row["scope"].items()
+            )
+            lines.append(f"| {network} | {' | '.join(cells)} | {fixed} | {scopes} |")
+        lines.append("")
+    chosen = {k.partition(" ")[2]: v for k, v in results.items() if k.startswith("goals ")}
+    if chosen:
+        lines += [
+            "No retraining, rate chosen so that at most 0.1 point is lost on training images; tensors alone is",
+            "what NNCodec's bytes are of:",
+            "",
+            "| network | method | file | tensors alone | NNCodec | test accuracy |",
+            "|---|---|---|---|---|---|",
+        ]
+        for label, row in chosen.items():
+            before, after = 100 * row["original"]["test"], 100 * row["test"]
+            method = f"{row['settings']['method']}, {row['settings']['sensitivity']}"
+            lines.append(
+                f"| {label} | {method} | {row['file_bytes']:,} | {row['bytes_without_graph']:,} | "
+                f"{row['nncodec_bytes']:,} | {before:.2f} -> {after:.2f} % |"
+            )
+    return lines
+
+
+def replaced(text: str, start: str, stop: str, lines: list[str]) -> str:
+    """Put lines between two markers."""
+    head, _, rest = text.partition(start)
+    _, _, tail = rest.partition(stop)
+    return "\n".join([f"{head}{start}", *lines, f"{stop}{tail}"])
+
+
 def main() -> None:
-    """Replace the block between the markers."""
+    """Replace the blocks between the markers."""
     readme = ROOT / "README.md"
     text = readme.read_text()
-    head, _, rest = text.partition(START)
-    _, _, tail = rest.partition(STOP)
-    lines = ["", *whole_path(read("whole_path")), ""]
+    lines = [*whole_path(read("whole_path")), ""]
     if (measured := read("codec")).get("networks"):
         lines += [*codec(measured), ""]
     if measured := read("huge"):
         lines += [huge(measured), ""]
-    block = "\n".join(lines)
-    readme.write_text(f"{head}{START}{block}{STOP}{tail}")
+    text = replaced(text, START, STOP, lines[:-1])
+    if measured := quantizers(read("quantizers")):
+        text = replaced(text, *QUANTIZER_MARKS, measured)
+    readme.write_text(text)
 
 
 if __name__ == "__main__":

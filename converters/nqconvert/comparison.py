@@ -45,6 +45,7 @@ def compare(
     optimizer_state: Any = None,
     sensitivity: str = "auto",
     samples: int = 1000,
+    sensitivity_power: float = 1.0,
     scope: str = "global",
     density: float | None = None,
     baselines: bool = True,
@@ -70,6 +71,8 @@ def compare(
     sensitivity : str
         As in :class:`~nqconvert.presets.ConvertSettings`; used by the methods that weight errors.
     samples : int
+    sensitivity_power : float
+        As in :class:`~nqconvert.presets.ConvertSettings`.
     scope : {"global", "layer"}
     density : float, optional
         Share of weights that magnitude pruning keeps, without retraining.
@@ -100,6 +103,7 @@ def compare(
         density=density,
         sensitivity=sensitivity,
         samples=samples,
+        sensitivity_power=sensitivity_power,
         seed=seed,
     )
     network = load_network(model, settings, example_inputs=example_inputs, weights=weights, progress=say)

@@ -11,7 +11,7 @@ from typing import Any
 from nqformat.dtypes import DType
 from nqformat.errors import ConversionError
 from nqformat.files import replaced_when_done
-from nqformat.tensor import ViewTensor
+from nqformat.tensor import HashedTensor, ViewTensor
 
 from .encoding import Encoding
 from .memory import PeakMemory, StageClock
@@ -53,6 +53,7 @@ def convert(
     product: bool | None = None,
     sensitivity: str | None = None,
     samples: int | None = None,
+    sensitivity_power: float | None = None,
     calibration: Any = None,
     loss: Callable[[Any, Any], Any] | None = None,
     optimizer_state: Any = None,
@@ -87,7 +88,9 @@ def convert(
     evaluate : callable, optional
         Takes a function from feeds to outputs and returns an accuracy; called for the original and for the
         file.
-    method, clusters, scope, density, rest, step, rate_penalty, width, product, sensitivity, samples, seed
+    method, clusters, scope, density, rest, step, rate_penalty, width, product : optional
+        Override single settings of the preset; see :class:`~nqconvert.presets.ConvertSettings`.
+    sensitivity, samples, sensitivity_power, seed : optional
         Override single settings of the preset; see :class:`~nqconvert.presets.ConvertSettings`.
     calibration : array, tuple, mapping or iterable, optional
         Inputs, or inputs with targets, to measure sensitivities on; see
@@ -144,6 +147,7 @@ def convert(
         product=product,
         sensitivity=sensitivity,
         samples=samples,
+        sensitivity_power=sensitivity_power,
         seed=seed,
     )
     target = Target(bits=target_bits, size=target_size, ratio=target_ratio)
@@ -284,7 +288,7 @@ def _check_losses(
     quantized = {
         name: tensor.decode()
         for name, tensor in made.items()
-        if not isinstance(tensor, ViewTensor) and tensor.dtype is DType.FLOAT32
+        if not isinstance(tensor, HashedTensor | ViewTensor) and tensor.dtype is DType.FLOAT32
     }
     try:
         return _LossCheck(found=check_losses(source, quantized, sensitivities, calibration, settings))

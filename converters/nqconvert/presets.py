@@ -47,6 +47,8 @@ class ConvertSettings:
         ``auto`` for what the model and the data allow.
     samples : int
         Most calibration samples to measure sensitivities on.
+    sensitivity_power : float
+        Sensitivities are raised to it; 0.5 trusts their extremes less.
     seed : int
     """
 
@@ -63,6 +65,7 @@ class ConvertSettings:
     product: bool = False
     sensitivity: str = "none"
     samples: int = 1000
+    sensitivity_power: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -72,6 +75,8 @@ class ConvertSettings:
             raise ValueError(f"rest must be one of {', '.join(REST_DTYPES)}, not {self.rest!r}")
         if self.samples < 1:
             raise ValueError(f"samples must be at least 1, not {self.samples}")
+        if not self.sensitivity_power > 0:
+            raise ValueError(f"sensitivity_power must be positive, not {self.sensitivity_power}")
         self.quantizer_settings()
 
     def quantizer_settings(self) -> QuantizerSettings:

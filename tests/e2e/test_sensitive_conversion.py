@@ -14,6 +14,8 @@ import nqformat
 import nqruntime
 from nqconvert.cli import main
 from nqconvert.presets import PRESETS
+from nqconvert.sensitivity.settings import SensitivitySettings
+from nqconvert.sensitivity.stage import StageData, source_sensitivities
 from nqconvert.training.fine_tuning import FineTuning, fine_tune_centres
 from nqformat import CodebookTensor, ConversionError
 
@@ -106,6 +108,22 @@ def test_the_report_has_seconds_memory_and_predicted_against_measured_losses(tra
     assert report.peak_bytes is None or report.peak_bytes > 0
     assert "predicted" in str(report) and "seconds: load" in str(report)
     assert json.loads(json.dumps(report.to_json(), allow_nan=False))["loss_check"]["n_samples"] == 200
+
+
+def test_sensitivities_are_raised_to_a_power(trained):
+    module, images, _ = trained
+    source = nqconvert.load_source(module, example_inputs=images[:2])
+    weights = {n: a for n, a in source.tensors.items() if a.ndim > 1}
+    data = StageData(module=module, calibration=images[:40])
+    plain, _ = source_sensitivities(source, weights, "becker", data, SensitivitySettings())
+    root, _ = source_sensitivities(source, weights, "becker", data, SensitivitySettings(power=0.5))
+    assert plain is not None and root is not None and set(root) == set(plain)
+    for name, array in plain.items():
+        np.testing.assert_allclose(root[name], np.sqrt(array), rtol=1e-6)
+    with pytest.raises(ValueError, match="sensitivity_power must be positive"):
+        nqconvert.convert(module, "never.nqz", example_inputs=images[:2], sensitivity_power=0.0)
+    with pytest.raises(ValueError, match="power must be positive"):
+        SensitivitySettings(power=-1.0)
 
 
 def test_losses_are_not_checked_without_need_and_a_reason_is_given_where_they_cannot_be(trained, tmp_path):
