@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import blocks
-from .objects import KernelLibrary, kernel_library
+from .objects import KernelLibrary, Part, is_loaded, kernel_library
 from .reference import (
     count_symbols_reference,
     decode_prefix_reference,
@@ -59,16 +59,16 @@ def _choice() -> str:
     return choice
 
 
-def native(n_symbols: int) -> KernelLibrary | None:
-    """Return the compiled kernels if work on `n_symbols` shall use them, else None."""
+def native(n_symbols: int, part: Part = Part.DECODER) -> KernelLibrary | None:
+    """Return the compiled kernels of a part if work on `n_symbols` shall use them, else None."""
     choice = _choice()
     if choice == "numpy":
         return None
     if choice == "numba":
-        return kernel_library(compile_missing=True)
-    if n_symbols < _WORTH_LOADING_SYMBOLS and not _is_loaded():
+        return kernel_library(part, compile_missing=True)
+    if n_symbols < _WORTH_LOADING_SYMBOLS and not is_loaded(part):
         return None
-    return kernel_library(compile_missing=n_symbols >= _WORTH_COMPILING_SYMBOLS)
+    return kernel_library(part, compile_missing=n_symbols >= _WORTH_COMPILING_SYMBOLS)
 
 
 def use_numba(n_symbols: int) -> bool:
@@ -79,12 +79,6 @@ def use_numba(n_symbols: int) -> bool:
     if choice == "auto" and "numba" not in sys.modules and n_symbols < _WORTH_NUMBA_SYMBOLS:
         return False
     return importlib.util.find_spec("numba") is not None
-
-
-def _is_loaded() -> bool:
-    from .objects import _loader
-
-    return _loader.library is not None
 
 
 def run(library: KernelLibrary, kernel: int, *parameters: int) -> int:
@@ -105,7 +99,7 @@ def decode_table(lengths: tuple[int, ...]) -> DecodeTable | None:
 
     The tables of the last codes are kept: at most 64 of 20 to 80 KB.
     """
-    library = kernel_library(compile_missing=True)
+    library = kernel_library(Part.DECODER, compile_missing=True)
     return None if library is None else build_decode_table(library, lengths)
 
 
@@ -117,7 +111,7 @@ def pack_bits(values: np.ndarray, widths: np.ndarray) -> bytes:
     values : ndarray of uint64, shape (n,), value < 2**width
     widths : ndarray of uint8, shape (n,), each at most 56
     """
-    library = native(values.size)
+    library = native(values.size, Part.ENCODER)
     if library is None:
         return pack_bits_reference(values, widths).tobytes()
     values = np.ascontiguousarray(values, dtype=np.uint64)
@@ -139,7 +133,7 @@ def pack_codes(symbols: np.ndarray, bounds: list[int], codes: np.ndarray, length
         Codewords, first bit lowest.
     lengths : ndarray of uint8, shape (256,), each at most 13
     """
-    library = native(symbols.size)
+    library = native(symbols.size, Part.ENCODER)
     if library is None:
         return [pack_codes_reference(symbols[a:b], codes, lengths) for a, b in pairwise(bounds)]
     symbols = np.ascontiguousarray(symbols, dtype=np.uint8)
@@ -155,7 +149,7 @@ def pack_codes(symbols: np.ndarray, bounds: list[int], codes: np.ndarray, length
 
 def count_symbols(symbols: np.ndarray) -> np.ndarray:
     """Histogram of bytes: int64, shape (256,)."""
-    library = native(symbols.size) if symbols.dtype == np.uint8 else None
+    library = native(symbols.size, Part.ENCODER) if symbols.dtype == np.uint8 else None
     if library is None:
         return count_symbols_reference(symbols)
     symbols = np.ascontiguousarray(symbols)

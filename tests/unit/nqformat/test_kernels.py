@@ -18,12 +18,12 @@ from nqformat import AffineTensor, Codebook, CodebookTensor, DType, RawTensor, k
 from nqformat.chunks import substream_bounds
 from nqformat.errors import FormatError
 from nqformat.hybrid import HybridMapping
-from nqformat.kernels.objects import kernel_library
+from nqformat.kernels.objects import Part, kernel_library
 from nqformat.prefix_code import PrefixCode
 
 ROOT = Path(__file__).parents[3]
 needs_kernels = pytest.mark.skipif(
-    kernel_library(compile_missing=True) is None, reason="no compiled kernels on this machine"
+    kernel_library(Part.DECODER, compile_missing=True) is None, reason="no compiled kernels on this machine"
 )
 PAGE = mmap.PAGESIZE
 

@@ -1,0 +1,23 @@
+"""Entry of the encoding kernels, compiled by Numba into one function; imported on compilation only.
+
+As ``decoder.py``: no kernel allocates, raises or calls back, and each returns a status.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .blocks import COUNT, PACK_BITS, PACK_CODES
+from .packing import count_symbols, pack_bits, pack_codes
+
+
+def run_kernel(kernel, block):  # type: ignore[no-untyped-def]
+    """Run kernel number `kernel` on the parameters at address `block`: int64 of two int64."""
+    start = np.uint64(block)
+    if kernel == PACK_CODES:
+        return pack_codes(start)
+    if kernel == PACK_BITS:
+        return pack_bits(start)
+    if kernel == COUNT:
+        return count_symbols(start)
+    return np.int64(-2)
