@@ -24,7 +24,7 @@ from .grouping import GroupMapping
 from .hybrid import HybridMapping
 from .kernels import blocks
 from .kernels.objects import KernelLibrary
-from .kernels.tables import DecodeTable, spread_table, stream_block
+from .kernels.tables import DecodeTable, spread_table, stream_block, tans_decode_table
 from .streams import ChunkEntry, Code, StreamRecord
 from .tans import TansCode
 
@@ -248,6 +248,12 @@ class _NativeCode:
         )
 
 
+def _library(part: CodedSlice) -> KernelLibrary | None:
+    """Compiled kernels, if the work is worth loading them."""
+    cost = kernels.SLOW_TANS if isinstance(part.code, TansCode) else 1
+    return kernels.native(cost * part.n_numbers)
+
+
 def _native_code(part: CodedSlice, legal: np.ndarray | None) -> _NativeCode | None:
     """Kernel parameters of a slice, or None if the NumPy path must look at each number.
 
@@ -257,7 +263,7 @@ def _native_code(part: CodedSlice, legal: np.ndarray | None) -> _NativeCode | No
         Whether each number may occur; None allows all.
     """
     mapping = part.record.mapping
-    if isinstance(mapping, EscapeMapping) or isinstance(part.code, TansCode):
+    if isinstance(mapping, EscapeMapping):
         return None
     if isinstance(mapping, HybridMapping):
         group, width, highest_symbol = 1, 256, 255
@@ -280,6 +286,9 @@ def _native_code(part: CodedSlice, legal: np.ndarray | None) -> _NativeCode | No
         highest = int(forbidden[0]) - 1 if forbidden.size else 255
         if highest < 0 or allowed[highest + 1 :].any():
             return None
+    elif isinstance(part.code, TansCode):
+        if not allowed[: len(part.code.weights)][np.array(part.code.weights) >= 0].all():
+            return None
     elif part.code.single is not None:
         if not allowed[part.code.single]:
             return None
@@ -289,10 +298,11 @@ def _native_code(part: CodedSlice, legal: np.ndarray | None) -> _NativeCode | No
 
 
 def _with_table(part: CodedSlice, group: int, spread: np.ndarray, highest: int) -> _NativeCode:
-    """Add the decode table of a prefix code."""
-    assert not isinstance(part.code, TansCode)
+    """Add the decode table of a code."""
     table = single = None
-    if part.code is not None:
+    if isinstance(part.code, TansCode):
+        table = tans_decode_table(part.code.decode_table, part.code.table_log2)
+    elif part.code is not None:
         single = part.code.single
         table = None if single is not None else kernels.decode_table(part.code.lengths)
     return _NativeCode(group=group, spread=spread, table=table, single=single, highest=highest)
@@ -314,7 +324,7 @@ def decode_bytes(part: CodedSlice, out: np.ndarray, workers: Workers) -> None:
     out : ndarray of uint8
         Number i of the slice goes to ``out[i]``.
     """
-    library = kernels.native(part.n_numbers)
+    library = _library(part)
     native = None if library is None else _native_code(part, None)
     rest = part.pieces
     if library is not None and native is not None:
@@ -414,7 +424,7 @@ def decode_dense(
     out : ndarray of the storage dtype
         Number ``base + i`` of the slice goes to ``out[i]``; all pieces lie inside.
     """
-    library = kernels.native(part.n_numbers)
+    library = _library(part)
     native = None
     if library is not None and table is not None and isinstance(part.record.mapping, GroupMapping):
         native = _native_code(part, table.legal)
@@ -515,7 +525,7 @@ def _decode_sparse_native(
 ) -> bool:
     """Decode by the kernel if it can; False if nothing was done."""
     mapping = gaps.record.mapping
-    library = kernels.native(part.n_numbers)
+    library = _library(part)
     if library is None or table is None or not isinstance(part.record.mapping, GroupMapping):
         return False
     if not all(p.alone for p in part.pieces) or not all(p.alone for p in gaps.pieces):

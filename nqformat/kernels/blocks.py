@@ -4,7 +4,7 @@ Blocks are int64 arrays. Addresses are those of memory that the caller keeps ali
 
 | block | places |
 |---|---|
-| stream | 0 source, 1 source bytes, 2 kind, 3 table, 4 single-symbol table, 5 window, 6 most symbols of an entry, 7 group, 8 spread (uint64 of the numbers of each symbol), 9 highest symbol (STORED), 10 symbol (SINGLE), 11 rows |
+| stream | 0 source, 1 source bytes, 2 kind, 3 table, 4 single-symbol table, 5 window (TANS: log2 of the states), 6 most symbols of an entry, 7 group, 8 spread (uint64 of the numbers of each symbol), 9 highest symbol (STORED), 10 symbol (SINGLE), 11 rows |
 | row | 0 start of the chunk, 1-4 bytes of the sub-streams, 5 sub-streams, 6 symbols, 7 numbers, 8 extra bytes, 9 place or scan position of the first number, 10 scan position after the last or -1 |
 | DENSE | 0 stream, 1 out, 2 bytes of a value or 0 for the numbers themselves, 3 values, 4 joined values (of the numbers of a group; with groups of one, of pairs of numbers below 16, or 0), 5 and 6 buffers, 7 first row, 8 last row, 9 elements of out |
 | SPARSE | as DENSE, then 10 gap entries, 11 rows of the column scan or 0, 12 its columns, 13 gap stream, 14 buffer, 15 buffer of POSITIONS_TILE int64; returns the scan position after the last number |
@@ -16,13 +16,16 @@ Blocks are int64 arrays. Addresses are those of memory that the caller keeps ali
 | PACK_CODES | 0 symbols, 1 their number, 2 codes (codeword, length << 16), 3 out |
 | PACK_BITS | 0 values, 1 widths, 2 their number, 3 out |
 | COUNT | 0 symbols, 1 their number, 2 four tables |
+| ENCODE_TANS | 0 symbols, 1 their number, 2 bit counts, 3 state offsets, 4 first places, 5 states in the order of (symbol, state), 6 log2 of the states, 7 buffer of an int32 a symbol, 8 out |
 """  # noqa: E501
 
 from __future__ import annotations
 
-BYTES, DENSE, SPARSE, MASK, POPCOUNT, HYBRID, PLANES, TABLE, PACK_CODES, PACK_BITS, COUNT = range(11)
+BYTES, DENSE, SPARSE, MASK, POPCOUNT, HYBRID, PLANES, TABLE = range(8)
 
-STORED, SINGLE, WIDE, NARROW = range(4)
+PACK_CODES, PACK_BITS, COUNT, ENCODE_TANS = range(4)
+
+STORED, SINGLE, WIDE, NARROW, TANS = range(5)
 
 CODED = 11
 """Places of a row."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from .blocks import SINGLE, STORED
+from .blocks import SINGLE, STORED, TANS
 from .memory import load8, load64, load_parameter, store8, store64
 from .prefix import decode_coded
+from .tans import decode_tans
 from .words import U0, U1, U3, U64, helper
 
 
@@ -38,6 +39,9 @@ def decode_symbols(block, row, out):  # type: ignore[no-untyped-def]
         symbol = load_parameter(block, 10)
         for i in range(np.int64(n_symbols)):
             store8(out + U64(i), symbol)
+    elif kind == U64(TANS):
+        if not decode_tans(block, row, out):
+            return False
     elif not decode_coded(block, row, out):
         return False
     filling = n_symbols * load_parameter(block, 7) - n_numbers

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .blocks import COUNT, PACK_BITS, PACK_CODES
-from .packing import count_symbols, pack_bits, pack_codes
+from .blocks import COUNT, ENCODE_TANS, PACK_BITS, PACK_CODES
+from .packing import count_symbols, encode_tans, pack_bits, pack_codes
 
 
 def run_kernel(kernel, block):  # type: ignore[no-untyped-def]
@@ -20,4 +20,6 @@ def run_kernel(kernel, block):  # type: ignore[no-untyped-def]
         return pack_bits(start)
     if kernel == COUNT:
         return count_symbols(start)
+    if kernel == ENCODE_TANS:
+        return encode_tans(start)
     return np.int64(-2)

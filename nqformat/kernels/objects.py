@@ -51,6 +51,7 @@ class Part(Enum):
             "lookup.py",
             "prefix.py",
             "sparse.py",
+            "tans.py",
         )
 
 

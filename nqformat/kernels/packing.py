@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .memory import load8, load32, load64, load_parameter, store64
+from .memory import load8, load16, load32, load64, load_parameter, store32, store64
 from .words import U0, U1, U2, U3, U4, U7, U8, U16, U32, U56, U64, U255, helper
 
 
@@ -84,3 +84,54 @@ def count_symbols(block):  # type: ignore[no-untyped-def]
         place = counts + (load8(symbols + U64(i)) << U3)
         store64(place, load64(place) + U1)
     return np.int64(0)
+
+
+@helper
+def encode_tans(block):  # type: ignore[no-untyped-def]
+    """Encode n symbols under a tANS code (spec 5.3); returns bits.
+
+    The caller has checked that each symbol has a frequency, so that states and places stay in their tables.
+    From the last symbol on, each one's bits go to the buffer, which is then packed from the first on; `out`
+    has room for 12 bits a symbol, two more states and 16 bytes.
+    """
+    symbols, n = load_parameter(block, 0), load_parameter(block, 1)
+    bit_counts, offsets = load_parameter(block, 2), load_parameter(block, 3)
+    first_place, states = load_parameter(block, 4), load_parameter(block, 5)
+    log2, buffer, out = load_parameter(block, 6), load_parameter(block, 7), load_parameter(block, 8)
+    n_states = U1 << log2
+    this_lane = other_lane = U0
+    place = n
+    while place > U0:
+        place -= U1
+        symbol = load8(symbols + place) << U3
+        bits = U0
+        if place + U2 >= n:
+            next_place = load64(first_place + symbol)
+        else:
+            state = this_lane + n_states
+            n_bits = (state + load64(bit_counts + symbol)) >> U16
+            bits = (state & ((U1 << n_bits) - U1)) | (n_bits << U16)
+            next_place = (state >> n_bits) + load64(offsets + symbol)
+        store32(buffer + (place << U2), bits)
+        this_lane, other_lane = other_lane, load16(states + (next_place << U1))
+    start = out
+    waiting, n_waiting = other_lane, log2 * min(n, U2)
+    if n > U1:
+        waiting |= this_lane << log2
+    store64(out, waiting)
+    out += n_waiting >> U3
+    waiting >>= n_waiting & U56
+    n_waiting &= U7
+    i = U0
+    while i < n:
+        for _ in range(np.int64(min(n - i, U4))):
+            entry = load32(buffer + (i << U2))
+            waiting |= (entry & U64(0xFFFF)) << n_waiting
+            n_waiting += entry >> U16
+            i += U1
+        store64(out, waiting)
+        out += n_waiting >> U3
+        waiting >>= n_waiting & U56
+        n_waiting &= U7
+    store64(out, waiting)
+    return np.int64(((out - start) << U3) + n_waiting)

@@ -24,12 +24,14 @@ class ObjectLibrary(JITCodeLibrary):  # type: ignore[misc]
 
     @property
     def codegen(self) -> _NoEnvironments:
+        """Where Numba stores environments."""
         return _NoEnvironments()
 
     def _finalize_final_module(self) -> None:
         self._finalized = True
 
     def get_pointer_to_function(self, name: str) -> int:
+        """Finish the module; the code has no address."""
         self._ensure_finalized()
         return 0
 

@@ -20,6 +20,8 @@ from nqformat.errors import FormatError
 from nqformat.hybrid import HybridMapping
 from nqformat.kernels.objects import Part, kernel_library
 from nqformat.prefix_code import PrefixCode
+from nqformat.streams import Codec
+from nqformat.tans import TansCode
 
 ROOT = Path(__file__).parents[3]
 needs_kernels = pytest.mark.skipif(
@@ -103,6 +105,72 @@ def test_damaged_chunks_are_judged_alike_and_nothing_beyond_them_is_read(
             assert np.array_equal(outcomes[0], outcomes[1])
         del buffer, area
     assert refused > 50
+
+
+@needs_kernels
+def test_damaged_tans_chunks_are_judged_alike_and_nothing_beyond_them_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = np.random.default_rng(9)
+    refused = 0
+    for round_number in range(120):
+        width, n = int(rng.integers(2, 256)), int(rng.integers(1, 6000))
+        symbols = np.minimum(rng.geometric(rng.uniform(0.05, 0.95), n) - 1, width - 1).astype(np.uint8)
+        counts = np.bincount(np.append(symbols, [0, 1]), minlength=256)
+        code = TansCode.from_counts(counts, 2, int(rng.integers(8, 13)))
+        symbol_bounds = substream_bounds(n, int(rng.choice([1, 4])))
+        parts = kernels.encode_tans_streams(symbols, symbol_bounds, code.encode_tables)
+        damaged = bytearray(b"".join(parts))
+        byte_bounds = [0, *np.cumsum([len(p) for p in parts]).tolist()]
+        for _ in range(int(rng.integers(0, 3))):
+            damaged[int(rng.integers(len(damaged)))] ^= int(rng.integers(1, 256))
+        if round_number % 3 == 0:
+            moved = sorted(int(b) for b in rng.integers(0, len(damaged) + 1, len(byte_bounds) - 2))
+            byte_bounds = [0, *moved, len(damaged)]
+        buffer, area = guarded(bytes(damaged))
+        outcomes = []
+        for path in ("numba", "numpy"):
+            monkeypatch.setenv("NQFORMAT_KERNELS", path)
+            outcomes.append(
+                kernels.decode_tans_streams(
+                    buffer, byte_bounds, code.decode_table, code.table_log2, symbol_bounds
+                )
+            )
+        assert (outcomes[0] is None) == (outcomes[1] is None)
+        if outcomes[0] is None or outcomes[1] is None:
+            refused += 1
+        else:
+            assert np.array_equal(outcomes[0], outcomes[1])
+        del buffer, area
+    assert refused > 20
+
+
+@needs_kernels
+def test_tensors_under_tans_codes_decode_alike_on_both_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nqformat.code_cost._TANS_GAIN", 2.0)
+    monkeypatch.setattr("nqformat.code_cost._TANS_GAIN_LARGE", 2.0)
+    rng = np.random.default_rng(5)
+    values = np.append(0.0, rng.normal(size=39)).astype(np.float16).astype(np.float32)
+    tensors = {}
+    for levels in (2, 16, 40):
+        indices = np.minimum(rng.geometric(0.3, size=(401, 303)), levels) - 1
+        kept = np.where(rng.random((401, 303)) < 0.1, indices, 0)
+        for name, numbers in (("dense", indices), ("sparse", kept)):
+            tensors[f"{name} {levels}"] = CodebookTensor(
+                indices=numbers.astype(np.uint8), codebook=Codebook(values=values[:levels])
+            )
+    contents = {}
+    for path in ("numba", "numpy"):
+        monkeypatch.setenv("NQFORMAT_KERNELS", path)
+        contents[path] = nqformat.save(tensors)
+    assert contents["numba"] == contents["numpy"]
+    for path in ("numba", "numpy"):
+        monkeypatch.setenv("NQFORMAT_KERNELS", path)
+        with nqformat.from_bytes(contents[path], threads=2) as file:
+            part = file.decoder.slice_of(file._record("dense 16"), "values")
+            assert file.decoder.coded("dense 16", part).record.codec is Codec.TANS
+            for name, tensor in tensors.items():
+                assert file.get_tensor(name).tobytes() == tensor.decode().tobytes(), (path, name)
 
 
 @needs_kernels
