@@ -153,12 +153,43 @@ def pack_codes(symbols: np.ndarray, bounds: list[int], codes: np.ndarray, length
     symbols = np.ascontiguousarray(symbols, dtype=np.uint8)
     assert bounds[0] >= 0 and bounds[-1] <= symbols.size and int(lengths.max()) <= MAX_LENGTH
     table = codes.astype(np.uint32) | lengths.astype(np.uint32) << np.uint32(16)
-    out = np.empty(max(b - a for a, b in pairwise(bounds)) * MAX_LENGTH // 8 + 24, dtype=np.uint8)
+    if len(bounds) == 5 and int(np.count_nonzero(lengths)) ** 2 <= symbols.size:
+        return _pack_pairs(library, symbols, bounds, table)
+    out = _packed_area(max(b - a for a, b in pairwise(bounds)))
     parts = []
     for a, b in pairwise(bounds):
         n_bits = run(library, blocks.PACK_CODES, address(symbols) + a, b - a, address(table), address(out))
         parts.append(out[: (n_bits + 7) // 8].tobytes())
     return parts
+
+
+def _packed_area(n_symbols: int) -> np.ndarray:
+    """Room for codewords, and the words that the kernels store beyond them."""
+    return np.empty(n_symbols * MAX_LENGTH // 8 + 24, dtype=np.uint8)
+
+
+def _pack_pairs(
+    library: KernelLibrary, symbols: np.ndarray, bounds: list[int], table: np.ndarray
+) -> list[bytes]:
+    """Pack four sub-streams at once, two symbols a look-up."""
+    pairs = _pair_table(library, table.tobytes())
+    lengths = [b - a for a, b in pairwise(bounds)]
+    areas = [_packed_area(n) for n in lengths]
+    starts = [address(symbols) + a for a in bounds[:-1]]
+    block = np.array(
+        (address(pairs), address(table), *starts, *lengths, *map(address, areas)), dtype=np.int64
+    )
+    library.run(blocks.PACK_PAIRS, address(block))
+    return [area[: (int(n) + 7) // 8].tobytes() for area, n in zip(areas, block[6:10], strict=True)]
+
+
+@lru_cache(maxsize=8)
+def _pair_table(library: KernelLibrary, codes: bytes) -> np.ndarray:
+    """Codewords of all pairs of symbols: uint32, shape (65536,), 256 KB of which few pages are touched."""
+    table = np.frombuffer(codes, dtype=np.uint32)
+    pairs = np.zeros(1 << 16, dtype=np.uint32)
+    run(library, blocks.JOIN_PAIRS, address(table), address(pairs))
+    return pairs
 
 
 def count_symbols(symbols: np.ndarray) -> np.ndarray:

@@ -14,6 +14,8 @@ Blocks are int64 arrays. Addresses are those of memory that the caller keeps ali
 | PLANES | 0 out, 1 elements, 2 bytes of an element, 3 rotate, 4-11 planes |
 | TABLE | 0 lengths, 1 window, 2 kind, 3 table, 4 single-symbol table |
 | PACK_CODES | 0 symbols, 1 their number, 2 codes (codeword, length << 16), 3 out |
+| JOIN_PAIRS | 0 codes, 1 pairs (both codewords, bits << 26) |
+| PACK_PAIRS | 0 pairs, 1 codes, 2-5 symbols of each sub-stream, 6-9 their numbers, replaced by bits, 10-13 outs |
 | PACK_BITS | 0 values, 1 widths, 2 their number, 3 out |
 | COUNT | 0 symbols, 1 their number, 2 four tables |
 | ENCODE_TANS | 0 symbols, 1 their number, 2 bit counts, 3 state offsets, 4 first places, 5 states in the order of (symbol, state), 6 log2 of the states, 7 buffer of an int32 a symbol, 8 out |
@@ -23,7 +25,7 @@ from __future__ import annotations
 
 BYTES, DENSE, SPARSE, MASK, POPCOUNT, HYBRID, PLANES, TABLE = range(8)
 
-PACK_CODES, PACK_BITS, COUNT, ENCODE_TANS = range(4)
+PACK_CODES, PACK_BITS, COUNT, ENCODE_TANS, JOIN_PAIRS, PACK_PAIRS = range(6)
 
 STORED, SINGLE, WIDE, NARROW, TANS = range(5)
 

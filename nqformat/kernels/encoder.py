@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .blocks import COUNT, ENCODE_TANS, PACK_BITS, PACK_CODES
-from .packing import count_symbols, encode_tans, pack_bits, pack_codes
+from .blocks import COUNT, ENCODE_TANS, JOIN_PAIRS, PACK_BITS, PACK_CODES, PACK_PAIRS
+from .packing import count_symbols, encode_tans, join_pairs, pack_bits, pack_codes, pack_pairs
 
 
 def run_kernel(kernel, block):  # type: ignore[no-untyped-def]
@@ -16,6 +16,10 @@ def run_kernel(kernel, block):  # type: ignore[no-untyped-def]
     start = np.uint64(block)
     if kernel == PACK_CODES:
         return pack_codes(start)
+    if kernel == PACK_PAIRS:
+        return pack_pairs(start)
+    if kernel == JOIN_PAIRS:
+        return join_pairs(start)
     if kernel == PACK_BITS:
         return pack_bits(start)
     if kernel == COUNT:

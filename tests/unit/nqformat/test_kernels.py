@@ -203,6 +203,23 @@ def test_hybrid_numbers_are_judged_alike(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @needs_kernels
+@pytest.mark.parametrize("n", [0, 5, 63, 4099, 70_001])
+def test_codewords_are_packed_alike_alone_and_in_pairs(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(n)
+    for n_used in (2, 16, 60, 256):
+        code = random_code(rng, n_used, 8.0)
+        symbols = rng.choice(np.flatnonzero(code.lengths), n).astype(np.uint8)
+        codes, lengths = code.codewords
+        uneven = [0, n // 5, n // 2, n // 2, n]
+        for bounds in (substream_bounds(n, 1), substream_bounds(n, 4), uneven):
+            packed = []
+            for path in ("numba", "numpy"):
+                monkeypatch.setenv("NQFORMAT_KERNELS", path)
+                packed.append(kernels.pack_codes(symbols, bounds, codes, lengths))
+            assert packed[0] == packed[1]
+
+
+@needs_kernels
 @pytest.mark.parametrize("n", [0, 1, 7, 8, 9, 1000])
 def test_small_kernels_agree_with_the_reference(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(n)
