@@ -32,6 +32,8 @@ _TASK_NUMBERS = 1 << 21
 _PARALLEL_FROM_NUMBERS = 1 << 18
 _MASK_TILE_BYTES = 1 << 13
 _BUFFER_SLACK = 64
+_PAST_CACHE_FROM_BYTES = 1 << 22
+"""Results from this size on are written past the cache, which they would only displace."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +170,11 @@ def _buffers(n_areas: int, *parts: CodedSlice) -> np.ndarray:
     """Working memory of one task: each row holds the numbers of a chunk."""
     n_bytes = max(1 << part.record.chunk_log2 for part in parts) + _BUFFER_SLACK
     return np.empty((n_areas, n_bytes), dtype=np.uint8)
+
+
+def _tile(out: np.ndarray) -> np.ndarray:
+    """Elements that a task computes in cache before they go to the result."""
+    return np.empty(blocks.TILE_ELEMENTS, dtype=out.dtype)
 
 
 def _rows(part: CodedSlice, pieces: list[Piece]) -> np.ndarray:
@@ -360,7 +367,7 @@ def _run_dense(
         rows[:, 9] -= base
         source = _bytes_of(part, run)
         block = native.block(source, rows)
-        buffers = _buffers(2, part)
+        buffers, tile = _buffers(2, part), _tile(out)
         status = kernels.run(
             library,
             blocks.DENSE,
@@ -373,6 +380,8 @@ def _run_dense(
             0,
             len(run),
             out.size,
+            kernels.address(tile),
+            table is not None and out.nbytes >= _PAST_CACHE_FROM_BYTES,
         )
         if status != 0:
             raise _damaged(part)
@@ -552,8 +561,7 @@ def _decode_sparse_native(
             _bytes_of(gaps, gaps.pieces[first:last]),
         )
         block, gap_block = native.block(source, rows), gap_native.block(gap_source, gap_rows)
-        buffers = _buffers(3, part, gaps)
-        places = np.empty(blocks.POSITIONS_TILE, dtype=np.int64)
+        buffers, tile = _buffers(3, part, gaps), _tile(out)
         status = kernels.run(
             library,
             blocks.SPARSE,
@@ -567,12 +575,13 @@ def _decode_sparse_native(
             0,
             last - first,
             out.size,
+            kernels.address(tile),
+            out.nbytes >= _PAST_CACHE_FROM_BYTES,
             kernels.address(entries),
             0 if columns is None else columns[0],
             0 if columns is None else columns[1],
             kernels.address(gap_block),
             kernels.address(buffers[2]),
-            kernels.address(places),
         )
         if status < 0:
             raise _damaged(part)

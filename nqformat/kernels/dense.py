@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from .blocks import CODED
+from .blocks import CODED, TILE_ELEMENTS
 from .chunk_symbols import decode_symbols
-from .memory import count_ones, load8, load32, load64, load_parameter, store8, store16, store32, store64
+from .memory import (
+    count_ones,
+    load8,
+    load32,
+    load64,
+    load_parameter,
+    order_stores,
+    store8,
+    store16,
+    store32,
+    store64,
+)
 from .words import (
     DAMAGED,
     NIBBLE_PAIRS,
@@ -22,7 +33,9 @@ from .words import (
     U48,
     U64,
     U255,
+    first_tile,
     helper,
+    move_out,
     store_value,
 )
 
@@ -131,6 +144,35 @@ def _map_numbers(numbers, n, size, values, pairs, out):  # type: ignore[no-untyp
 
 
 @helper
+def _stream_numbers(block, row, numbers, out):  # type: ignore[no-untyped-def]
+    """Write the values of a chunk's numbers tile by tile past the cache."""
+    size, values, pairs = load_parameter(block, 2), load_parameter(block, 3), load_parameter(block, 4)
+    tile, n = load_parameter(block, 10), load_parameter(row, 7)
+    i = U0
+    while i < n:
+        n_tile = min(n - i, first_tile(out, size))
+        _map_numbers(numbers + i, n_tile, size, values, pairs, tile)
+        move_out(tile, n_tile * size, out, U1)
+        out += n_tile * size
+        i += n_tile
+
+
+@helper
+def _stream_groups(block, row, symbols, group, out):  # type: ignore[no-untyped-def]
+    """Write the values of a chunk's groups tile by tile past the cache."""
+    size, tuples = load_parameter(block, 2), load_parameter(block, 4)
+    tile, n, n_symbols = load_parameter(block, 10), load_parameter(row, 7), load_parameter(row, 6)
+    done = U0
+    while done < n_symbols:
+        n_tile = min(n_symbols - done, U64(TILE_ELEMENTS) // group)
+        n_numbers = min(n - done * group, n_tile * group)
+        _map_groups(symbols + done, n_tile, n_numbers, group, size, tuples, tile)
+        move_out(tile, n_numbers * size, out, U1)
+        out += n_numbers * size
+        done += n_tile
+
+
+@helper
 def decode_dense(block):  # type: ignore[no-untyped-def]
     """Decode rows `first` to `last` of a dense tensor, each through a buffer that stays in cache."""
     stream, out, size = load_parameter(block, 0), load_parameter(block, 1), load_parameter(block, 2)
@@ -138,6 +180,7 @@ def decode_dense(block):  # type: ignore[no-untyped-def]
     row_bytes = U64(8 * CODED)
     row = load_parameter(stream, 11) + load_parameter(block, 7) * row_bytes
     group = load_parameter(stream, 7)
+    streamed = load_parameter(block, 11) != U0
     for _ in range(np.int64(load_parameter(block, 7)), np.int64(load_parameter(block, 8))):
         place, n = load_parameter(row, 9), load_parameter(row, 7)
         if place > load_parameter(block, 9) or n > load_parameter(block, 9) - place:
@@ -150,10 +193,17 @@ def decode_dense(block):  # type: ignore[no-untyped-def]
                 n_symbols, spread = load_parameter(row, 6), load_parameter(stream, 8)
                 _map_groups(buffer, n_symbols, n, group, U1, spread, out + place)
         elif group == U1:
-            _map_numbers(buffer, n, size, values, joined, out + place * size)
+            if streamed:
+                _stream_numbers(block, row, buffer, out + place * size)
+            else:
+                _map_numbers(buffer, n, size, values, joined, out + place * size)
+        elif streamed:
+            _stream_groups(block, row, buffer, group, out + place * size)
         else:
             _map_groups(buffer, load_parameter(row, 6), n, group, size, joined, out + place * size)
         row += row_bytes
+    if streamed:
+        order_stores()
     return np.int64(0)
 
 

@@ -4,66 +4,121 @@ from __future__ import annotations
 
 import numpy as np
 
-from .blocks import CODED, POSITIONS_TILE
+from .blocks import CODED, TILE_ELEMENTS
 from .chunk_symbols import decode_numbers
-from .memory import clear_bytes, load8, load64, load_parameter, store32, store64
-from .words import BASE_MASK, DAMAGED, U0, U1, U2, U3, U4, U7, U8, U56, U64, helper, load_tail, store_value
+from .memory import clear_bytes, load8, load64, load_parameter, order_stores, store32, store64
+from .words import (
+    BASE_MASK,
+    DAMAGED,
+    U0,
+    U1,
+    U2,
+    U3,
+    U4,
+    U7,
+    U8,
+    U56,
+    U64,
+    first_tile,
+    helper,
+    inlined,
+    load_tail,
+    move_out,
+    store_value,
+)
+
+
+@inlined
+def _gap(gaps, symbol, extra, bit, readable):  # type: ignore[no-untyped-def]
+    """Read a gap and count its extra bits; a load that would pass `readable` takes the bytes below it."""
+    entry = load64(gaps + (symbol << U3))
+    n_bits = entry >> U56
+    start = bit >> U3
+    word = load64(extra + start) if start + U8 <= readable else load_tail(extra, start, readable)
+    return (entry & BASE_MASK) + ((word >> (bit & U7)) & ((U1 << n_bits) - U1)), n_bits
+
+
+@helper
+def _fill_rows(block, symbols, numbers, n, extra, readable, position):  # type: ignore[no-untyped-def]
+    """Write zeros and n values by their gaps, from a position on; returns the position after them and bits.
+
+    Elements are put together in a tile that stays in cache and is written once, so that each line of the
+    result is stored whole. A position is compared with the tile's end before its value is stored, and that
+    end never exceeds the elements.
+    """
+    out, size, values = load_parameter(block, 1), load_parameter(block, 2), load_parameter(block, 3)
+    n_elements, tile, streamed = (
+        load_parameter(block, 9),
+        load_parameter(block, 10),
+        load_parameter(block, 11),
+    )
+    gaps = load_parameter(block, 12)
+    bit = U0
+    first = position
+    stop = min(first + first_tile(out + first * size, size), n_elements)
+    clear_bytes(tile, U64(TILE_ELEMENTS) * size)
+    i = U0
+    while i < n:
+        gap, n_bits = _gap(gaps, load8(symbols + i), extra, bit, readable)
+        place = position + gap
+        if place >= stop:
+            if place >= n_elements:
+                return n_elements + U1, bit
+            move_out(tile, (stop - first) * size, out + first * size, streamed)
+            first = stop
+            stop = min(first + U64(TILE_ELEMENTS), n_elements)
+            clear_bytes(tile, U64(TILE_ELEMENTS) * size)
+            continue
+        value = load64(values + (load8(numbers + i) << U3))
+        if size == U4:
+            store32(tile + ((place - first) << U2), value)
+        else:
+            store_value(tile, place - first, size, value)
+        bit += n_bits
+        position = place + U1
+        i += U1
+    move_out(tile, (position - first) * size, out + first * size, streamed)
+    return position, bit
+
+
+@helper
+def _fill_columns(block, symbols, numbers, n, extra, readable, position):  # type: ignore[no-untyped-def]
+    """Store n values by their gaps in a column scan; returns the position after them and the bits.
+
+    The result is zero before. Each position is compared with the elements before its value is stored.
+    """
+    out, size, values = load_parameter(block, 1), load_parameter(block, 2), load_parameter(block, 3)
+    n_elements, gaps = load_parameter(block, 9), load_parameter(block, 12)
+    n_rows, n_columns = load_parameter(block, 13), load_parameter(block, 14)
+    bit = U0
+    row, column = position % n_rows, position // n_rows
+    for i in range(np.int64(n)):
+        gap, n_bits = _gap(gaps, load8(symbols + U64(i)), extra, bit, readable)
+        bit += n_bits
+        position += gap
+        if position >= n_elements:
+            return n_elements + U1, bit
+        position += U1
+        row += gap
+        if row >= n_rows:
+            column += row // n_rows
+            row %= n_rows
+        store_value(out, row * n_columns + column, size, load64(values + (load8(numbers + U64(i)) << U3)))
+        row += U1
+    return position, bit
 
 
 @helper
 def _scatter_gaps(block, symbols, numbers, n, extra, extra_bytes, readable, position):  # type: ignore[no-untyped-def]
-    """Place n values by their gap symbols, zeros between; returns the scan position after the last, or -1.
-
-    A tile of positions is computed and compared with the number of elements, then its range is cleared while
-    it fits the cache, then its values are stored. With a column scan nothing is cleared. Loads of extra bits
-    that would pass `readable` take the bytes below it only.
-    """
-    out, size, values = load_parameter(block, 1), load_parameter(block, 2), load_parameter(block, 3)
-    n_elements, gaps = load_parameter(block, 9), load_parameter(block, 10)
-    n_rows, n_columns = load_parameter(block, 11), load_parameter(block, 12)
-    places = load_parameter(block, 15)
-    bit = U0
-    row = column = U0
-    if n_rows != U0:
-        row, column = position % n_rows, position // n_rows
+    """Place n values by their gap symbols; returns the scan position after the last, or -1."""
+    n_elements = load_parameter(block, 9)
     if position > n_elements:
         return DAMAGED
-    done = U0
-    while done < n:
-        n_tile = min(n - done, U64(POSITIONS_TILE))
-        tile_start = position
-        for i in range(np.int64(n_tile)):
-            entry = load64(gaps + (load8(symbols + done + U64(i)) << U3))
-            width = entry >> U56
-            start = bit >> U3
-            word = load64(extra + start) if start + U8 <= readable else load_tail(extra, start, readable)
-            gap = (entry & BASE_MASK) + ((word >> (bit & U7)) & ((U1 << width) - U1))
-            bit += width
-            position += gap
-            if position >= n_elements:
-                return DAMAGED
-            place = position
-            position += U1
-            if n_rows != U0:
-                row += gap
-                if row >= n_rows:
-                    column += row // n_rows
-                    row %= n_rows
-                place = row * n_columns + column
-                row += U1
-            store64(places + (U64(i) << U3), place)
-        if n_rows == U0:
-            clear_bytes(out + tile_start * size, (position - tile_start) * size)
-        if size == U4:
-            for i in range(np.int64(n_tile)):
-                value = load64(values + (load8(numbers + done + U64(i)) << U3))
-                store32(out + (load64(places + (U64(i) << U3)) << U2), value)
-        else:
-            for i in range(np.int64(n_tile)):
-                value = load64(values + (load8(numbers + done + U64(i)) << U3))
-                store_value(out, load64(places + (U64(i) << U3)), size, value)
-        done += n_tile
-    if (bit + U7) >> U3 != extra_bytes:
+    if load_parameter(block, 13) == U0:
+        position, bit = _fill_rows(block, symbols, numbers, n, extra, readable, position)
+    else:
+        position, bit = _fill_columns(block, symbols, numbers, n, extra, readable, position)
+    if position > n_elements or (bit + U7) >> U3 != extra_bytes:
         return DAMAGED
     if bit & U7 != U0 and (load8(extra + (bit >> U3)) >> (bit & U7)) != U0:
         return DAMAGED
@@ -76,8 +131,8 @@ def decode_sparse(block):  # type: ignore[no-untyped-def]
 
     Without column scan, the elements up to the last stored one are written; the rest is the caller's.
     """
-    stream, gap_stream = load_parameter(block, 0), load_parameter(block, 13)
-    buffer, spare, symbols = load_parameter(block, 5), load_parameter(block, 6), load_parameter(block, 14)
+    stream, gap_stream = load_parameter(block, 0), load_parameter(block, 15)
+    buffer, spare, symbols = load_parameter(block, 5), load_parameter(block, 6), load_parameter(block, 16)
     row_bytes = U64(8 * CODED)
     end = np.int64(0)
     row = load_parameter(stream, 11) + load_parameter(block, 7) * row_bytes
@@ -106,6 +161,8 @@ def decode_sparse(block):  # type: ignore[no-untyped-def]
             return DAMAGED
         row += row_bytes
         gap_row += row_bytes
+    if load_parameter(block, 11) != U0:
+        order_stores()
     return end
 
 

@@ -9,7 +9,8 @@ import numpy as np
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler
 
-from .memory import load8, store8, store16, store32, store64
+from .blocks import TILE_ELEMENTS
+from .memory import copy_bytes, load8, store8, store16, store32, store64, stream_line
 
 
 class _NoEnvironments:
@@ -97,3 +98,34 @@ def store_value(out, place, size, value):  # type: ignore[no-untyped-def]
         store64(out + (place << U3), value)
     else:
         store8(out + place, value)
+
+
+@helper
+def move_out(tile, n_bytes, out, streamed):  # type: ignore[no-untyped-def]
+    """Copy a finished tile to the result; whole lines past the cache.
+
+    An ordinary store reads its line from memory first. In a result that is much larger than the cache that
+    is half of the traffic.
+    """
+    if streamed == U0:
+        copy_bytes(tile, out, n_bytes)
+        return
+    stop = out + n_bytes
+    while out < stop and out & U63 != U0:
+        store8(out, load8(tile))
+        out += U1
+        tile += U1
+    while out + U64(64) <= stop:
+        stream_line(tile, out)
+        out += U64(64)
+        tile += U64(64)
+    while out < stop:
+        store8(out, load8(tile))
+        out += U1
+        tile += U1
+
+
+@inlined
+def first_tile(out, size):  # type: ignore[no-untyped-def]
+    """Elements of `size` bytes in a tile at `out`, such that the next tile begins a line if that can be."""
+    return U64(TILE_ELEMENTS) - (out & U63) // size

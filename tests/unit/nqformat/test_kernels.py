@@ -294,6 +294,26 @@ def test_large_tensors_of_every_kind_decode_alike_on_both_paths_and_with_threads
 
 
 @needs_kernels
+def test_results_written_past_the_cache_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NQFORMAT_KERNELS", "numba")
+    monkeypatch.setattr("nqformat.decoding._PAST_CACHE_FROM_BYTES", 0)
+    rng = np.random.default_rng(12)
+    for levels in (3, 16, 40):
+        for dtype in (DType.FLOAT32, DType.FLOAT16, DType.FLOAT64):
+            values = np.append(0.0, rng.normal(size=levels - 1)).astype(np.float16).astype(np.float32)
+            dense = rng.binomial(levels - 1, 0.4, size=(331, 401)).astype(np.uint8)
+            rare = np.where(rng.random((331, 401)) < 0.05, dense, 0).astype(np.uint8)
+            rare[7:210] = 0
+            tensors = {
+                name: CodebookTensor(indices=numbers, codebook=Codebook(values=values), dtype=dtype)
+                for name, numbers in (("dense", dense), ("sparse", rare), ("columns", rare.T.copy()))
+            }
+            decoded = nqformat.load(nqformat.save(tensors, prefer="speed"), threads=2)
+            for name, tensor in tensors.items():
+                assert decoded[name].tobytes() == tensor.decode().tobytes(), (levels, dtype, name)
+
+
+@needs_kernels
 def test_flipped_bits_of_large_chunks_raise_and_do_not_crash(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NQFORMAT_KERNELS", "numba")
     tensors = {
