@@ -29,8 +29,9 @@ from harness import compare, machine, write
 import nqformat
 from nqformat import Codebook, CodebookTensor, RawTensor, codings
 from nqformat import kernels as codec_kernels
-from nqformat.decoding import Workers, decode_bytes, decode_dense, decode_sparse
+from nqformat.decoding import decode_bytes, decode_dense, decode_sparse
 from nqformat.prefix_code import PrefixCode
+from nqformat.workers import Workers
 
 os.environ.setdefault("NQFORMAT_KERNELS", "numba")
 # name: distribution, levels, bits, wanted ratio to zstd -1

@@ -10,11 +10,8 @@ from typing import Any
 import numpy as np
 
 from .codebooks import decode_codebook
+from .coded_slice import CodedSlice, Piece, ValueTable
 from .decoding import (
-    CodedSlice,
-    Piece,
-    ValueTable,
-    Workers,
     count_mask,
     decode_bytes,
     decode_columns,
@@ -43,6 +40,7 @@ from .tensor_records import (
     TensorRecord,
     ViewFields,
 )
+from .workers import Workers
 
 _PACKED_BYTES_PER_ELEMENT = 24
 _CHUNK_BUFFERS_BYTES = 1 << 24
