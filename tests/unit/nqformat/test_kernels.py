@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,12 +17,14 @@ import pytest
 import nqformat
 from nqformat import AffineTensor, Codebook, CodebookTensor, DType, RawTensor, kernels
 from nqformat.chunks import substream_bounds
+from nqformat.decoding import decode_dense, decode_sparse
 from nqformat.errors import FormatError
 from nqformat.hybrid import HybridMapping
 from nqformat.kernels.objects import Part, kernel_library
 from nqformat.prefix_code import PrefixCode
 from nqformat.streams import Codec
 from nqformat.tans import TansCode
+from nqformat.workers import Workers
 
 ROOT = Path(__file__).parents[3]
 needs_kernels = pytest.mark.skipif(
@@ -53,6 +56,58 @@ def guarded(content: bytes) -> tuple[np.ndarray, mmap.mmap]:
     area[start : n_pages * PAGE] = content
     assert libc.mprotect(ctypes.c_void_p(address + n_pages * PAGE), ctypes.c_size_t(PAGE), 0) == 0
     return np.frombuffer(area, dtype=np.uint8, count=len(content), offset=start), area
+
+
+def guarded_result(n: int, dtype: np.dtype[Any]) -> tuple[np.ndarray, mmap.mmap]:
+    """An array of n elements that ends where a forbidden page begins, and what keeps it alive."""
+    found, area = guarded(b"\xa5" * (n * dtype.itemsize))
+    return found.view(dtype), area
+
+
+@needs_kernels
+@pytest.mark.parametrize("past_cache_from", [0, 1 << 40])
+def test_damaged_chunks_write_only_into_their_result(
+    past_cache_from: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NQFORMAT_KERNELS", "numba")
+    monkeypatch.setattr("nqformat.decoding._PAST_CACHE_FROM_BYTES", past_cache_from)
+    rng = np.random.default_rng(14)
+    values = np.append(0.0, rng.normal(size=20)).astype(np.float16).astype(np.float32)
+    dense = np.minimum(rng.geometric(0.4, size=(129, 301)) - 1, 20).astype(np.uint8)
+    tensors = {
+        f"{name} {dtype.label}": CodebookTensor(
+            indices=numbers[:, :width], codebook=Codebook(values=values), dtype=dtype
+        )
+        for name, numbers in (("dense", dense), ("sparse", np.where(rng.random(dense.shape) < 0.1, dense, 0)))
+        for dtype, width in ((DType.FLOAT32, 301), (DType.FLOAT16, 299))
+    }
+    content = nqformat.save(tensors, prefer="speed")
+    refused = 0
+    for _ in range(25):
+        mutant = bytearray(content)
+        for _ in range(int(rng.integers(1, 12))):
+            mutant[int(rng.integers(len(content) // 4, len(mutant)))] ^= int(rng.integers(1, 256))
+        source, source_area = guarded(bytes(mutant))
+        with nqformat.from_bytes(memoryview(source), verify=False, threads=1) as file:
+            for name, tensor in tensors.items():
+                record = file._record(name)
+                part = file.decoder.coded(name, file.decoder.slice_of(record, "values"))
+                table, values_of = file.decoder.value_rule(record, record.fields, part.record)
+                out, area = guarded_result(tensor.indices.size, record.dtype.storage_dtype)
+                rule = {"table": table, "values_of": values_of, "out": out, "workers": Workers(1)}
+                for columns in (None, tensor.indices.shape):
+                    try:
+                        if name.startswith("dense"):
+                            decode_dense(part, base=0, **rule)
+                        else:
+                            gaps = file.decoder.coded(name, file.decoder.slice_of(record, "positions"))
+                            decode_sparse(part, gaps, columns=columns, **rule)
+                    except FormatError:
+                        refused += 1
+                assert not any(area[: len(area) - PAGE - out.nbytes])
+                del out, rule
+        del source, source_area, part
+    assert refused > 10
 
 
 @needs_kernels
