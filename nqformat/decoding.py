@@ -37,6 +37,7 @@ from .kernels.tables import spread_table
 from .workers import Workers
 
 _MASK_TILE_BYTES = 1 << 13
+_TURNED_ROWS = 64
 _PAST_CACHE_FROM_BYTES = 1 << 22
 """Results from this size on are written past the cache, which they would only displace."""
 
@@ -174,12 +175,29 @@ def decode_columns(
     values_of: Callable[[np.ndarray], np.ndarray],
     n_rows: int,
     n_columns: int,
+    *,
     out: np.ndarray,
+    workers: Workers,
 ) -> None:
-    """Fill a dense tensor whose numbers stand in the order of a column scan."""
-    for piece, numbers in part.numbers():
-        scan = np.arange(piece.start, piece.stop)
-        out[(scan % n_rows) * n_columns + scan // n_rows] = values_of(numbers)
+    """Fill a dense tensor whose numbers stand in the order of a column scan.
+
+    Numbers below 256 are decoded first, in a byte each, and then looked up row by row.
+    """
+    if not isinstance(part.record.mapping, GroupMapping):
+        for piece, numbers in part.numbers():
+            scan = np.arange(piece.start, piece.stop)
+            out[(scan % n_rows) * n_columns + scan // n_rows] = values_of(numbers)
+        return
+    narrow = np.empty(out.size, dtype=np.uint8)
+    decode_bytes(part, narrow, workers)
+    by_column = narrow.reshape(n_columns, n_rows)
+    rows = out.reshape(n_rows, n_columns)
+
+    def look_up(first: int) -> None:
+        block = np.ascontiguousarray(by_column[:, first : first + _TURNED_ROWS].T)
+        rows[first : first + _TURNED_ROWS] = values_of(block)
+
+    workers.run([partial(look_up, first) for first in range(0, n_rows, _TURNED_ROWS)], out.size)
 
 
 def gap_positions(gaps: CodedSlice, n_elements: int) -> Iterator[tuple[Piece, np.ndarray]]:

@@ -106,6 +106,8 @@ class TensorDecoder:
                 n_bytes += record.n_elements if record.layout is Layout.MASK else 0
             elif record.layout is not Layout.DENSE and fields.partition is None:
                 n_bytes += self._side_bytes(record, fields)
+            elif fields.column_scan:
+                n_bytes += record.n_elements
             if fields.partition is not None:
                 n_bytes += _PACKED_BYTES_PER_ELEMENT * fields.n_stored
                 n_bytes += _PACKED_BYTES_PER_ELEMENT * (fields.partition.n_lines + fields.partition.n_cross)
@@ -203,7 +205,7 @@ class TensorDecoder:
         if record.layout is Layout.DENSE:
             assert columns is not None
             out = np.empty(record.n_elements, dtype=record.dtype.storage_dtype)
-            decode_columns(values, values_of, *columns, out)
+            decode_columns(values, values_of, *columns, out=out, workers=self._workers)
             return out
         positions = self.coded(record.name, self.slice_of(record, "positions"))
         mask = None
