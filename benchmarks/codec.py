@@ -33,8 +33,10 @@ from peer_codecs import index_coders, nncodec, zipnn_coder, zstd_coders
 import nqformat
 from nqformat import Codebook, CodebookTensor, RawTensor, codings
 from nqformat import kernels as codec_kernels
-from nqformat.decoding import Workers, decode_bytes, decode_dense, decode_sparse
+from nqformat.decoding import decode_bytes, decode_dense, decode_sparse
 from nqformat.prefix_code import PrefixCode
+from nqformat.tans import TansCode
+from nqformat.workers import Workers
 
 os.environ.setdefault("NQFORMAT_KERNELS", "numba")
 # name: distribution, levels, bits, wanted ratio to zstd -1
@@ -220,6 +222,40 @@ def encode(symbols: np.ndarray) -> dict[str, Any]:
     return {**row, "seconds": taken}
 
 
+def tans(symbols: np.ndarray) -> dict[str, Any]:
+    """Kernels of tANS beside those of a prefix code, on chunks of four sub-streams."""
+    counts = np.bincount(symbols, minlength=256)
+    code, prefix = TansCode.from_counts(counts, 3, 12), PrefixCode.from_counts(counts, 12)
+    chunks = [symbols[i : i + 65_536] for i in range(0, symbols.size, 65_536)]
+    bounds = [0, 16_384, 32_768, 49_152, 65_536]
+    calls: dict[str, Callable[[], Any]] = {
+        "encode": lambda: [codec_kernels.encode_tans_streams(c, bounds, code.encode_tables) for c in chunks]
+    }
+    for name, pack, unpack in (
+        (
+            "decode",
+            lambda chunk: codec_kernels.encode_tans_streams(chunk, bounds, code.encode_tables),
+            lambda b, ends: codec_kernels.decode_tans_streams(b, ends, code.decode_table, 12, bounds),
+        ),
+        (
+            "prefix code decode",
+            lambda chunk: codec_kernels.pack_codes(chunk, bounds, *prefix.codewords),
+            lambda b, ends: codec_kernels.decode_prefix_streams(b, ends, prefix, bounds),
+        ),
+    ):
+        coded = []
+        for chunk in chunks:
+            parts = pack(chunk)
+            ends = [0, *np.cumsum([len(p) for p in parts]).tolist()]
+            coded.append((np.frombuffer(b"".join(parts), dtype=np.uint8), ends))
+            assert np.array_equal(unpack(*coded[-1]), chunk)
+        calls[name] = lambda coded=coded, unpack=unpack: [unpack(*c) for c in coded]
+    taken = compare(calls)
+    row = {f"{k} gsymbols_per_second": symbols.size / v["best"] / 1e9 for k, v in taken.items()}
+    print("tANS: " + ", ".join(f"{k.rpartition(' ')[0]} {v:.2f} Gsym/s" for k, v in row.items()))
+    return {**row, "seconds": taken}
+
+
 def planes(n: int) -> dict[str, Any]:
     """Raw bfloat16 and float32 tensors with their exponents coded."""
     rng = np.random.default_rng(2)
@@ -392,6 +428,7 @@ def measure_streams(n: int, zstd_levels: tuple[int, ...]) -> dict[str, Any]:
     }
     results["sparse"] = sparse(n, zstd_levels[:2])
     results["encode"] = encode(made["gauss 16"])
+    results["tans"] = tans(made["gauss 16"])
     results["planes"] = planes(n)
     results["threads"] = threads(made["gauss 16"], 16)
     results["nncodec"] = nncodec_streams(made)

@@ -18,9 +18,6 @@ import numpy as np
 from .checksums import PageVerifier
 from .codebooks import CodebookRecord
 from .cursor import ByteCursor
-from .decoding import (
-    Workers,
-)
 from .deflate import inflate
 from .directory import BlobRecord, Directory, StreamSlice, parse_directory
 from .dtypes import DType, bfloat16_array
@@ -37,6 +34,7 @@ from .tensor_records import (
     TensorRecord,
     ViewFields,
 )
+from .workers import Workers
 
 _CHECK_BYTES = 1 << 22
 

@@ -10,11 +10,8 @@ from dataclasses import replace
 import numpy as np
 
 from .codebooks import CodebookRecord, decode_codebook
+from .coded_slice import CodedSlice, Piece, ValueTable
 from .decoding import (
-    CodedSlice,
-    Piece,
-    ValueTable,
-    Workers,
     count_mask,
     decode_bytes,
     decode_columns,
@@ -45,6 +42,7 @@ from .tensor_records import (
     TensorRecord,
     ViewFields,
 )
+from .workers import Workers
 
 _PACKED_BYTES_PER_ELEMENT = 24
 _CHUNK_BUFFERS_BYTES = 1 << 24
@@ -114,6 +112,8 @@ class TensorDecoder:
                 n_bytes += record.n_elements if record.layout is Layout.MASK else 0
             elif record.layout is not Layout.DENSE and fields.partition is None:
                 n_bytes += self._side_bytes(record, fields)
+            elif fields.column_scan:
+                n_bytes += record.n_elements
             if fields.partition is not None:
                 n_bytes += _PACKED_BYTES_PER_ELEMENT * fields.n_stored
                 n_bytes += _PACKED_BYTES_PER_ELEMENT * (fields.partition.n_lines + fields.partition.n_cross)
@@ -251,7 +251,7 @@ class TensorDecoder:
         if record.layout is Layout.DENSE:
             assert columns is not None
             out = np.empty(record.n_elements, dtype=record.dtype.storage_dtype)
-            decode_columns(values, values_of, *columns, out)
+            decode_columns(values, values_of, *columns, out=out, workers=self._workers)
             return out
         positions = self.coded(record.name, self.slice_of(record, "positions"))
         mask = None
