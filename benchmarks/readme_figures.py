@@ -86,8 +86,8 @@ def quantizers(results: dict[str, Any]) -> list[str]:
     if orders:
         names = list(next(iter(orders.values()))["huffman"]["ratio"])
         lines += [
-            "One codebook for all layers, whole files at equal loss on test images, k-means = 1; a curve through",
-            "several rates decides each figure (`benchmarks/quantizers.py`):",
+            "One codebook for all layers, whole files at equal loss on test images, k-means = 1; a curve",
+            "through several rates decides each figure (`benchmarks/quantizers.py`):",
             "",
             f"| network | {' | '.join(names)} | hessian-kmeans, fixed-length codes | one codebook a layer |",
             f"|---|{'---|' * (len(names) + 2)}",
@@ -103,8 +103,8 @@ def quantizers(results: dict[str, Any]) -> list[str]:
     chosen = {k.partition(" ")[2]: v for k, v in results.items() if k.startswith("goals ")}
     if chosen:
         lines += [
-            "No retraining, rate chosen so that at most 0.1 point is lost on training images; tensors alone is",
-            "what NNCodec's bytes are of:",
+            "No retraining, rate chosen so that at most 0.1 point is lost on training images; NNCodec's bytes",
+            "are of tensors alone:",
             "",
             "| network | method | file | tensors alone | NNCodec | test accuracy |",
             "|---|---|---|---|---|---|",
