@@ -87,7 +87,8 @@ def read_partition(
     alive = np.arange(partition.n_cross)
     if partition.alive_stream is not None:
         alive = alive_places(partition, numbers("alive"), where)
-    if record.layout is Layout.DENSE and partition.n_alive == partition.n_cross:
+    n_stored = sum(block.n_stored for block in partition.blocks)
+    if record.layout is Layout.DENSE and n_stored == partition.n_lines * partition.n_cross:
         return _whole_lines(partition, column_scan, numbers, lines), None
     stored: list[np.ndarray] = [np.zeros(0, dtype=np.uint8)]
     positions: list[np.ndarray] = [np.zeros(0, dtype=np.int64)]
