@@ -8,7 +8,6 @@ from pathlib import Path
 from nqconvert.cli.console import StageLines, call_object, emit, load_object
 from nqconvert.cli.model_options import add_model_options, is_factory, model_keywords, model_of
 from nqconvert.presets import PRESETS, REST_DTYPES
-from nqconvert.quantizers.settings import SCOPES
 from nqconvert.search import byte_count
 
 
@@ -25,9 +24,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="kmeans, hessian-kmeans, uniform, ecsq, inq, vq, none, or a quantizer of another package",
     )
     parser.add_argument("--clusters", type=int, help="most codebook entries")
-    parser.add_argument(
-        "--scope", choices=SCOPES, help="one codebook for each tensor, for all, or for each channel"
-    )
     parser.add_argument("--rest", choices=REST_DTYPES, help="precision of biases, norms and small tensors")
     parser.add_argument("--step", type=float, help="step of uniform grids, in root mean squares")
     parser.add_argument("--rate-penalty", type=float, help="cost of a bit for ecsq, as a share of the signal")
