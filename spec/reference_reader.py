@@ -209,7 +209,7 @@ class NqzFile:
     def __init__(self, data: bytes, limits: Limits) -> None:
         self.limits = limits
         self.tables: list[Table | UnsupportedFeature] = []
-        self.codebooks: list[Codebook] = []
+        self.codebooks: list[Codebook | UnsupportedFeature] = []
         self.streams: list[Stream] = []
         self.tensors: list[Tensor] = []
         self.blobs: dict[int, Callable[[], bytes] | UnsupportedFeature] = {}
@@ -239,7 +239,7 @@ class NqzFile:
             require(payload.n_bytes == 0, "TABLE with a payload")
             self.tables.append(if_supported(lambda: known(TABLE_KINDS, body.u8(), "table kind")(body)))
         elif kind == CODEBOOK:
-            self.codebooks.append(read_codebook(body, payload, end_of_body))
+            self.codebooks.append(if_supported(lambda: self.read_codebook_record(body, payload)))
         elif kind == STREAM:
             self.streams.append(Stream(if_supported(lambda: self.read_coding(body)), payload))
         elif kind == TENSOR:
@@ -256,6 +256,12 @@ class NqzFile:
         return read_blob(
             body, payload, self.limits.graph_bytes if kind == GRAPH else self.limits.metadata_bytes
         )
+
+    def read_codebook_record(self, body: Fields, payload: Payload) -> Codebook:
+        """Read a CODEBOOK record to its end (6.1, 3.6)."""
+        codebook = read_codebook(body, payload)
+        end_of_body(body)
+        return codebook
 
     def read_coding(self, body: Fields) -> Coding:
         """Read a STREAM record (4.1)."""

@@ -14,7 +14,6 @@ from reference_codes import (
     Bits,
     Fields,
     UnsupportedFeature,
-    if_supported,
     known,
     limit,
     referred,
@@ -155,7 +154,7 @@ class Codebook(NamedTuple):
 
     groups: int
     width: int
-    decode: Decode | UnsupportedFeature
+    decode: Decode
 
 
 def plain_entries(data: bytes, element: Element, groups: int, entries: int) -> Array:
@@ -183,37 +182,26 @@ CODEBOOK_CODINGS = {0: plain_entries, 1: ascending_entries}
 MOST_ENTRIES = {0: (1 << 20, 1 << 24), 1: (4096, 65536)}
 
 
-def read_codebook(body: Fields, payload: Payload, end_of_body: Callable[[Fields], None]) -> Codebook:
-    """Read a CODEBOOK record to its end (6.1, 3.6)."""
-    head, groups, entries, width = body.u8(), body.varint(), body.varint(), body.varint()
-    require(groups * entries * width > 0, "codebook of nothing")
-
-    def read() -> Decode:
-        decode = read_entries(head, (groups, entries, width), payload)
-        end_of_body(body)
-        return decode
-
-    return Codebook(groups, width, if_supported(read))
-
-
-def read_entries(head: int, shape: tuple[int, int, int], payload: Payload) -> Decode:
-    """Check the fields of a codebook; return the function that decodes its numbers."""
-    coding, (groups, entries, width), n_numbers = head >> 4, shape, math.prod(shape)
-    decode = known(CODEBOOK_CODINGS, coding, "codebook coding")
+def read_codebook(body: Fields, payload: Payload) -> Codebook:
+    """Read a CODEBOOK record (6.1)."""
+    head, *sizes = body.u8(), body.varint(), body.varint(), body.varint()
+    coding, (groups, entries, width), n_numbers = head >> 4, sizes, math.prod(sizes)
+    bit_patterns = known(CODEBOOK_CODINGS, coding, "codebook coding")
     element = known(ELEMENTS, head % 16, "element type")
     require(element.is_float and element.n_bytes <= 4, "codebook entries of another type")
+    require(n_numbers > 0, "codebook of nothing")
     limit(entries, MOST_ENTRIES[coding][0], "entries of a codebook")
     limit(n_numbers, MOST_ENTRIES[coding][1], "numbers of a codebook")
     require(coding == 0 or width == 1, "ascending vectors")
     plain_bytes = n_numbers * element.n_bytes
     require(coding != 0 or payload.n_bytes == plain_bytes, "codebook payload of another length")
 
-    def values() -> Array:
-        found = element.widened(decode(payload.read(), element, groups, entries))
+    def decode() -> Array:
+        found = element.widened(bit_patterns(payload.read(), element, groups, entries))
         require(bool(np.isfinite(found).all()), "codebook entry is not finite")
-        return found.reshape(shape)
+        return found.reshape(sizes)
 
-    return values
+    return Codebook(groups, width, decode)
 
 
 # Value rules (6, 7.4) ---------------------------------------------------------------------------------------
@@ -228,13 +216,14 @@ class ValueRule(NamedTuple):
 
 def read_codebook_rule(body: Fields, head: Head, file: NqzFile) -> ValueRule:
     """Read a value rule that names a codebook (6.1, 7.4)."""
-    book = referred(file.codebooks, body)
+    named = referred(file.codebooks, body)
     require(head.element.is_float, "codebook values of another type")
+    book = supported(named)
     span = body.varint() if book.groups > 1 else 1
     require(span >= 1, "span of groups is 0")
 
     def values(numbers: Numbers, units: Numbers) -> Array:
-        entries = supported(book.decode)()
+        entries = book.decode()
         require(bool((numbers < entries.shape[1]).all()), "index beyond the codebook")
         return np.asarray(entries[units // span % book.groups, numbers])
 
