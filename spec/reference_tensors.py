@@ -234,6 +234,7 @@ def read_view(body: Fields, head: Head, payload: Payload, file: NqzFile) -> Deco
     permutation = list(body.take(body.u8()))
     no_payload(payload)
     require(bool(parts), "view of nothing")
+    require(1 <= len(permutation) <= 8, "rank of a permutation")
     require(sorted(permutation) == list(range(len(permutation))), "no permutation of axes")
 
     def check() -> None:
