@@ -333,7 +333,7 @@ def read_tensor_record(
             name=name,
             dtype=DType(dtype_number) if dtype_number in tuple(DType) else None,
             shape=shape,
-            layout=None,
+            layout=Layout(head & 0x0F) if head & 0x0F in tuple(Layout) else None,
             fields=None,
             unsupported=str(error),
             payload_start_abs=payload_start_abs,
