@@ -91,7 +91,7 @@ class NqzFile:
 
     def __init__(
         self,
-        buffer: bytes | mmap.mmap,
+        buffer: bytes | memoryview | mmap.mmap,
         *,
         limits: Limits | None = None,
         verify: bool = True,
@@ -345,7 +345,7 @@ def safe_open(
 
 
 def from_bytes(
-    content: bytes,
+    content: bytes | memoryview,
     *,
     limits: Limits | None = None,
     verify: bool = True,
@@ -357,7 +357,7 @@ def from_bytes(
 
 
 def load(
-    content: bytes,
+    content: bytes | memoryview,
     *,
     limits: Limits | None = None,
     bfloat16: str = "ml_dtypes",
