@@ -54,6 +54,7 @@ class FileBuilder:
         self.codebooks: list[Record] = []
         self.streams: list[Record] = []
         self.tensors: list[Record] = []
+        self._last_name = ""
 
     def container(self, *, deflated: bool = False) -> Container:
         """Return the file."""
@@ -89,8 +90,9 @@ class FileBuilder:
         return len(self.streams) - 1
 
     def add_tensor(self, record: TensorRecord, payload: bytes = b"") -> None:
-        """Append a tensor whose name shares nothing with the one before."""
-        self.tensors.append(Record(RecordKind.TENSOR, record.to_bytes(""), payload))
+        """Append a tensor."""
+        self.tensors.append(Record(RecordKind.TENSOR, record.to_bytes(self._last_name), payload))
+        self._last_name = record.name
 
 
 def _starts(gaps: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ from .deflate import inflate
 from .directory import BlobRecord, Directory, StreamSlice, parse_directory
 from .dtypes import DType, bfloat16_array
 from .errors import CorruptError, LimitExceededError, UnsupportedFeatureError
-from .header import HEADER_BYTES, Header
+from .header import HEADER_BYTES, Header, check_magic
 from .limits import Limits
 from .metadata import decode_metadata
 from .tensor import Layout, PackedTensor
@@ -398,4 +398,5 @@ def load_file(
     OSError, FormatError, UnsupportedVersionError, UnsupportedFeatureError
     """
     with open(path, "rb") as stream:
+        check_magic(stream.peek(HEADER_BYTES))  # a device or pipe of other bytes may have no end
         return load(stream.read(), limits=limits, bfloat16=bfloat16, threads=threads)

@@ -114,12 +114,19 @@ class TensorDecoder:
             n_bytes += min(n_bytes, _CHUNK_BUFFERS_BYTES)
         elif isinstance(fields, RawFields) and fields.coded_planes:
             n_bytes += record.n_elements * len(fields.coded_planes)
+        elif isinstance(fields, ViewFields):
+            n_bytes += self._source_bytes(fields)
         if n_bytes > self._limits.materialised_bytes:
             raise LimitExceededError(
                 f"tensor {record.name!r} of shape {record.shape} needs {n_bytes} bytes, "
                 f"limit {self._limits.materialised_bytes}",
                 section="TENSOR",
             )
+
+    def _source_bytes(self, fields: ViewFields) -> int:
+        """Bytes of the decoded sources of a view, all of which are held at a time."""
+        sources = [self._directory.tensors[number] for number in {part.tensor for part in fields.parts}]
+        return sum(s.n_elements * s.dtype.itemsize for s in sources if s.dtype is not None)
 
     def _side_bytes(self, record: TensorRecord, fields: PackedFields) -> int:
         """Bytes that a sparse or mask tensor needs beside its result."""

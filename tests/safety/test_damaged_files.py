@@ -13,30 +13,30 @@ from fuzz.flat_input import from_input, to_input
 from fuzz.golden import golden_files
 from nqformat import Layout, TruncatedError
 from nqformat.errors import CorruptError
-from nqformat.streams import Codec, StreamRecord
+from nqformat.streams import Codec, StreamKind, StreamRecord
 from nqformat.tensor_records import PackedFields
 
 GOLDEN = golden_files()
 SEED = 5
-N_STRUCTURED = 13_000
-N_RANDOM = 7_000
+N_STRUCTURED = 12_000
+N_RANDOM = 8_000
 
 
 def test_golden_files_are_read_and_hold_every_layout_codec_mapping_and_dtype() -> None:
-    used: Counter[object] = Counter()
+    used: Counter[str] = Counter()
     for content in GOLDEN.values():
         assert target.verdict(target.read_everything(content)) == "read"
         with nqformat.from_bytes(content) as file:
             for stream in file.directory.streams:
                 assert isinstance(stream, StreamRecord)
-                used.update([stream.codec, stream.kind, type(stream.mapping).__name__])
+                used.update([repr(stream.codec), repr(stream.kind), type(stream.mapping).__name__])
             for record in file.directory.tensors:
-                used.update([record.layout, record.dtype])
+                used.update([repr(record.layout), repr(record.dtype)])
                 if isinstance(record.fields, PackedFields):
                     used.update([type(record.fields.rule).__name__, f"columns {record.fields.column_scan}"])
-    missing = {*Layout, *nqformat.DType, *Codec} - set(used) - {Codec.CONTEXT}
-    assert missing <= {member for member in Layout if member.name == "HASHED"}
-    assert len(GOLDEN) >= 60 and len(used) > 35
+    wanted = {repr(member) for kind in (Layout, nqformat.DType, Codec, StreamKind) for member in kind}
+    assert wanted - set(used) == {repr(Codec.CONTEXT), repr(Layout.HASHED)}
+    assert len(GOLDEN) >= 60 and len(used) >= 35
 
 
 def test_files_taken_apart_and_put_together_are_the_same() -> None:
@@ -56,7 +56,7 @@ def test_every_truncation_is_noticed(name: str) -> None:
 @pytest.mark.parametrize(
     "contents",
     [
-        pytest.param(list(GOLDEN.values())[::5], id="some"),
+        pytest.param([c for c in GOLDEN.values() if len(c) < 200][::3], id="some"),
         pytest.param(list(GOLDEN.values()), id="all", marks=pytest.mark.slow),
     ],
 )
