@@ -162,7 +162,7 @@ def quantized_file(
         None: affine values ``step * k + offset``, k ascending from 0 (DENSE) or 1.
     """
     builder = FileBuilder()
-    scan = k.reshape(k.shape[0], -1).T.reshape(-1) if column_scan else k.reshape(-1)
+    scan = np.moveaxis(k, 0, -1).reshape(-1) if column_scan else k.reshape(-1)
     stored = np.flatnonzero(scan) if layout is not Layout.DENSE else np.arange(scan.size)
     rule: AffineRule | CodebookValues
     first = 0 if layout is Layout.DENSE else 1
