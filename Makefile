@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo fuzz test test-slow test-installed lint bench format clean
+.PHONY: demo fuzz test test-slow test-bounds test-installed lint bench format clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -23,6 +23,11 @@ test: lint $(STAMP)
 # Build the sdist, the wheel from it, and test the wheel from outside the tree.
 test-installed: $(STAMP)
 	$(BIN)/python tests/installed_wheel.py
+
+# Numba's own check of every array index, in the kernels that take arrays; those on addresses have guard pages.
+test-bounds: $(STAMP)
+	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(CURDIR)/$(VENV)/bounds $(BIN)/python -m pytest -q \
+		tests/unit/nqruntime/test_kernels.py tests/unit/nqconvert/quantizers
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -q -m slow
@@ -44,6 +49,8 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/whole_path.py
 	$(BIN)/python benchmarks/compression.py
 	$(BIN)/python benchmarks/codec.py
+	$(BIN)/python benchmarks/huge.py
+	$(BIN)/python benchmarks/quantizers.py
 	$(BIN)/python benchmarks/readme_figures.py
 
 clean:

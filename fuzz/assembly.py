@@ -177,10 +177,10 @@ def quantized_file(
     if layout is not Layout.DENSE:
         assert positions is not None
         kind = StreamKind.GAPS if layout is Layout.SPARSE else StreamKind.MASK
-        position_numbers = _position_numbers(stored, scan.size, layout)
+        places = position_numbers(stored, scan.size, layout)
         if isinstance(positions.mapping, GroupMapping):
-            position_numbers = position_numbers.astype(np.uint8)
-        position_stream = builder.add_stream(kind, positions, position_numbers)
+            places = places.astype(np.uint8)
+        position_stream = builder.add_stream(kind, positions, places)
     fields = PackedFields(
         rule=rule,
         column_scan=column_scan,
@@ -192,7 +192,8 @@ def quantized_file(
     return builder.container()
 
 
-def _position_numbers(stored: np.ndarray, n_elements: int, layout: Layout) -> np.ndarray:
+def position_numbers(stored: np.ndarray, n_elements: int, layout: Layout) -> np.ndarray:
+    """Return gaps (SPARSE) or mask bytes (MASK) of ascending positions."""
     if layout is Layout.SPARSE:
         return np.diff(stored, prepend=-1).astype(np.int64) - 1
     marks = np.zeros(-(-n_elements // 8) * 8, dtype=np.uint8)

@@ -143,7 +143,7 @@ def warm_up(lanes: tuple[str, ...]) -> None:
     for lane in lanes:
         target.with_kernels(lane)
         for content in _sources()[0]:
-            assert target.verdict(target.read_everything(content)) == "read"
+            target.read_everything(content)
 
 
 def resident_peak() -> int:

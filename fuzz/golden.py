@@ -10,13 +10,27 @@ from typing import Any
 import numpy as np
 
 import nqformat
-from nqformat import AffineTensor, Codebook, CodebookTensor, DType, Layout, RawTensor, ViewSource, ViewTensor
+from nqformat import (
+    AffineTensor,
+    Codebook,
+    CodebookTensor,
+    DType,
+    GroupedCodebook,
+    GroupedTensor,
+    HashedTensor,
+    Layout,
+    RawTensor,
+    Scales,
+    ViewSource,
+    ViewTensor,
+)
 from nqformat.escape import EscapeMapping
 from nqformat.grouping import GroupMapping
 from nqformat.hybrid import HybridMapping
-from nqformat.streams import Codec
+from nqformat.streams import Codec, StreamKind
+from nqformat.tensor_records import Block, CodebookValues, PackedFields, Partition, TensorRecord
 
-from .assembly import BYTES, GAPS, Coding, quantized_file
+from .assembly import BYTES, GAPS, Coding, FileBuilder, position_numbers, quantized_file
 
 VECTORS = Path(__file__).parents[1] / "spec" / "vectors" / "valid"
 MOST_BYTES = 2048
@@ -38,7 +52,7 @@ def golden_files() -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     for path in sorted(VECTORS.glob("*.nqz")):
         found[path.stem] = path.read_bytes()
-    for name, content in (*_combinations(), *_written()):
+    for name, content in (*_combinations(), *_partitioned(), *_written()):
         found[name] = content
     return {name: content for name, content in found.items() if len(content) <= MOST_BYTES}
 
@@ -78,6 +92,79 @@ def _combinations() -> Iterator[tuple[str, bytes]]:
                 )
                 container.deflated = number % 4 == 3
                 yield f"{layout.name}-{codec.name}-{number}".lower(), container.to_bytes()
+        for shape in ((0, 3), (4, 5)):
+            nothing = quantized_file(
+                np.zeros(shape, np.int64) + (layout is Layout.DENSE),
+                layout=layout,
+                values=Coding(),
+                positions=Coding(),
+                codebook=levels(2),
+            )
+            yield f"{layout.name}-of-nothing-{shape[0]}".lower(), nothing.to_bytes()
+
+
+def _partitioned() -> Iterator[tuple[str, bytes]]:
+    """Line classes and alive lists, by rows and by columns, in every layout."""
+    rng = np.random.default_rng(14)
+    for layout in (Layout.DENSE, Layout.SPARSE, Layout.MASK):
+        for columns in (False, True):
+            yield f"partition-{layout.name}-{columns}".lower(), _partition(rng, layout, columns)
+
+
+def _partition(rng: np.random.Generator, layout: Layout, columns: bool) -> bytes:
+    """Eight lines in three classes, of which one stores nothing; eight of ten places are alive."""
+    classes = np.array([0, 1, 2, 0, 1, 2, 0, 0], dtype=np.uint8)
+    alive = np.array([1, 0, 1, 1, 1, 0, 1, 1, 1, 1], dtype=np.uint8)
+    n_alive = int(alive.sum())
+    builder = FileBuilder()
+    class_stream = builder.add_stream(StreamKind.CLASSES, Coding(mapping=GroupMapping(4, 3)), classes)
+    alive_stream = builder.add_stream(StreamKind.CLASSES, Coding(mapping=GroupMapping(8, 2)), alive)
+    blocks = []
+    for number in range(3):
+        n_lines = int((classes == number).sum())
+        places = np.arange(n_lines * n_alive)
+        stored = places if layout is Layout.DENSE else places[places % (3 + number) == number]
+        blocks.append(_block(rng, builder, layout, n_lines, stored if number < 2 else places[:0]))
+    partition = Partition(
+        n_lines=8,
+        n_cross=10,
+        class_stream=class_stream,
+        alive_stream=alive_stream,
+        n_alive=n_alive,
+        blocks=tuple(blocks),
+    )
+    fields = PackedFields(
+        rule=CodebookValues(codebook=builder.add_codebook(levels(6))),
+        column_scan=columns,
+        n_stored=sum(block.n_stored for block in blocks),
+        value_stream=-1,
+        partition=partition,
+    )
+    shape = (10, 8) if columns else (8, 2, 5)
+    builder.add_tensor(
+        TensorRecord(name="lines", dtype=DType.FLOAT32, shape=shape, layout=layout, fields=fields)
+    )
+    return builder.container().to_bytes()
+
+
+def _block(
+    rng: np.random.Generator, builder: FileBuilder, layout: Layout, n_lines: int, stored: np.ndarray
+) -> Block:
+    """Store one block of a partition, whose lines have eight places."""
+    if stored.size == 0:
+        return Block(n_lines=n_lines, n_stored=0)
+    numbers = rng.integers(0, 6, stored.size).astype(np.uint8)
+    value_stream = builder.add_stream(StreamKind.VALUES, Coding(mapping=GroupMapping(2, 6)), numbers)
+    position_stream = None
+    if layout is Layout.SPARSE:
+        gaps = position_numbers(stored, 8 * n_lines, layout)
+        position_stream = builder.add_stream(StreamKind.GAPS, Coding(mapping=GAPS), gaps)
+    elif layout is Layout.MASK:
+        mask = position_numbers(stored, 8 * n_lines, layout).astype(np.uint8)
+        position_stream = builder.add_stream(StreamKind.MASK, Coding(), mask)
+    return Block(
+        n_lines=n_lines, n_stored=stored.size, value_stream=value_stream, position_stream=position_stream
+    )
 
 
 def _long() -> Iterator[tuple[str, bytes]]:
@@ -135,6 +222,23 @@ def _tensors() -> dict[str, Any]:
             sources=(ViewSource(name="weight", start=2, stop=8),), permutation=(1, 0), shape=(14, 6)
         ),
     }
+    scales = rng.uniform(0.5, 2, size=7).astype(np.float32)
+    halves = Scales(values=scales[:3].astype(np.float16).astype(np.float32), span=5, stored_as=DType.FLOAT16)
+    vectors = GroupedCodebook(values=rng.normal(size=(3, 5, 2)).astype(np.float32))
+    signs = rng.integers(-3, 4, (7, 9)).astype(np.int32)
+    tensors |= {
+        "scaled": AffineTensor(k=signs, step=1.0, scales=Scales.along_axis(scales, (7, 9))),
+        "scaled_sparse": CodebookTensor(
+            indices=skewed(rng, (7, 12), 4, 0.2).astype(np.uint8), codebook=book, scales=halves
+        ),
+        "vectors": GroupedTensor(
+            indices=rng.integers(0, 5, 60).astype(np.uint8), shape=(10, 12), codebook=vectors, span=20
+        ),
+        "hashed": HashedTensor(source="planes", shape=(6, 5), seed=99),
+        "signed": HashedTensor(source="half", shape=(3, 7), seed=7, signs=True),
+        "pruned": np.where(rng.random((20, 30)) < 0.06, rng.normal(size=(20, 30)), 0).astype(np.float32),
+        "rare": np.arange(900) % 400 == 9,
+    }
     tensors |= {
         f"int.{name}": np.arange(4, dtype=name) for name in ("u1", "i2", "u2", "i4", "u4", "i8", "u8")
     }
@@ -145,7 +249,8 @@ def _written() -> Iterator[tuple[str, bytes]]:
     """Files of the writer: each tensor alone, and all together with graph and metadata."""
     tensors = _tensors()
     for i, (name, tensor) in enumerate(tensors.items()):
-        alone = {"weight": tensors["weight"], name: tensor} if name == "view" else {name: tensor}
+        source = {"view": "weight", "hashed": "planes", "signed": "half"}.get(name)
+        alone = {name: tensor} if source is None else {source: tensors[source], name: tensor}
         yield f"alone-{name}", nqformat.save(alone, edge=bool(i % 2))
     yield "all", nqformat.save(tensors, graph=ONNX_GRAPH, metadata={"method": "none", "seed": [1, None, 0.5]})
     yield "all-edge", nqformat.save(tensors, graph=ONNX_GRAPH, metadata={"a": {"b": "c"}}, edge=True)

@@ -19,7 +19,8 @@ CONVERT = """
 import sys, hashlib, numpy as np, nqconvert
 rng = np.random.default_rng(4)
 kept = rng.random((4, 40, 30)) < 0.3
-state = {f"layer{i}.weight": np.where(kept[i], rng.normal(size=(40, 30)), 0).astype(np.float32) for i in range(4)}
+weights = np.where(kept, rng.normal(size=(4, 40, 30)), 0).astype(np.float32)
+state = {f"layer{i}.weight": weights[i] for i in range(4)}
 state |= {f"layer{i}.bias": rng.normal(size=30).astype(np.float32) for i in range(4)}
 nqconvert.convert(state, sys.argv[1], preset="deep-compression", seed=3)
 print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest())

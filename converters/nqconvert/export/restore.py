@@ -8,11 +8,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from nqconvert.graphs.onnx_tensor import require_onnx
 from nqconvert.graphs.scope import free_names
 from nqformat import TensorInfo
 from nqformat.errors import ConversionError, CorruptError
-from nqformat.tensor import PackedTensor
+from nqformat.optional_packages import require_package
+from nqformat.tensor import GroupedTensor, PackedTensor
 
 
 class TensorFile(Protocol):
@@ -36,6 +36,10 @@ class TensorFile(Protocol):
 
     def get_packed(self, name: str) -> PackedTensor | np.ndarray:
         """Undo a tensor's entropy coding only."""
+        ...
+
+    def get_grouped(self, name: str) -> GroupedTensor | None:
+        """Undo the entropy coding of a tensor with grouped or vector codebooks; None for any other."""
         ...
 
 
@@ -74,7 +78,7 @@ def read_stored_model(file: TensorFile) -> StoredModel:
         raise ConversionError(
             "the file holds no graph, so there is no model to export; decompress it instead"
         )
-    onnx = require_onnx()
+    onnx = require_package("onnx")
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     try:
