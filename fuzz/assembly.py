@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nqformat.chunks import chunk_grid
 from nqformat.codebooks import encode_codebook
 from nqformat.directory import RecordKind
 from nqformat.dtypes import DType
@@ -17,6 +16,7 @@ from nqformat.escape import EscapeMapping
 from nqformat.grouping import GroupMapping
 from nqformat.hybrid import HybridMapping
 from nqformat.prefix_code import PrefixCode
+from nqformat.reencoding import scan_starts
 from nqformat.streams import Code, Codec, Mapping, StreamKind, StreamRecord, SymbolSlice, encode_stream
 from nqformat.tans import TansCode
 from nqformat.tensor import Codebook, Layout
@@ -70,7 +70,9 @@ class FileBuilder:
 
     def add_stream(self, kind: StreamKind, coding: Coding, numbers: np.ndarray) -> int:
         """Store numbers as a stream of one slice; returns its number."""
-        slices = [SymbolSlice(values=numbers, starts=_starts(numbers) if kind is StreamKind.GAPS else None)]
+        slices = [
+            SymbolSlice(values=numbers, starts=scan_starts(numbers) if kind is StreamKind.GAPS else None)
+        ]
         table = None
         code = None
         if coding.codec is not Codec.STORED:
@@ -95,12 +97,6 @@ class FileBuilder:
         self._last_name = record.name
 
 
-def _starts(gaps: np.ndarray) -> np.ndarray:
-    """Scan position before each gap."""
-    ends = np.cumsum(gaps.astype(np.int64) + 1)
-    return np.concatenate([[0], ends[:-1]]) if gaps.size else ends
-
-
 def _code(coding: Coding, numbers: np.ndarray) -> Code:
     """Return a code for all symbols of the numbers; two symbols at least for tANS."""
     capacity = 1 << coding.chunk_log2
@@ -120,11 +116,6 @@ def _symbols(mapping: Mapping, numbers: np.ndarray) -> np.ndarray:
     if isinstance(mapping, EscapeMapping):
         return mapping.symbols(numbers)
     return mapping.split(numbers)[0]
-
-
-def n_chunks(n_numbers: int, coding: Coding) -> int:
-    """Chunks that a slice takes."""
-    return len(chunk_grid([n_numbers], coding.chunk_log2))
 
 
 def fits(mapping: Mapping, numbers: np.ndarray) -> bool:

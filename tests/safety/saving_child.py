@@ -40,7 +40,7 @@ def serve_kills(path: str, n_kills: int) -> None:
         child = os.fork()
         if child == 0:
             save_for_ever(path, 1000 * kill + 1000)
-        time.sleep(float(rng.uniform(0, 0.02)))
+        time.sleep(float(rng.uniform(0, 0.02) if kill % 4 else rng.uniform(0.05, 0.2)))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         found = nqformat.load_file(path)
