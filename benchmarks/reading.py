@@ -2,8 +2,8 @@
 
     python benchmarks/reading.py [--quick]
 
-Writes benchmarks/results/reading.json. Times are CPU seconds of one thread; medians of rounds in which all candidates
-take turns.
+Writes benchmarks/results/reading.json. Times are CPU seconds of one thread; medians of rounds in which all
+candidates take turns.
 """
 
 from __future__ import annotations
