@@ -9,6 +9,7 @@ import numpy as np
 from . import kernels
 from .chunks import DEFAULT_CHUNK_LOG2
 from .code_cost import Prefer, estimate_bytes, exact_bytes
+from .counting import distinct_counts
 from .escape import MAX_ESCAPE_BITS, EscapeMapping
 from .grouping import MAX_GROUP, GroupMapping
 from .hybrid import HybridMapping
@@ -151,7 +152,7 @@ def gap_codings(gaps: np.ndarray, prefer: Prefer) -> Codings:
 
 def _hybrid_codings(numbers: np.ndarray, mappings: tuple[HybridMapping, ...]) -> Codings:
     """Count symbols under each mapping from one pass over the numbers."""
-    distinct, repeats = np.unique(numbers, return_counts=True)
+    distinct, repeats = distinct_counts(numbers)
     found: list[tuple[Mapping, np.ndarray, float]] = []
     for mapping in mappings:
         symbols, _, widths = mapping.split(distinct)

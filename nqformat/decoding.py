@@ -49,7 +49,18 @@ def decode_bytes(part: CodedSlice, out: np.ndarray, workers: Workers) -> None:
     ----------
     out : ndarray of uint8
         Number i of the slice goes to ``out[i]``.
+
+    Raises
+    ------
+    CorruptError
+        If a number is larger (spec 4.1).
     """
+    if not isinstance(part.record.mapping, GroupMapping):
+        for piece, numbers in part.numbers():
+            if numbers.size and int(numbers.max()) > 255:
+                raise damaged(part)
+            out[piece.start : piece.stop] = numbers
+        return
     library = decoder_library(part)
     native = None if library is None else native_code(part, None)
     rest = part.pieces

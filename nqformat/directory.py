@@ -341,7 +341,7 @@ def _without_unknown_fields(record: TensorRecord, body: ByteCursor) -> TensorRec
     try:
         _finish(body)
     except UnsupportedFeatureError as error:
-        return replace(record, fields=None, layout=None, unsupported=str(error))
+        return replace(record, fields=None, unsupported=str(error))
     return record
 
 

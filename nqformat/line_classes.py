@@ -28,7 +28,11 @@ def value_counts(
     ndarray of float64, shape (n_lines, at most 64)
     """
     if edges is not None:
-        numbers, width = np.searchsorted(edges, numbers, side="right"), _VALUE_BINS
+        if width <= numbers.size:
+            numbers = np.searchsorted(edges, np.arange(width), side="right")[numbers]
+        else:
+            numbers = np.searchsorted(edges, numbers, side="right")
+        width = _VALUE_BINS
     flat = np.bincount(line_of * width + numbers, minlength=n_lines * width)
     return flat.reshape(n_lines, width).astype(np.float64)
 

@@ -333,7 +333,7 @@ def read_tensor_record(
             name=name,
             dtype=DType(dtype_number) if dtype_number in tuple(DType) else None,
             shape=shape,
-            layout=None,
+            layout=Layout(head & 0x0F) if head & 0x0F in tuple(Layout) else None,
             fields=None,
             unsupported=str(error),
             payload_start_abs=payload_start_abs,
@@ -466,9 +466,9 @@ def _read_partition(
     n_alive, alive_stream = n_cross, None
     if flags & _FLAG_ALIVE:
         n_alive = cursor.varint()
+        if n_alive > n_cross:
+            raise cursor.corrupt(f"{n_alive} of {n_cross} places alive")
         alive_stream = read_stream(cursor, counts)
-    if n_alive > n_cross:
-        raise cursor.corrupt(f"{n_alive} of {n_cross} places alive")
     blocks = []
     for _ in range(n_blocks):
         n_own = cursor.varint() if class_stream is not None else n_lines

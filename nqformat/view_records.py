@@ -71,10 +71,10 @@ def read_view(cursor: ByteCursor, counts: DirectoryCounts) -> ViewFields:
         raise cursor.corrupt(f"view of {n_parts} parts")
     parts = []
     for _ in range(n_parts):
-        part = ViewPart(tensor=cursor.varint(), start=cursor.varint(), n_rows=cursor.varint())
-        if part.tensor >= counts.tensors:
-            raise cursor.corrupt(f"view of tensor {part.tensor}, which does not stand before it")
-        parts.append(part)
+        tensor = cursor.varint()
+        if tensor >= counts.tensors:
+            raise cursor.corrupt(f"view of tensor {tensor}, which does not stand before it")
+        parts.append(ViewPart(tensor=tensor, start=cursor.varint(), n_rows=cursor.varint()))
     rank = cursor.u8()
     permutation = tuple(cursor.take(rank))
     if not 1 <= rank <= MAX_RANK or sorted(permutation) != list(range(rank)):

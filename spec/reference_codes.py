@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import struct
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -168,18 +167,6 @@ class Bits:
         """Refuse padding other than 0 and bytes after the last used one."""
         unused = self.text[self.at :]
         require(len(unused) < 8 and "1" not in unused, "bit string has bytes or bits left over")
-
-
-def inflate(data: bytes | memoryview, plain_bytes: int) -> bytes:
-    """Inflate a raw deflate stream of exactly plain_bytes bytes that fills data (3, 3.4)."""
-    inflater = zlib.decompressobj(wbits=-15)
-    try:
-        plain = inflater.decompress(data, plain_bytes + 1)
-    except zlib.error as error:
-        raise Corrupt(f"deflate: {error}") from error
-    exact = inflater.eof and not inflater.unused_data and len(plain) == plain_bytes
-    require(exact, "deflate stream of another length")
-    return plain
 
 
 # Code tables (5) --------------------------------------------------------------------------------------------

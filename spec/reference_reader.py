@@ -6,8 +6,8 @@ arrays are uint16 bit patterns. ``python spec/reference_reader.py FILE`` lists t
 
 Each record is read by one function, which checks its fields and returns a function that decodes the payload.
 Tables of such functions by number are where new kinds are added: TABLE_KINDS and MAPPINGS in
-reference_codes.py, CODEBOOK_CODINGS and LAYOUTS in reference_tensors.py. This module holds the file, its
-directory and its records.
+reference_codes.py, CODEBOOK_CODINGS in reference_values.py, LAYOUTS in reference_tensors.py. Streams are in
+reference_streams.py. This module holds the file, its directory and its records.
 """
 
 from __future__ import annotations
@@ -41,27 +41,16 @@ from reference_codes import (
     UnsupportedFeature,
     UnsupportedVersion,
     if_supported,
-    inflate,
     known,
     limit,
     referred,
     require,
     supported,
 )
-from reference_tensors import (
-    CLASSES,
-    ELEMENTS,
-    LAYOUTS,
-    VALUES,
-    Array,
-    Coding,
-    Decode,
-    Head,
-    Slice,
-    Stream,
-    Tensor,
-    read_codebook,
-)
+from reference_deflate import inflate
+from reference_streams import CLASSES, VALUES, Coding, Slice, Stream
+from reference_tensors import LAYOUTS, Tensor
+from reference_values import ELEMENTS, Array, Codebook, Decode, Head, read_codebook
 
 __all__ = [
     "BadMagic",
@@ -220,7 +209,7 @@ class NqzFile:
     def __init__(self, data: bytes, limits: Limits) -> None:
         self.limits = limits
         self.tables: list[Table | UnsupportedFeature] = []
-        self.codebooks: list[Decode | UnsupportedFeature] = []
+        self.codebooks: list[Codebook | UnsupportedFeature] = []
         self.streams: list[Stream] = []
         self.tensors: list[Tensor] = []
         self.blobs: dict[int, Callable[[], bytes] | UnsupportedFeature] = {}
@@ -268,11 +257,11 @@ class NqzFile:
             body, payload, self.limits.graph_bytes if kind == GRAPH else self.limits.metadata_bytes
         )
 
-    def read_codebook_record(self, body: Fields, payload: Payload) -> Decode:
+    def read_codebook_record(self, body: Fields, payload: Payload) -> Codebook:
         """Read a CODEBOOK record to its end (6.1, 3.6)."""
-        entries = read_codebook(body, payload)
+        codebook = read_codebook(body, payload)
         end_of_body(body)
-        return entries
+        return codebook
 
     def read_coding(self, body: Fields) -> Coding:
         """Read a STREAM record (4.1)."""
@@ -315,7 +304,6 @@ class NqzFile:
         known(ELEMENTS, head.element_number, "element type")
         self.checks = []
         decode = known(LAYOUTS, head.layout, "layout")(body, head, payload, self)
-        require(head.layout == 0 or payload.n_bytes == 0, "payload of a tensor that is not RAW")
         end_of_body(body)
         for check in self.checks:
             check()

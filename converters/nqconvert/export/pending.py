@@ -62,6 +62,6 @@ def array_initializer(name: str, array: np.ndarray, dtype: DType) -> PendingInit
 
 def known_dtype(info: TensorInfo) -> DType:
     """Return the element type of a tensor; raise UnsupportedFeatureError if this reader cannot read it."""
-    if info.dtype is None or info.layout is None:
+    if info.dtype is None or info.unsupported:
         raise UnsupportedFeatureError(f"tensor {info.name!r}: {info.unsupported}")
     return info.dtype

@@ -11,6 +11,7 @@ import numpy as np
 from nqformat.dtypes import DType
 from nqformat.tensor import Codebook, GroupedCodebook, GroupedTensor, RawTensor, Tensor
 
+from .distinct import sorted_distinct
 from .lossless import index_dtype
 from .pools import (
     PRUNED_SHARE,
@@ -138,7 +139,7 @@ def _row_codebooks(fit: FitPool, rows: Rows, settings: QuantizerSettings) -> Ten
 
 def _fit_row(fit: FitPool, pool: Pool, settings: QuantizerSettings) -> Fit:
     """Fit a row, or take its values as they are if they are few."""
-    distinct = np.unique(pool.values).astype(np.float64)
+    distinct = sorted_distinct(pool.values).astype(np.float64)
     if np.count_nonzero(distinct) <= min(pool.clusters(settings), _FEW):
         return Fit(centres=np.union1d(distinct, [0.0]) if pool.has_zero else distinct)
     return fit(pool, settings)

@@ -46,8 +46,17 @@ def distinct_bits(bits: np.ndarray, most: int) -> np.ndarray | None:
     if flat.dtype.itemsize <= 2:
         found = np.flatnonzero(np.bincount(flat, minlength=1)).astype(flat.dtype)
     else:
-        step = flat.size // _SAMPLE
-        if step > 1 and np.unique(flat[::step]).size > most:
-            return None
-        found = np.unique(flat)
+        for n_sampled in (most + 1 + most // 4, _SAMPLE):
+            step = flat.size // n_sampled
+            if step > 1 and sorted_distinct(flat[::step]).size > most:
+                return None
+        found = sorted_distinct(flat)
     return found if found.size <= most else None
+
+
+def sorted_distinct(flat: np.ndarray) -> np.ndarray:
+    """Distinct elements ascending; sorting takes a fraction of the time of NumPy's hashing."""
+    ordered = np.sort(flat)
+    first = np.ones(ordered.size, dtype=bool)
+    np.not_equal(ordered[1:], ordered[:-1], out=first[1:])
+    return ordered[first]

@@ -8,6 +8,8 @@ import numpy as np
 
 from nqformat.tensor import MAX_AFFINE_K, affine_values
 
+from .distinct import sorted_distinct
+
 __all__ = ["Grid", "find_grid"]
 
 _MAX_DOUBLINGS = 64
@@ -70,7 +72,7 @@ def find_grid(values: np.ndarray) -> Grid | None:
 
 def _estimate_step(distances: np.ndarray) -> float:
     """Estimate the step of a grid through 0 from rounded multiples of it."""
-    magnitudes = np.unique(np.abs(distances))
+    magnitudes = sorted_distinct(np.abs(distances))
     magnitudes = magnitudes[magnitudes > 0]
     step = float(np.diff(magnitudes, prepend=0.0).min())
     reach = step

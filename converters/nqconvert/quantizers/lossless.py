@@ -18,7 +18,7 @@ from nqformat.tensor import (
     round_codebook,
 )
 
-from .distinct import bits_to_values, distinct_bits, unsigned_bits
+from .distinct import bits_to_values, distinct_bits, sorted_distinct, unsigned_bits
 from .grids import Grid, find_grid
 from .rate import estimate_bits
 from .settings import QuantizerSettings
@@ -149,7 +149,7 @@ def _grid_k(grid: Grid, bits: np.ndarray, dtype: DType) -> np.ndarray | None:
 def _affine_of_few(bits: np.ndarray, distinct: np.ndarray, dtype: DType) -> AffineTensor | None:
     values = _float32_values(distinct, dtype)
     assert values is not None
-    grid = find_grid(np.unique(values))
+    grid = find_grid(sorted_distinct(values.reshape(-1)))
     if grid is None:
         return None
     k = _grid_k(grid, distinct, dtype)
@@ -162,7 +162,7 @@ def _affine_of_many(bits: np.ndarray, dtype: DType) -> AffineTensor | None:
     """Look for a grid in a sample and try it on all elements; nearly free where there is none."""
     flat = bits.reshape(-1)
     sample = _float32_values(flat[:: max(1, flat.size // _GRID_SAMPLE)], dtype)
-    grid = None if sample is None else find_grid(np.unique(sample))
+    grid = None if sample is None else find_grid(sorted_distinct(sample.reshape(-1)))
     k = None if grid is None else _grid_k(grid, flat, dtype)
     if grid is None or k is None:
         return None

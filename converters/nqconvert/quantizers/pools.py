@@ -13,7 +13,7 @@ from nqformat.dtypes import DType, dtype_of
 from nqformat.errors import ConversionError
 from nqformat.tensor import Codebook, CodebookTensor, RawTensor, Tensor, round_codebook
 
-from .distinct import bits_to_values, unsigned_bits, without_negative_zeros
+from .distinct import bits_to_values, sorted_distinct, unsigned_bits, without_negative_zeros
 from .lossless import exact_codebook_tensor, index_dtype, lossless_tensor
 from .rate import estimate_bits
 from .settings import QuantizerSettings
@@ -222,7 +222,7 @@ def _kept_exactly(array: np.ndarray, most: int) -> Tensor | None:
 
 def _gains_by_joining(kept: Tensor, values: np.ndarray) -> bool:
     """Whether a tensor of few distinct values should share a codebook: its own would serve few weights."""
-    n_distinct = int(np.unique(values).size)
+    n_distinct = sorted_distinct(values.reshape(-1)).size
     if n_distinct <= _TERNARY:
         return False
     return isinstance(kept, RawTensor) or int(np.count_nonzero(values)) < _LEAST_USES * n_distinct

@@ -11,6 +11,7 @@ from nqformat.tensor import AffineTensor, Scales, Tensor, are_scales, round_code
 
 from .channels import Rows, channel_axis, quantize_scoped
 from .clustering import MAX_EXACT_VALUES, N_BINS, binned_values
+from .distinct import sorted_distinct
 from .pools import Fit, Pool
 from .settings import MAX_CLUSTERS, QuantizerSettings
 
@@ -133,7 +134,9 @@ def least_step(values: np.ndarray, most: int, *, has_zero: bool) -> float:
     has_zero : bool
         Leave the cell around zero out of the count.
     """
-    points = binned_values(values, None, N_BINS)[0] if values.size > MAX_EXACT_VALUES else np.unique(values)
+    points = (
+        binned_values(values, None, N_BINS)[0] if values.size > MAX_EXACT_VALUES else sorted_distinct(values)
+    )
     points = points.astype(np.float64)
     largest = float(np.abs(points).max())
 

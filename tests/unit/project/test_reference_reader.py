@@ -7,7 +7,6 @@ import sys
 import zlib
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,12 @@ import pytest
 import nqformat
 import reference_reader as reference
 from nqformat import AffineTensor, Codebook, CodebookTensor, DType, RawTensor, ViewSource, ViewTensor
+from vector_assembly import Record, assembled, record, sealed, tensor_body, varint
 
 ROOT = Path(__file__).parents[3]
 READER = ROOT / "spec" / "reference_reader.py"
 VECTORS = sorted((ROOT / "spec" / "vectors" / "valid").glob("*.nqz"))
-N_MUTATED = 2000
+N_MUTATED = 800
 Rng = np.random.Generator
 
 
@@ -189,66 +189,20 @@ def file_by_hand() -> bytes:
             record(6, tensor_body(2, 10, "classed", (5, 2)) + bytes([4, 0, 3, 3, 0, 0, 0, 0, 5, 0])),
             record(6, tensor_body(5, 12, "view", (2, 6)) + bytes(view)),
         ],
-        deflated=False,
+        deflate=False,
     )
-
-
-def record(kind: int, body: bytes, payload: bytes = b"") -> Record:
-    return Record(kind << 3 | 2 * bool(payload) | (kind > 1), body, payload)
-
-
-def tensor_body(layout: int, element: int, name: str, dims: tuple[int, ...]) -> bytes:
-    """Common fields of a tensor whose name shares nothing with the one before."""
-    head = bytes([layout | len(dims) << 4, element, 0, len(name)])
-    return head + name.encode() + b"".join(map(varint, dims))
 
 
 # Changed files --------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Record:
-    tag: int
-    body: bytes
-    payload: bytes
-
-
-def varint(number: int) -> bytes:
-    out = bytearray()
-    while number > 127:
-        out.append(number & 127 | 128)
-        number >>= 7
-    return bytes([*out, number])
-
-
 def records_of(content: bytes) -> list[Record]:
     found = []
-    for record in reference.read_records(*reference.read_directory(content, reference.Limits())):
-        payload = record.payload.read()
-        tag = record.kind << 3 | record.critical | 2 * bool(payload)
-        found.append(Record(tag, bytes(record.body.left), payload))
+    for each in reference.read_records(*reference.read_directory(content, reference.Limits())):
+        payload = each.payload.read()
+        tag = each.kind << 3 | each.critical | 2 * bool(payload)
+        found.append(Record(tag, bytes(each.body.left), payload))
     return found
-
-
-def assembled(records: list[Record], deflated: bool) -> bytes:
-    """Write a file of one page from records, with right checksums whatever the records say."""
-    plain = b""
-    for record in records:
-        plain += varint(record.tag) + varint(len(record.body))
-        plain += (varint(len(record.payload)) if record.tag & 2 else b"") + record.body
-    stored = plain
-    if deflated:
-        packer = zlib.compressobj(9, zlib.DEFLATED, -15)
-        stored = varint(len(plain)) + packer.compress(plain) + packer.flush()
-    return sealed(stored, b"".join(record.payload for record in records), 0x80 | deflated)
-
-
-def sealed(stored_directory: bytes, body: bytes, flags: int) -> bytes:
-    pages = [zlib.crc32(body[i : i + (1 << 20)]) for i in range(0, len(body), 1 << 20)]
-    area = b"".join(page.to_bytes(4, "little") for page in pages) + stored_directory
-    head = reference.MAGIC + bytes([0, 1, flags, 0]) + len(area).to_bytes(4, "little")
-    head += (32 + len(area) + len(body)).to_bytes(8, "little") + zlib.crc32(area).to_bytes(4, "little")
-    return head + zlib.crc32(head).to_bytes(4, "little") + area + body
 
 
 def flipped(rng: Rng, content: bytes) -> bytes:
@@ -311,7 +265,7 @@ def changed_file(rng: Rng, content: bytes) -> bytes:
     if choice == 3:
         plain, body = reference.read_directory(content, reference.Limits())
         return sealed(flipped(rng, bytes(plain.left)), content[body.start :], 0x80)
-    return assembled(changed_records(rng, records_of(content)), deflated=bool(rng.integers(2)))
+    return assembled(changed_records(rng, records_of(content)), deflate=bool(rng.integers(2)))
 
 
 # Tests ----------------------------------------------------------------------------------------------------
@@ -337,36 +291,39 @@ def test_the_file_by_hand_is_what_the_document_says() -> None:
 def test_the_made_files_use_every_layout_codec_and_mapping(files: dict[str, bytes]) -> None:
     used: Counter[str] = Counter()
     for content in files.values():
-        for record in records_of(content):
-            kind = record.tag >> 3
+        for each in records_of(content):
+            kind = each.tag >> 3
             if kind == reference.STREAM:
                 used.update(
-                    [f"kind {record.body[0]}", f"codec {record.body[1] % 16}", f"map {record.body[1] >> 4}"]
+                    [f"kind {each.body[0]}", f"codec {each.body[1] % 16}", f"map {each.body[1] >> 4}"]
                 )
             elif kind == reference.TENSOR:
-                used[f"layout {record.body[0] % 16}"] += 1
-    wanted = {f"layout {i}" for i in range(6)} | {f"kind {i}" for i in range(1, 6)}
+                used[f"layout {each.body[0] % 16}"] += 1
+    wanted = {f"layout {i}" for i in range(8)} | {f"kind {i}" for i in range(1, 6)}
     assert wanted | {f"codec {i}" for i in range(3)} | {f"map {i}" for i in range(3)} <= set(used)
 
 
-def test_both_give_the_same_verdict_on_changed_files(files: dict[str, bytes]) -> None:
-    rng = np.random.default_rng(20)
-    quick = [files[name] for name in ("001-worked-example", "by hand", "002-tans", "004-escaped-groups")]
-    large = [content for name, content in files.items() if name != "long" and content not in quick]
+@pytest.mark.parametrize("n_mutated", [N_MUTATED, pytest.param(5000, marks=pytest.mark.slow)])
+def test_both_give_the_same_verdict_on_changed_files(files: dict[str, bytes], n_mutated: int) -> None:
+    rng = np.random.default_rng(n_mutated)
+    whole = {name: content for name, content in files.items() if name != "long" and len(content) > 32}
+    quick = [content for name, content in whole.items() if name == "by hand" or name[:3].isdigit()]
+    large = [content for content in whole.values() if content not in quick]
     verdicts: Counter[str] = Counter()
     n_differing = 0
-    for _ in range(N_MUTATED):
+    for _ in range(n_mutated):
         sources = quick if rng.random() < 0.85 else large
         content = changed_file(rng, sources[int(rng.integers(len(sources)))])
         first, second = both_verdicts(content)
         differing = {key for key in first | second if first.get(key) != second.get(key)}
         # where a fault and an unknown item meet in one tensor, either may be reported
         refused = [{first.get(key), second.get(key)} for key in differing]
-        assert all(pair == {"Corrupt", "UnsupportedFeature"} for pair in refused), content.hex()
+        newer = ({"Corrupt", "UnsupportedFeature"}, {"Truncated", "UnsupportedFeature"})
+        assert all(pair in newer for pair in refused), content.hex()
         n_differing += bool(differing)
         verdicts[first.get("file", "read")] += 1
-    assert n_differing <= N_MUTATED // 200
-    assert min(verdicts[name] for name in ("read", "Corrupt", "Truncated", "UnsupportedFeature")) > 20
+    assert n_differing <= max(5, n_mutated // 200)
+    assert min(verdicts[name] for name in ("read", "Corrupt", "Truncated", "UnsupportedFeature")) > 10
 
 
 def test_every_prefix_is_truncated() -> None:
@@ -387,7 +344,7 @@ def test_limits_are_kept() -> None:
 def test_an_unknown_item_leaves_the_others_readable() -> None:
     records = records_of(file_by_hand())
     records[10].body += bytes([7, 0])
-    file = reference.read(assembled(records, deflated=True))
+    file = reference.read(assembled(records, deflate=True))
     assert list(file.unsupported) == ["classed"] and list(file.tensors) == ["mask", "sparse", "view"]
     assert file.graph == b"graph"
 
@@ -407,47 +364,6 @@ def with_record(at: int, changed: Record) -> list[Record]:
     return records
 
 
-SINGLE_FAULTS = {
-    "critical PADDING": ([*records_of(file_by_hand()), Record(15 << 3 | 1, b"", b"")], "Corrupt"),
-    "PADDING before others": ([Record(15 << 3, b"", b""), *records_of(file_by_hand())], "Corrupt"),
-    "critical unknown record": (with_record(0, Record(7 << 3 | 1, b"", b"")), "UnsupportedFeature"),
-    "aligned without payload": (with_record(2, Record(3 << 3 | 5, bytes([1, 2]), b"")), "Corrupt"),
-    "TABLE with a payload": (with_record(2, record(3, bytes([1, 2]), b"x")), "Corrupt"),
-    "TABLE without a body": (with_record(2, record(3, b"")), "Truncated"),
-    "short code lengths": (with_record(2, record(3, bytes([0, 12, 255]))), "Corrupt"),
-    "codebook of integers": (with_record(3, record(4, bytes([4, 1, 4, 1]), bytes(8))), "Corrupt"),
-    "codebook of nothing": (with_record(3, record(4, bytes([10, 1, 0, 1]))), "Corrupt"),
-    "codebook too large": (
-        with_record(3, record(4, bytes([26, 1]) + varint(4097) + bytes([1]))),
-        "LimitExceeded",
-    ),
-    "codebook of another length": (with_record(3, record(4, bytes([10, 1, 4, 1]), bytes(6))), "Corrupt"),
-    "rank 9": (with_record(10, record(6, tensor_body(1, 2, "t", (1,) * 9) + b"x")), "LimitExceeded"),
-    "an empty shape that no array has": (
-        with_record(10, record(6, tensor_body(0, 2, "t", (0, 1 << 60)) + b"\0")),
-        "LimitExceeded",
-    ),
-    "2^63 elements": (
-        with_record(10, record(6, tensor_body(1, 2, "t", (1 << 32, 1 << 31)) + b"x")),
-        "LimitExceeded",
-    ),
-    "view that ends early": (
-        with_record(11, record(6, tensor_body(5, 12, "v", (4,)) + bytes([9, 0, 0]))),
-        "Truncated",
-    ),
-    "view of nothing": (
-        with_record(11, record(6, tensor_body(5, 12, "v", (0,)) + bytes([0, 1, 0]))),
-        "Corrupt",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", SINGLE_FAULTS)
-def test_a_single_fault_has_the_class_of_the_document(name: str) -> None:
-    records, error = SINGLE_FAULTS[name]
-    assert both_verdicts(assembled(records, deflated=False)) == ({"file": error}, {"file": error})
-
-
 def test_faults_of_payloads_concern_what_takes_from_them() -> None:
     for at, payload, damaged in (
         (4, b"", {"mask", "sparse", "view"}),  # more chunks than bytes
@@ -457,11 +373,11 @@ def test_faults_of_payloads_concern_what_takes_from_them() -> None:
     ):
         records = records_of(file_by_hand())
         records[at] = record(5, records[at].body, payload)
-        for said in both_verdicts(assembled(records, deflated=True)):
+        for said in both_verdicts(assembled(records, deflate=True)):
             assert {key for key in said if said[key] == "Corrupt"} == {f"tensor {name}" for name in damaged}
 
 
 def test_an_empty_payload_counts_as_none() -> None:
     records = with_record(2, Record(3 << 3 | 3, bytes([1, 2]), b""))
-    first, second = both_verdicts(assembled(records, deflated=False))
+    first, second = both_verdicts(assembled(records, deflate=False))
     assert first == second and "file" not in first
