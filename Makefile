@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-slow test-bounds test-installed lint bench format clean
+.PHONY: demo fuzz test test-slow test-bounds test-installed lint bench format clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -31,6 +31,10 @@ test-bounds: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -q -m slow
+
+# A million mutants with repaired checksums and a million of random bytes; stop and go on as you like.
+fuzz: $(STAMP)
+	$(BIN)/python -m fuzz.run
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

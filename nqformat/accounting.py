@@ -9,6 +9,7 @@ import numpy as np
 
 from .codings import histogram
 from .counting import distinct_counts
+from .directory import StreamSlice
 from .escape import EscapeMapping
 from .header import HEADER_BYTES
 from .hybrid import HybridMapping
@@ -99,9 +100,12 @@ def account(file: NqzFile) -> FileBytes:
     """
     directory = file.directory
     shares: dict[int, _Share] = {i: _Share() for i in range(len(directory.tensors))}
+    slices: dict[int, list[tuple[int, StreamSlice]]] = {}
+    for (tensor, _), part in directory.slices.items():
+        slices.setdefault(part.stream, []).append((tensor, part))
     for number, stream in enumerate(directory.streams):
         if isinstance(stream, StreamRecord):
-            _divide_stream(file, number, stream, shares)
+            _divide_stream(file, stream, slices.get(number, []), shares)
     codebook_bytes = _divide_codebooks(file)
     tensors = tuple(
         _tensor_bytes(record, shares[i], codebook_bytes.get(i, 0.0))
@@ -125,10 +129,15 @@ def account(file: NqzFile) -> FileBytes:
     )
 
 
-def _divide_stream(file: NqzFile, number: int, stream: StreamRecord, shares: dict[int, _Share]) -> None:
+def _divide_stream(
+    file: NqzFile,
+    stream: StreamRecord,
+    slices: list[tuple[int, StreamSlice]],
+    shares: dict[int, _Share],
+) -> None:
     """Give each tensor its part of a stream's payload, by the coded bits of its slice."""
     bits: list[tuple[_Share, float]] = []
-    for tensor, coded_bits, entropy_bits in _slice_bits(file, number, stream):
+    for tensor, coded_bits, entropy_bits in _slice_bits(file, stream, slices):
         share = shares[tensor]
         share.coded_bits += coded_bits
         share.entropy_bits += entropy_bits
@@ -140,12 +149,12 @@ def _divide_stream(file: NqzFile, number: int, stream: StreamRecord, shares: dic
         share.stream_bytes += stream.payload_bytes * part
 
 
-def _slice_bits(file: NqzFile, number: int, stream: StreamRecord) -> Iterator[tuple[int, float, float]]:
+def _slice_bits(
+    file: NqzFile, stream: StreamRecord, slices: list[tuple[int, StreamSlice]]
+) -> Iterator[tuple[int, float, float]]:
     """Tensor, coded bits and entropy in bits of each slice of a stream."""
     code = None if stream.table is None else file.directory.tables[stream.table]
-    for (tensor, _), part in file.directory.slices.items():
-        if part.stream != number:
-            continue
+    for tensor, part in slices:
         numbers = file.slice_numbers(part)
         symbols = slice_symbols(stream.mapping, numbers)
         counts = histogram(symbols)

@@ -47,6 +47,7 @@ _HAS_PAYLOAD = 0x02
 _ALIGNED = 0x04
 _KIND_SHIFT = 3
 _ANCILLARY = (RecordKind.METADATA, RecordKind.PADDING)
+_KINDS = frozenset(RecordKind)
 
 GRAPH_ONNX = 1
 
@@ -205,9 +206,9 @@ def parse_directory(plain: bytes, body_start_abs: int, file_bytes: int, limits: 
     names: set[str] = set()
     stage = 0
     for frame in _frames(ByteCursor(plain, "DIRECTORY"), body_start_abs, file_bytes):
-        if frame.kind not in tuple(RecordKind) and frame.critical:
+        if frame.kind not in _KINDS and frame.critical:
             raise UnsupportedFeatureError(f"record kind {frame.kind} is unknown to this reader")
-        if frame.kind not in tuple(RecordKind):
+        if frame.kind not in _KINDS:
             continue
         if frame.critical != (frame.kind not in _ANCILLARY):
             raise frame.body.corrupt(f"record kind {frame.kind} has the wrong critical bit")

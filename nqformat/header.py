@@ -25,6 +25,12 @@ _FLAG_DEFLATED = 0x01
 _FLAGS_KNOWN = 0xF1
 
 
+def check_magic(start: bytes) -> None:
+    """Raise BadMagicError unless the first bytes of a file agree with the magic."""
+    if start[: len(MAGIC)] != MAGIC[: len(start)]:
+        raise BadMagicError("this is not a .nqz file", section="HEADER", offset_abs=0)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
     """Fixed fields at the start of a file.
@@ -91,8 +97,7 @@ class Header:
         UnsupportedFeatureError
             If an unknown critical flag is set.
         """
-        if start[: len(MAGIC)] != MAGIC[: len(start)]:
-            raise BadMagicError("this is not a .nqz file", section="HEADER", offset_abs=0)
+        check_magic(start)
         if len(start) < HEADER_BYTES:
             raise TruncatedError(
                 f"{len(start)} bytes, the header has {HEADER_BYTES}", section="HEADER", offset_abs=0

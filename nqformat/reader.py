@@ -22,9 +22,10 @@ from .deflate import inflate
 from .directory import BlobRecord, Directory, StreamSlice, parse_directory
 from .dtypes import DType, bfloat16_array
 from .errors import CorruptError, LimitExceededError, UnsupportedFeatureError
-from .header import HEADER_BYTES, Header
+from .header import HEADER_BYTES, Header, check_magic
 from .limits import Limits
 from .metadata import decode_metadata
+from .streams import StreamRecord
 from .tensor import GroupedTensor, Layout, PackedTensor
 from .tensor_decoder import TensorDecoder, is_grouped
 from .tensor_records import (
@@ -97,7 +98,7 @@ class NqzFile:
 
     def __init__(
         self,
-        buffer: bytes | mmap.mmap,
+        buffer: bytes | memoryview | mmap.mmap,
         *,
         limits: Limits | None = None,
         verify: bool = True,
@@ -204,6 +205,10 @@ class NqzFile:
         self._verifier.check(start_abs, start_abs + n_bytes)
         return self._view[start_abs : start_abs + n_bytes]
 
+    def payload(self, stream: StreamRecord) -> bytes:
+        """Return the checked bytes of a stream, for tools that inspect files."""
+        return bytes(self._bytes(stream.payload_start_abs, stream.payload_bytes))
+
     def verify_checksums(self) -> None:
         """Check every page; CorruptError names the first that differs."""
         start, stop = self.header.body_start_abs, self.header.file_bytes
@@ -264,6 +269,30 @@ class NqzFile:
         record = self._record(name)
         bits = self.decoder.decode(record)
         return bfloat16_array(bits, self._bfloat16) if record.dtype is DType.BFLOAT16 else bits
+
+    def tensors(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Decode every tensor in file order; what views and hashed tensors take from is decoded once.
+
+        Many small views of one large tensor then cost no more than they and that tensor hold. Sources are
+        kept while they fit into the limit; arrays must not be changed before the last one was taken.
+        """
+        wanted = {
+            number
+            for record in self._directory.tensors
+            if isinstance(record.fields, ViewFields | HashedFields)
+            for number in record.fields.sources
+        }
+        room = self._limits.materialised_bytes
+        kept: dict[int, np.ndarray] = {}
+        for number, record in enumerate(self._directory.tensors):
+            bits = self.decoder.decode(record, kept)
+            if number in wanted and bits.nbytes <= room:
+                kept[number] = bits
+                room -= bits.nbytes
+            yield (
+                record.name,
+                bfloat16_array(bits, self._bfloat16) if record.dtype is DType.BFLOAT16 else bits,
+            )
 
     def get_packed(self, name: str) -> PackedTensor | np.ndarray:
         """Undo a tensor's entropy coding only.
@@ -368,7 +397,7 @@ def safe_open(
 
 
 def from_bytes(
-    content: bytes,
+    content: bytes | memoryview,
     *,
     limits: Limits | None = None,
     verify: bool = True,
@@ -380,7 +409,7 @@ def from_bytes(
 
 
 def load(
-    content: bytes,
+    content: bytes | memoryview,
     *,
     limits: Limits | None = None,
     bfloat16: str = "ml_dtypes",
@@ -393,7 +422,7 @@ def load(
         if total > chosen.materialised_bytes:
             raise LimitExceededError(f"tensors take {total} bytes decoded, limit {chosen.materialised_bytes}")
         file.verify_checksums()
-        return {name: file.get_tensor(name) for name in file}
+        return dict(file.tensors())
 
 
 def load_file(
@@ -421,4 +450,5 @@ def load_file(
     OSError, FormatError, UnsupportedVersionError, UnsupportedFeatureError
     """
     with open(path, "rb") as stream:
+        check_magic(stream.peek(HEADER_BYTES))  # a device or pipe of other bytes may have no end
         return load(stream.read(), limits=limits, bfloat16=bfloat16, threads=threads)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 import numpy as np
 
@@ -82,8 +83,16 @@ class TensorDecoder:
         with self._lock:
             self._last_chunk.clear()
 
-    def decode(self, record: TensorRecord) -> np.ndarray:
-        """Decode to the storage dtype (bfloat16 as uint16)."""
+    def decode(
+        self, record: TensorRecord, sources: Mapping[int, np.ndarray] = MappingProxyType({})
+    ) -> np.ndarray:
+        """Decode to the storage dtype (bfloat16 as uint16).
+
+        Parameters
+        ----------
+        sources : mapping of int to ndarray
+            Tensors decoded before, by number; a view or hashed tensor takes its sources from them.
+        """
         fields = record.fields
         if fields is None or record.dtype is None:
             raise UnsupportedFeatureError(f"tensor {record.name!r}: {record.unsupported}")
@@ -94,9 +103,9 @@ class TensorDecoder:
             element = np.frombuffer(fields.element, dtype=record.dtype.storage_dtype)[0]
             return np.full(record.shape, element, dtype=record.dtype.storage_dtype)
         if isinstance(fields, ViewFields):
-            return self._decode_view(record, fields)
+            return self._decode_view(record, fields, sources)
         if isinstance(fields, HashedFields):
-            return self.hashed_range(fields, 0, record.n_elements).reshape(record.shape)
+            return self.hashed_range(fields, 0, record.n_elements, sources).reshape(record.shape)
         return self._decode_raw(record, record.dtype, fields)
 
     def check_size(self, record: TensorRecord, *, packed: bool = False) -> None:
@@ -125,12 +134,19 @@ class TensorDecoder:
             n_bytes += record.n_stored * len(fields.coded_planes)
             if fields.position_stream is not None:
                 n_bytes += _PACKED_BYTES_PER_ELEMENT * record.n_stored
+        elif isinstance(fields, ViewFields | HashedFields):
+            n_bytes += self._source_bytes(fields)
         if n_bytes > self._limits.materialised_bytes:
             raise LimitExceededError(
                 f"tensor {record.name!r} of shape {record.shape} needs {n_bytes} bytes, "
                 f"limit {self._limits.materialised_bytes}",
                 section="TENSOR",
             )
+
+    def _source_bytes(self, fields: ViewFields | HashedFields) -> int:
+        """Bytes of the decoded sources of a tensor, all of which are held at a time."""
+        sources = [self._directory.tensors[number] for number in fields.sources]
+        return sum(s.n_elements * s.dtype.itemsize for s in sources if s.dtype is not None)
 
     def _side_bytes(self, record: TensorRecord, fields: PackedFields) -> int:
         """Bytes that a sparse or mask tensor needs beside its result."""
@@ -141,20 +157,32 @@ class TensorDecoder:
             n_bytes += -(-record.n_elements // 8)
         return n_bytes
 
-    def _decode_view(self, record: TensorRecord, fields: ViewFields) -> np.ndarray:
-        tensors = self._directory.tensors
-        decoded = {p.tensor: self.decode(tensors[p.tensor]) for p in fields.parts}
+    def _source(self, number: int, sources: Mapping[int, np.ndarray]) -> np.ndarray:
+        return sources[number] if number in sources else self.decode(self._directory.tensors[number])
+
+    def _decode_view(
+        self, record: TensorRecord, fields: ViewFields, sources: Mapping[int, np.ndarray]
+    ) -> np.ndarray:
+        decoded = {number: self._source(number, sources) for number in fields.sources}
         rows = [decoded[p.tensor][p.start : p.start + p.n_rows] for p in fields.parts]
         joined = rows[0] if len(rows) == 1 else np.concatenate(rows, axis=0)
-        return np.ascontiguousarray(joined.transpose(fields.permutation)).reshape(record.shape)
+        elements = np.ascontiguousarray(joined.transpose(fields.permutation)).reshape(record.shape)
+        # a source that is handed out itself shares no memory with the view
+        return elements.copy() if sources and np.may_share_memory(elements, rows[0]) else elements
 
-    def hashed_range(self, fields: HashedFields, start: int, stop: int) -> np.ndarray:
+    def hashed_range(
+        self,
+        fields: HashedFields,
+        start: int,
+        stop: int,
+        sources: Mapping[int, np.ndarray] = MappingProxyType({}),
+    ) -> np.ndarray:
         """Elements ``start:stop`` of a hashed tensor (spec 7.7)."""
         record = self._directory.tensors[fields.tensor]
         assert record.dtype is not None
         if (stop - start) * record.dtype.itemsize > self._limits.materialised_bytes:
             raise LimitExceededError(f"{stop - start} hashed elements exceed the limit", section="TENSOR")
-        source = self.decode(record)
+        source = self._source(fields.tensor, sources)
         return hashed_elements(source, fields.seed, start, stop, signs=fields.signs)
 
     def _decode_raw(self, record: TensorRecord, dtype: DType, fields: RawFields) -> np.ndarray:

@@ -30,6 +30,11 @@ class ViewFields:
     parts: tuple[ViewPart, ...]
     permutation: tuple[int, ...]
 
+    @property
+    def sources(self) -> frozenset[int]:
+        """Numbers of the tensors that elements are taken from."""
+        return frozenset(part.tensor for part in self.parts)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HashedFields:
@@ -38,6 +43,11 @@ class HashedFields:
     tensor: int
     seed: int
     signs: bool
+
+    @property
+    def sources(self) -> frozenset[int]:
+        """Number of the tensor that elements are taken from."""
+        return frozenset({self.tensor})
 
 
 def view_bytes(fields: ViewFields) -> bytes:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from nqconvert.cli.console import emit
+from nqconvert.cli.limit_options import add_limit_options, limits_of
 from nqconvert.report import SCHEMA_VERSION
 
 
@@ -19,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--verify", default="on", choices=("on", "off"), help="reload and compare; default on"
     )
     parser.add_argument("--external-data", action="store_true", help="put large tensors beside the model")
+    add_limit_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -34,6 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
         opset=arguments.opset,
         verify=arguments.verify == "on",
         external_data=True if arguments.external_data else None,
+        limits=limits_of(arguments),
     )
     lines = [f"{target}: {report.total_bytes:,} bytes, form {report.form}, opset {report.opset}"]
     if report.max_difference is not None:

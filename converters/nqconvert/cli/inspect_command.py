@@ -8,6 +8,7 @@ from typing import Any
 
 import nqformat
 from nqconvert.cli.console import emit
+from nqconvert.cli.limit_options import add_limit_options, limits_of
 from nqconvert.report import SCHEMA_VERSION, file_json, file_table
 from nqformat.accounting import account
 
@@ -16,11 +17,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("file")
     parser.add_argument("--all", action="store_true", help="list every tensor of a long file")
+    add_limit_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the tables."""
-    with nqformat.safe_open(arguments.file, bfloat16="uint16") as file:
+    with nqformat.safe_open(arguments.file, limits=limits_of(arguments), bfloat16="uint16") as file:
         accounts = account(file)
         metadata = file.metadata()
         version = f"{file.header.major}.{file.header.minor}"

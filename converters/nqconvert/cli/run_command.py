@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from nqconvert.cli.console import emit, finite_or_none, read_arrays
+from nqconvert.cli.limit_options import add_limit_options, limits_of
 from nqconvert.report import SCHEMA_VERSION
 
 _SHOWN_VALUES = 10
@@ -30,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--memory", default="default", choices=("default", "low"))
     parser.add_argument("--repeat", type=int, default=1, help="run so often and show the median time")
     parser.add_argument("--explain", action="store_true", help="show which kernel runs each node")
+    add_limit_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -40,7 +42,11 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError("--repeat must be at least 1")
     given = read_arrays(arguments.input)
     with InferenceSession(
-        arguments.file, engine=arguments.engine, threads=arguments.threads, memory=arguments.memory
+        arguments.file,
+        engine=arguments.engine,
+        threads=arguments.threads,
+        memory=arguments.memory,
+        limits=limits_of(arguments),
     ) as session:
         names = [value.name for value in session.get_inputs()]
         feeds = given if isinstance(given, dict) else _single_feed(names, given)

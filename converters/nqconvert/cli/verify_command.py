@@ -6,26 +6,35 @@ import argparse
 
 import nqformat
 from nqconvert.cli.console import emit
+from nqconvert.cli.limit_options import add_limit_options, limits_of
 from nqconvert.report import SCHEMA_VERSION
 from nqformat.errors import CorruptError
+from nqformat.reencoding import check_streams
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("file")
-    parser.add_argument("--fast", action="store_true", help="checksums and structure only; decode no tensor")
+    depth = parser.add_mutually_exclusive_group()
+    depth.add_argument("--fast", action="store_true", help="checksums and structure only; decode no tensor")
+    depth.add_argument(
+        "--deep", action="store_true", help="encode every stream again and compare it with the file"
+    )
+    add_limit_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Check the file; an error ends the command with exit code 3 or 4."""
-    with nqformat.safe_open(arguments.file, bfloat16="uint16") as file:
+    with nqformat.safe_open(arguments.file, limits=limits_of(arguments), bfloat16="uint16") as file:
         file.verify_checksums()
         file.metadata()
         n_needed = _check_graph(file)
         if not arguments.fast:
-            for name in file:
-                file.get_tensor(name)
+            for _ in file.tensors():
+                pass
+        n_streams = check_streams(file) if arguments.deep else None
         checked = "checksums and structure" if arguments.fast else "checksums, structure and every tensor"
+        checked += "" if n_streams is None else f", {n_streams} streams encoded again"
         graph = "no graph" if n_needed is None else f"graph finds its {n_needed} tensors"
         text = f"{arguments.file}: ok ({checked}; {len(file)} tensors; {graph})"
         result = {
@@ -34,6 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
             "n_tensors": len(file),
             "n_graph_tensors": n_needed,
             "decoded": not arguments.fast,
+            "n_streams_encoded_again": n_streams,
         }
     emit(arguments, text, result)
     return 0

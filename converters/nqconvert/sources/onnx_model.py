@@ -148,13 +148,19 @@ def _external_bytes(tensor: Any, folder: Path) -> bytes:
         raise ConversionError(
             f"initializer {tensor.name!r}: external offset or length is no number"
         ) from None
-    available = path.stat().st_size - offset
-    if offset < 0 or length < -1 or available < max(length, 0):
-        raise ConversionError(
-            f"initializer {tensor.name!r}: bytes {offset}..{offset + length} lie outside {path.name} "
-            f"({path.stat().st_size} bytes)"
-        )
-    with path.open("rb") as file:
+    # the open file is looked at, not the name, which may be another file by now
+    with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)), "rb") as file:
+        found = os.fstat(file.fileno())
+        if found.st_nlink > 1:
+            raise ConversionError(
+                f"initializer {tensor.name!r}: external data file {path.name} is a hard link"
+            )
+        available = found.st_size - offset
+        if offset < 0 or length < -1 or available < max(length, 0):
+            raise ConversionError(
+                f"initializer {tensor.name!r}: bytes {offset}..{offset + length} lie outside {path.name} "
+                f"({found.st_size} bytes)"
+            )
         file.seek(offset)
         return file.read(available if length < 0 else length)
 
