@@ -6,7 +6,8 @@ from enum import IntEnum
 
 import numpy as np
 
-from .errors import MissingDependencyError, UnsupportedFeatureError
+from .errors import UnsupportedFeatureError
+from .optional_packages import require_package
 
 
 class DType(IntEnum):
@@ -129,9 +130,5 @@ def bfloat16_array(bits: np.ndarray, form: str) -> np.ndarray:
         return bfloat16_to_float32(bits)
     if form != "ml_dtypes":
         raise ValueError(f"bfloat16 must be 'ml_dtypes', 'uint16' or 'float32', not {form!r}")
-    try:
-        import ml_dtypes
-    except ImportError:
-        raise MissingDependencyError("ml_dtypes", "convert") from None
-    widened: np.ndarray = bits.view(ml_dtypes.bfloat16)
+    widened: np.ndarray = bits.view(require_package("ml_dtypes").bfloat16)
     return widened

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nqformat.dtypes import storage_bits
-from nqformat.errors import MissingDependencyError
+from nqformat.optional_packages import require_package
 
 from .quantization import is_weight
 from .sources import ModelSource
@@ -91,8 +91,5 @@ def _packed(integers: np.ndarray, n_bits: int) -> bytes:
 def _compressor(name: str) -> Callable[[bytes], bytes]:
     if name == "lzma":
         return lambda content: lzma.compress(content, preset=9 | lzma.PRESET_EXTREME)
-    try:
-        import zstandard
-    except ImportError:
-        raise MissingDependencyError("zstandard", "dev") from None
+    zstandard = require_package("zstandard")
     return lambda content: bytes(zstandard.ZstdCompressor(level=22).compress(content))

@@ -17,15 +17,13 @@ from nqformat.errors import ConversionError, MissingDependencyError
 
 from .baselines import BASELINES, Baseline, baseline_file
 from .encoding import Encoding
+from .network import load_network, network_sensitivities
 from .presets import ConvertSettings
-from .quantization import is_weight
 from .quantizers import quantizer_names
 from .search import Target, byte_count, search_rate
 from .sensitivity.calibration import calibration_batches, feeds_of
-from .sensitivity.settings import SensitivitySettings
-from .sensitivity.stage import StageData, source_sensitivities
-from .sources import ModelSource, Runner, is_module, load_source
-from .training.stage import prune_tensors
+from .sources import ModelSource, Runner
+from .verification import file_runner
 
 __all__ = ["Comparison", "ComparisonRow", "compare", "parse_target", "wilson_interval"]
 
@@ -212,35 +210,30 @@ def compare(
     say = progress or (lambda line: None)
     bounds = [parse_target(target) for target in targets]
     names = _method_names(methods)
-    source = load_source(model, example_inputs=example_inputs, weights=weights)
-    weight_tensors = {name: array for name, array in source.tensors.items() if is_weight(array)}
-    module = model if is_module(model) and weights is None else None
-    if is_module(model) and weights is not None:
-        from .sources.torch_module import module_with_weights
-
-        module = module_with_weights(model, weights)
-    sensitivities, notes = source_sensitivities(
-        source,
-        weight_tensors,
-        sensitivity,
-        StageData(module=module, calibration=calibration, loss=loss, optimizer_state=optimizer_state),
-        SensitivitySettings(samples=samples, seed=seed, progress=say),
+    settings = ConvertSettings(
+        preset="",
+        scope=scope,
+        clusters=256,
+        smaller_of_lossless=False,
+        density=density,
+        sensitivity=sensitivity,
+        samples=samples,
+        seed=seed,
     )
-    runner = source.run
-    if density is not None:
-        source = replace(source, tensors=prune_tensors(source.tensors, density))
-    judge = _Judge(source, runner, test, batch_size)
-    base = ConvertSettings(
-        preset="", scope=scope, clusters=256, smaller_of_lossless=False, seed=seed, sensitivity=sensitivity
+    network = load_network(model, settings, example_inputs=example_inputs, weights=weights, progress=say)
+    sensitivities, notes = network_sensitivities(
+        network, settings, calibration=calibration, loss=loss, optimizer_state=optimizer_state, progress=say
     )
+    source = network.pruned(density)
+    judge = _Judge(source, network.run, test, batch_size)
     encoding = Encoding(source=source, sensitivities=sensitivities)
     rows = [judge.original()]
     if density is not None:
-        rows.append(_lossless_row("pruned", encoding, base, judge))
+        rows.append(_lossless_row("pruned", encoding, settings, judge))
     for method in names:
         for label, target in bounds:
             say(f"comparing: {method} at {label}")
-            rows.append(_quantized_row(replace(base, method=method), label, target, encoding, judge))
+            rows.append(_quantized_row(replace(settings, method=method), label, target, encoding, judge))
     for baseline in BASELINES if baselines else ():
         say(f"comparing: {baseline.name}")
         rows.append(_baseline_row(baseline, source, judge))
@@ -339,13 +332,10 @@ class _Judge:
         """Read a file back, run it and add its accuracy to the row."""
         if self._test is None:
             return row
-        from nqruntime import InferenceSession
-
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.nqz"
             path.write_bytes(content)
-            session = InferenceSession(path)
-            right = self._right(lambda feeds: session.run(None, feeds))
+            right = self._right(file_runner(path))
         return self._with_accuracy(row, right)
 
     def _right(self, run: Runner) -> np.ndarray:
@@ -382,10 +372,7 @@ def _quantized_row(
     settings: ConvertSettings, label: str, target: Target, encoding: Encoding, judge: _Judge
 ) -> ComparisonRow:
     started = time.perf_counter()
-    arrays = encoding.source.tensors.values()
-    bound = target.max_bytes(
-        original_bytes=sum(array.nbytes for array in arrays), n_values=sum(array.size for array in arrays)
-    )
+    bound = encoding.max_bytes(target)
     assert bound is not None
     row = ComparisonRow(method=settings.method, target=label)
     try:

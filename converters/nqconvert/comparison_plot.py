@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from nqformat.errors import ConversionError, MissingDependencyError
+from nqformat.errors import ConversionError
+from nqformat.optional_packages import require_package
 
 if TYPE_CHECKING:
     from .comparison import Comparison
@@ -15,16 +16,12 @@ __all__ = ["draw_comparison"]
 
 def draw_comparison(comparison: Comparison, path: str | os.PathLike[str]) -> None:
     """Draw accuracy with its intervals over file bytes, a line for each method."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingDependencyError("matplotlib", "report") from None
+    canvas = require_package("matplotlib.backends.backend_agg").FigureCanvasAgg
     judged = [row for row in comparison.rows if row.accuracy is not None and row.file_bytes is not None]
     if not judged:
         raise ConversionError("a plot of size against accuracy needs a test")
-    figure = Figure(figsize=(8, 5))
-    FigureCanvasAgg(figure)
+    figure = require_package("matplotlib.figure").Figure(figsize=(8, 5))
+    canvas(figure)
     axes = figure.add_subplot()
     reference = next((row.accuracy for row in judged if row.method == "original"), None)
     if reference is not None:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from nqformat.errors import MissingDependencyError
 from nqformat.files import write_atomically
+from nqformat.optional_packages import require_package
 
 __all__ = ["save_safetensors"]
 
@@ -23,10 +23,7 @@ def save_safetensors(tensors: Mapping[str, np.ndarray], path: str | os.PathLike[
     OSError
         If the file cannot be written.
     """
-    try:
-        from safetensors.numpy import save
-    except ImportError:
-        raise MissingDependencyError("safetensors", "convert") from None
+    save = require_package("safetensors.numpy").save
     content: bytes = save({name: np.ascontiguousarray(array) for name, array in tensors.items()})
     write_atomically(path, [content])
     return len(content)

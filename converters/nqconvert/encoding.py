@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from nqformat.tensor import CodebookTensor, Tensor
 
 from .presets import ConvertSettings
 from .quantization import QuantizedModel, quantize_tensors
-from .search import Attempt
+from .search import Attempt, Target
 from .sources import ModelSource
 
 __all__ = ["Encoding", "file_metadata"]
@@ -52,10 +53,28 @@ class Encoding:
         """Return what the file says of its making."""
         return file_metadata(settings, full=self.full_metadata)
 
+    def max_bytes(self, target: Target) -> int | None:
+        """Return the largest file that a target allows, or None without a bound."""
+        arrays = self.source.tensors.values()
+        return target.max_bytes(
+            original_bytes=sum(array.nbytes for array in arrays), n_values=sum(array.size for array in arrays)
+        )
+
     def content(self, settings: ConvertSettings, model: QuantizedModel) -> bytes:
         """Return the bytes of the file."""
         return nqformat.save(
             self.tensors(model),
+            graph=self.source.graph,
+            metadata=self.metadata(settings),
+            edge=self.edge,
+            prefer=self.prefer,
+        )
+
+    def write(self, settings: ConvertSettings, model: QuantizedModel, path: str | os.PathLike[str]) -> None:
+        """Write :meth:`content` to a file."""
+        nqformat.save_file(
+            self.tensors(model),
+            path,
             graph=self.source.graph,
             metadata=self.metadata(settings),
             edge=self.edge,

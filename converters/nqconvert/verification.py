@@ -1,14 +1,37 @@
-"""Comparison of the original model with the file that was written, through its outputs."""
+"""Comparison of the original model with the file that was written: weights, outputs, accuracy."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-__all__ = ["MIN_AGREEMENT", "MIN_SNR_DB", "OutputComparison", "compare_outputs", "signal_to_noise_db"]
+import nqformat
+from nqformat.errors import ConversionError, MissingDependencyError
+
+if TYPE_CHECKING:
+    from .network import Network
+    from .sources import Runner
+
+__all__ = [
+    "MIN_AGREEMENT",
+    "MIN_SNR_DB",
+    "Evaluation",
+    "OutputComparison",
+    "Verification",
+    "accuracy_of",
+    "compare_outputs",
+    "file_runner",
+    "signal_to_noise_db",
+    "verify_file",
+    "weight_snr_db",
+]
+
+Evaluation = Callable[["Runner"], float]
 
 MIN_SNR_DB = 30.0
 MIN_AGREEMENT = 0.99
@@ -90,3 +113,97 @@ def weight_snr_db(original: Mapping[str, np.ndarray], decoded: Mapping[str, np.n
     """Signal-to-noise ratio over all floating-point tensors of a model, in decibels."""
     names = [n for n, a in original.items() if a.dtype.kind == "f"]
     return signal_to_noise_db([original[n] for n in names], [decoded[n] for n in names])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """What reading a written file back showed.
+
+    Attributes
+    ----------
+    outputs : OutputComparison or None
+        Original against file on the example inputs; None where they could not be compared.
+    retrained_outputs : OutputComparison or None
+        Retrained network against file, where there was retraining.
+    weight_snr_db : float
+        Tensors before quantization and magnitude pruning against decoded ones.
+    accuracy : float or None
+        What the evaluation gave for the file.
+    notes : tuple of str
+        Why outputs were not compared.
+    """
+
+    outputs: OutputComparison | None
+    retrained_outputs: OutputComparison | None
+    weight_snr_db: float
+    accuracy: float | None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What to look at; retraining changes the scale of outputs on purpose."""
+        if self.outputs is None:
+            return ()
+        if self.retrained_outputs is None:
+            return self.outputs.warnings
+        changed = (warning for warning in self.outputs.warnings if "agreement" in warning)
+        return (*self.retrained_outputs.warnings, *changed)
+
+
+def verify_file(
+    path: str | os.PathLike[str],
+    network: Network,
+    feeds: Mapping[str, np.ndarray],
+    evaluate: Evaluation | None = None,
+) -> Verification:
+    """Read a file back and compare it with the network it was made from; the file is opened to run once.
+
+    Raises
+    ------
+    MissingDependencyError
+        If an evaluation is wanted and the file needs a package that is missing to run.
+    """
+    reason = _reason_not_compared(network, feeds)
+    run_file: Runner | None = None
+    if not reason or evaluate is not None:
+        try:
+            run_file = file_runner(path)
+        except MissingDependencyError as error:
+            if evaluate is not None:
+                raise
+            reason = f"outputs were not compared: {error}"
+    outputs = retrained = None
+    if not reason and run_file is not None and network.run is not None:
+        written = run_file(feeds)
+        outputs = compare_outputs(network.run(feeds), written)
+        if network.run_retrained is not None:
+            retrained = compare_outputs(network.run_retrained(feeds), written)
+    return Verification(
+        outputs=outputs,
+        retrained_outputs=retrained,
+        weight_snr_db=weight_snr_db(network.source.tensors, nqformat.load_file(path)),
+        accuracy=None if evaluate is None else accuracy_of(evaluate, run_file),
+        notes=(reason,) if reason else (),
+    )
+
+
+def accuracy_of(evaluate: Evaluation, run: Runner | None) -> float:
+    """Evaluate a model; ConversionError if it cannot run."""
+    if run is None:
+        raise ConversionError("an evaluation needs a model that can run; a state dict has no graph")
+    return float(evaluate(run))
+
+
+def file_runner(path: str | os.PathLike[str]) -> Runner:
+    """Return a function that runs a .nqz file; MissingDependencyError if a package for that is missing."""
+    from nqruntime import InferenceSession
+
+    session = InferenceSession(path)
+    return lambda feeds: session.run(None, feeds)
+
+
+def _reason_not_compared(network: Network, feeds: Mapping[str, np.ndarray]) -> str:
+    """Say why outputs cannot be compared, or return an empty string."""
+    if network.run is None or network.source.graph is None:
+        return "the model has no graph, so its outputs were not compared"
+    return "" if feeds else "no example inputs were given, so outputs were not compared"

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 import nqformat
-from nqconvert.graphs.onnx_tensor import require_onnx
 from nqformat.errors import ConversionError
+from nqformat.optional_packages import require_package
 
 from .codebook import UINT4_OPSET, CodebookPlan, apply_codebooks, plan_codebooks
 from .model_file import ModelFiles, move_into_place, staging_folder, write_model
@@ -118,7 +118,7 @@ def export_onnx(
     """
     if form not in EXPORT_FORMS:
         raise ValueError(f"form must be one of {', '.join(EXPORT_FORMS)}, not {form!r}")
-    require_onnx()
+    require_package("onnx")
     with nqformat.safe_open(source, limits=limits, bfloat16="uint16") as file:
         return export_model(
             file,

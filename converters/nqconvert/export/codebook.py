@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from nqconvert.graphs.onnx_tensor import require_onnx
 from nqconvert.graphs.scope import all_names, count_uses, defined_names, unique_name, walk_graphs
 from nqformat import TensorInfo
+from nqformat.optional_packages import require_package
 
 from .codebook_table import CodebookTable, read_table
 from .pending import PendingInitializer, array_initializer, dense_initializer
@@ -131,7 +131,7 @@ def _add_lookup(rewrite: _Rewrite, info: TensorInfo, table: CodebookTable) -> No
     indices = _add_indices(rewrite, info, table, uint4=rewrite.uint4 and table.n_entries <= UINT4_ENTRIES)
     codebook = _add_codebook(rewrite, name, table)
     wide = unique_name(f"{name}.index", rewrite.taken)
-    helper = require_onnx().helper
+    helper = require_package("onnx").helper
     rewrite.decoders.append(helper.make_node("Cast", [indices.name], [wide], to=_INT32))
     rewrite.decoders.append(helper.make_node("Gather", [codebook, wide], [name], axis=0))
     _report_table(rewrite, info, table, indices)
@@ -141,7 +141,7 @@ def _add_gathered_lookup(rewrite: _Rewrite, info: TensorInfo, table: CodebookTab
     """Gather rows of indices first, then look up the values of those rows only."""
     indices = _add_indices(rewrite, info, table, uint4=False)
     codebook = _add_codebook(rewrite, info.name, table)
-    helper = require_onnx().helper
+    helper = require_package("onnx").helper
     for graph in walk_graphs(rewrite.model.graph):
         nodes = []
         for node in graph.node:

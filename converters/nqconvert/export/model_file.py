@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from nqconvert.graphs.onnx_tensor import require_onnx
 from nqformat.errors import ConversionError
+from nqformat.optional_packages import require_package
 
 from .pending import PendingInitializer
 
@@ -133,7 +133,7 @@ def _add_initializer(
 
 def declare_external(proto: Any, location: str, offset_bytes: int, n_bytes: int) -> None:
     """Say that the data of a TensorProto lies in another file."""
-    proto.data_location = require_onnx().TensorProto.EXTERNAL
+    proto.data_location = require_package("onnx").TensorProto.EXTERNAL
     for key, value in (("location", location), ("offset", str(offset_bytes)), ("length", str(n_bytes))):
         entry = proto.external_data.add()
         entry.key, entry.value = key, value

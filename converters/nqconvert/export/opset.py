@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from nqconvert.graphs.onnx_tensor import ONNX_OF_DTYPE, require_onnx
+from nqconvert.graphs.onnx_tensor import ONNX_OF_DTYPE
 from nqformat import TensorInfo
 from nqformat.errors import ConversionError
+from nqformat.optional_packages import require_package
 
 from .pending import known_dtype
 from .restore import opset_of
@@ -32,7 +33,7 @@ def with_opset(model: Any, opset: int, infos: tuple[TensorInfo, ...]) -> Any:
         same = type(model)()
         same.CopyFrom(model)
         return same
-    onnx = require_onnx()
+    onnx = require_package("onnx")
     from onnx import version_converter
 
     n_inputs = len(model.graph.input)
@@ -55,7 +56,7 @@ def with_opset(model: Any, opset: int, infos: tuple[TensorInfo, ...]) -> Any:
 
 def with_tensors_as_inputs(model: Any, infos: tuple[TensorInfo, ...]) -> Any:
     """Return a copy of a model with its missing tensors declared as inputs, for tools that must know them."""
-    make = require_onnx().helper.make_tensor_value_info
+    make = require_package("onnx").helper.make_tensor_value_info
     copy = type(model)()
     copy.CopyFrom(model)
     copy.graph.input.extend(make(i.name, ONNX_OF_DTYPE[known_dtype(i)], i.shape) for i in infos)

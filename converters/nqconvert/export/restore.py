@@ -8,10 +8,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from nqconvert.graphs.onnx_tensor import require_onnx
 from nqconvert.graphs.scope import free_names
 from nqformat import TensorInfo
 from nqformat.errors import ConversionError, CorruptError
+from nqformat.optional_packages import require_package
 from nqformat.tensor import PackedTensor
 
 
@@ -74,7 +74,7 @@ def read_stored_model(file: TensorFile) -> StoredModel:
         raise ConversionError(
             "the file holds no graph, so there is no model to export; decompress it instead"
         )
-    onnx = require_onnx()
+    onnx = require_package("onnx")
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     try:

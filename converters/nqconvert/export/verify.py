@@ -10,16 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from nqconvert.graphs.onnx_tensor import DTYPE_OF_ONNX, ONNX_OF_DTYPE, require_onnx
-from nqconvert.graphs.ort_session import (
-    ExternalValue,
-    open_session,
-    relative_difference,
-    require_onnxruntime,
-    run_session,
-)
+from nqconvert.graphs.onnx_tensor import DTYPE_OF_ONNX, ONNX_OF_DTYPE
+from nqconvert.graphs.ort_session import ExternalValue, open_session, relative_difference, run_session
 from nqformat.dtypes import DType, float32_to_bfloat16
 from nqformat.errors import ConversionError
+from nqformat.optional_packages import require_package
 
 from .model_file import declare_external
 from .opset import with_tensors_as_inputs
@@ -63,7 +58,7 @@ def check_exported(path: Path, stored: StoredModel) -> tuple[str, ...]:
 
 def _checker_fault(model: Any) -> str | None:
     """Return what ONNX's checker says against a model, or None."""
-    onnx = require_onnx()
+    onnx = require_package("onnx")
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
@@ -88,7 +83,7 @@ def reference_run(
     ConversionError
         If the model does not run on the inputs.
     """
-    require_onnxruntime()
+    require_package("onnxruntime")
     try:
         session = _reference_session(file, stored)
     except ConversionError as error:

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from nqformat.errors import ConversionError
+from nqformat.optional_packages import require_package
 
-from .onnx_tensor import array_of, n_elements, proto_of, require_onnx, stored_dtype
+from .onnx_tensor import array_of, n_elements, proto_of, stored_dtype
 from .scope import all_names, node_subgraphs, rename_uses, unique_name, walk_nodes
 
 INLINE_CONSTANT_BYTES = 64
@@ -75,7 +76,7 @@ def _inline_functions(model: Any) -> None:
     """Replace calls of model-local functions by their bodies."""
     if not model.functions:
         return
-    require_onnx()
+    require_package("onnx")
     from onnx import inliner
 
     try:
@@ -147,7 +148,7 @@ def _hoist_constants(graph: Any, main: Any, taken: set[str]) -> None:
         hoisted = name if keeps_name else unique_name(name, taken)
         main.initializer.append(_named_copy(proto, hoisted))
         if name in outputs:
-            nodes.append(require_onnx().helper.make_node("Identity", [hoisted], [name]))
+            nodes.append(require_package("onnx").helper.make_node("Identity", [hoisted], [name]))
         elif not keeps_name:
             renames[name] = hoisted
     if n_hoisted:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from nqformat.dtypes import DType, dtype_of, storage_bits
-from nqformat.errors import ConversionError, MissingDependencyError
+from nqformat.errors import ConversionError
+from nqformat.optional_packages import require_package
 
 DTYPE_OF_ONNX: dict[int, DType] = {
     1: DType.FLOAT32,
@@ -30,21 +31,6 @@ DTYPE_OF_ONNX: dict[int, DType] = {
 ONNX_OF_DTYPE: dict[DType, int] = {dtype: number for number, dtype in DTYPE_OF_ONNX.items()}
 
 
-def require_onnx() -> Any:
-    """Import and return the onnx package.
-
-    Raises
-    ------
-    MissingDependencyError
-        If it is not installed.
-    """
-    try:
-        import onnx
-    except ImportError:
-        raise MissingDependencyError("onnx", "convert") from None
-    return onnx
-
-
 def stored_dtype(proto: Any) -> DType | None:
     """Return the element type of a TensorProto, or None if a .nqz file cannot store it."""
     return DTYPE_OF_ONNX.get(proto.data_type)
@@ -63,7 +49,7 @@ def array_of(proto: Any) -> np.ndarray:
     ConversionError
         If the stored bytes do not fit the declared shape and type.
     """
-    numpy_helper = require_onnx().numpy_helper
+    numpy_helper = require_package("onnx").numpy_helper
     try:
         array: np.ndarray = numpy_helper.to_array(proto)
     except (ValueError, TypeError, KeyError) as error:
@@ -75,7 +61,7 @@ def array_of(proto: Any) -> np.ndarray:
 
 def proto_of(name: str, array: np.ndarray) -> Any:
     """Return a TensorProto that holds `array` in ``raw_data``."""
-    proto = require_onnx().TensorProto()
+    proto = require_package("onnx").TensorProto()
     proto.name = name
     proto.data_type = ONNX_OF_DTYPE[dtype_of(array)]
     proto.dims.extend(array.shape)

@@ -9,22 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from nqformat.errors import ConversionError, MissingDependencyError
-
-
-def require_onnxruntime() -> Any:
-    """Import and return onnxruntime.
-
-    Raises
-    ------
-    MissingDependencyError
-        If it is not installed.
-    """
-    try:
-        import onnxruntime
-    except ImportError:
-        raise MissingDependencyError("onnxruntime", "ort") from None
-    return onnxruntime
+from nqformat.errors import ConversionError
+from nqformat.optional_packages import require_package
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +44,7 @@ def open_session(model: bytes | Path, *, external: Mapping[str, ExternalValue] |
     ConversionError
         If ONNX Runtime cannot load the model.
     """
-    onnxruntime = require_onnxruntime()
+    onnxruntime = require_package("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from nqconvert.graphs.onnx_tensor import proto_of, require_onnx
+from nqconvert.graphs.onnx_tensor import proto_of
 from nqconvert.graphs.ort_session import open_session, run_session
 from nqconvert.sources.model_source import ModelSource
 from nqformat.errors import ConversionError
+from nqformat.optional_packages import require_package
 
 from .calibration import calibration_batches, feeds_of
 from .settings import SensitivitySettings
@@ -79,7 +80,7 @@ def measure_activation(
     if source.graph is None:
         raise ConversionError("the sensitivity 'activation' needs a graph; a state dict has none")
     arrays = {**source.tensors, **_assembled_views(source)}
-    model = require_onnx().ModelProto.FromString(source.graph)
+    model = require_package("onnx").ModelProto.FromString(source.graph)
     products = list(_products(model, arrays))
     session = open_session(_observed(model, arrays, [product.activation for product in products]))
     names = [value.name for value in session.get_outputs()]
@@ -107,7 +108,7 @@ def _assembled_views(source: ModelSource) -> dict[str, np.ndarray]:
 
 def _observed(model: Any, arrays: dict[str, np.ndarray], wanted: list[str]) -> bytes:
     """Return the model with its tensors inside and the wanted values as further outputs."""
-    onnx = require_onnx()
+    onnx = require_package("onnx")
     if sum(array.nbytes for array in arrays.values()) + model.ByteSize() > _MAX_MODEL_BYTES:
         raise ConversionError("the model is too large to be observed: more than 2 GiB of weights")
     model.graph.initializer.extend(proto_of(name, array) for name, array in arrays.items())

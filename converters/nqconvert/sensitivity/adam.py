@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from nqformat.errors import ConversionError
+from nqformat.optional_packages import require_package
 
 from .settings import SensitivitySettings
 
@@ -69,9 +70,7 @@ def _loaded(state: Any) -> Mapping[Any, Any]:
         return state
     import pickle
 
-    from nqconvert.sources.state_dict import require_torch
-
-    torch = require_torch()
+    torch = require_package("torch")
     try:
         loaded = torch.load(state, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:

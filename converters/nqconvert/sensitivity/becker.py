@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from nqconvert.sources.state_dict import require_torch
 from nqconvert.sources.torch_module import evaluation_mode
 from nqformat.errors import ConversionError
+from nqformat.optional_packages import require_package
 
 from .becker_rules import Step, rule_of
 from .calibration import Batch, calibration_batches, has_targets, torch_batch
@@ -38,7 +38,7 @@ def measure_becker(module: Any, calibration: Any, settings: SensitivitySettings)
     Source : Becker, LeCun 1988, "Improving the convergence of back-propagation learning with second order
     methods", section 3; Choi, El-Khamy, Lee 2017, section 3.4
     """
-    torch = require_torch()
+    torch = require_package("torch")
     with evaluation_mode(module):
         graph = _traced(module)
         names = {id(parameter): name for name, parameter in module.named_parameters()}
@@ -66,7 +66,7 @@ def measure_becker(module: Any, calibration: Any, settings: SensitivitySettings)
 
 
 def _traced(module: Any) -> Any:
-    require_torch()
+    require_package("torch")
     import torch
     import torch.fx
 

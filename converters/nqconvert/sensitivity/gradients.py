@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from nqconvert.sources.state_dict import require_torch
 from nqconvert.sources.torch_module import evaluation_mode
 from nqformat.errors import ConversionError
+from nqformat.optional_packages import require_package
 
 from .calibration import Batch, calibration_batches, torch_batch
 from .losses import loss_of, sampled_targets
@@ -87,7 +87,7 @@ def sensitivity_arrays(sums: dict[str, Any], count: float) -> dict[str, np.ndarr
 
 
 def _generator(module: Any, seed: int) -> Any:
-    torch = require_torch()
+    torch = require_package("torch")
     device = next((parameter.device for parameter in module.parameters()), "cpu")
     return torch.Generator(device=device).manual_seed(seed)
 
@@ -98,7 +98,7 @@ def _mean_squares(
     settings: SensitivitySettings,
     targets_of: Callable[[Batch, Callable[[], Any]], Any],
 ) -> dict[str, np.ndarray]:
-    torch = require_torch()
+    torch = require_package("torch")
     parameters = parameters_of(module)
     n_parameters = sum(parameter.numel() for parameter in parameters.values())
     chunk = max(1, min(settings.batch_size, _PER_SAMPLE_NUMBERS // max(n_parameters, 1)))
@@ -118,7 +118,7 @@ def _mean_squares(
 
 
 def _outputs(module: Any, batch: Batch) -> Any:
-    torch = require_torch()
+    torch = require_package("torch")
     with torch.no_grad():
         return module(*batch.args, **batch.kwargs)
 
@@ -144,12 +144,12 @@ class _SampleSquares:
             yield from self._single(batch.samples(index, index + 1))
 
     def _value(self, parameters: dict[str, Any], batch: Batch) -> Any:
-        torch = require_torch()
+        torch = require_package("torch")
         outputs = torch.func.functional_call(self._module, parameters, batch.args, batch.kwargs)
         return self._loss(outputs, batch.targets)
 
     def _vectorised(self, batch: Batch) -> list[tuple[str, Any]]:
-        torch = require_torch()
+        torch = require_package("torch")
 
         def value(parameters: dict[str, Any], args: Any, kwargs: Any, targets: Any) -> Any:
             one = Batch(args=args, kwargs=kwargs, targets=targets)
@@ -164,7 +164,7 @@ class _SampleSquares:
         return [(name, slope.square_().sum(dim=0)) for name, slope in slopes.items()]
 
     def _single(self, sample: Batch) -> Iterator[tuple[str, Any]]:
-        torch = require_torch()
+        torch = require_package("torch")
         slopes = torch.autograd.grad(
             self._value(self._parameters, sample), list(self._parameters.values()), allow_unused=True
         )

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from nqconvert.sources.state_dict import require_torch
 from nqconvert.sources.torch_module import evaluation_mode
+from nqformat.optional_packages import require_package
 
 from .calibration import calibration_batches, torch_batch
 from .gradients import parameters_of, sensitivity_arrays
@@ -35,7 +35,7 @@ def hessian_diagonal(
     module: Any, calibration: Any, settings: SensitivitySettings
 ) -> tuple[dict[str, Any], float]:
     """Return sums of z * (H z), signs kept, and what to divide them by."""
-    torch = require_torch()
+    torch = require_package("torch")
     parameters = parameters_of(module)
     leaves = list(parameters.values())
     sums = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
@@ -71,6 +71,6 @@ def hessian_diagonal(
 
 
 def _random_signs(like: Any, generator: Any) -> Any:
-    torch = require_torch()
+    torch = require_package("torch")
     bits = torch.randint(0, 2, like.shape, generator=generator, device=like.device)
     return (2 * bits - 1).to(like.dtype)

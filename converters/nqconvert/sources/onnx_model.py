@@ -11,11 +11,11 @@ import numpy as np
 
 from nqconvert.graphs.batch_norm import fold_batch_norms
 from nqconvert.graphs.hoisting import hoist_initializers
-from nqconvert.graphs.onnx_tensor import require_onnx
 from nqconvert.graphs.ort_session import open_session, run_session
 from nqconvert.graphs.scope import walk_graphs
 from nqconvert.graphs.slimming import SlimGraph, slim_graph
 from nqformat.errors import ConversionError
+from nqformat.optional_packages import require_package
 
 from .model_source import ModelSource, Runner
 
@@ -61,7 +61,7 @@ def parse_model(content: bytes, origin: object) -> Any:
     ConversionError
         If the bytes are not an ONNX model with a graph.
     """
-    onnx = require_onnx()
+    onnx = require_package("onnx")
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     try:

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from nqconvert.graphs.binding import content_key
-from nqformat.dtypes import dtype_of
-from nqformat.errors import ConversionError, MissingDependencyError
+from nqformat.dtypes import bfloat16_array, dtype_of
+from nqformat.errors import ConversionError
+from nqformat.optional_packages import require_package
 from nqformat.tensor import ViewSource, ViewTensor
 
 from .model_source import ModelSource
@@ -28,20 +29,17 @@ def load_safetensors(path: Path) -> ModelSource:
     ConversionError
         If the file is malformed or holds an element type that a .nqz file cannot store.
     """
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ImportError:
-        raise MissingDependencyError("safetensors", "convert") from None
+    safetensors = require_package("safetensors")
     arrays: dict[str, np.ndarray] = {}
     try:
-        with safe_open(str(path), framework="numpy") as file:
+        with safetensors.safe_open(str(path), framework="numpy") as file:
             for name in file.keys():  # noqa: SIM118 (not a mapping)
                 try:
                     arrays[name] = file.get_tensor(name)
                 except (AttributeError, TypeError):
                     label = file.get_slice(name).get_dtype()
                     raise ConversionError(f"tensor {name!r}: dtype {label} cannot be stored") from None
-    except SafetensorError as error:
+    except safetensors.SafetensorError as error:
         raise ConversionError(f"{path} is not a valid .safetensors file: {error}") from None
     return source_of_arrays(arrays)
 
@@ -59,7 +57,7 @@ def load_pickled_state_dict(path: Path) -> ModelSource:
 
 def read_pickled_entries(path: Path) -> Mapping[str, Any]:
     """Return the entries of a state dict file, out of any wrapper around it."""
-    torch = require_torch()
+    torch = require_package("torch")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -87,7 +85,7 @@ def weight_entries(weights: Any) -> Mapping[str, Any]:
     if isinstance(weights, Mapping):
         entries = _unwrapped(weights, "the mapping")
     elif checked_suffix(Path(weights)) == ".safetensors":
-        entries = _safetensors_torch().load_file(Path(weights))
+        entries = require_package("safetensors.torch").load_file(Path(weights))
     else:
         entries = read_pickled_entries(Path(weights))
     return _without_prefix({name: entry for name, entry in entries.items() if _is_tensor(entry)})
@@ -100,15 +98,6 @@ def checked_suffix(path: Path) -> str:
     if not path.is_file():
         raise ConversionError(f"{path} is not a file")
     return path.suffix.lower()
-
-
-def _safetensors_torch() -> Any:
-    """Import and return safetensors.torch."""
-    try:
-        from safetensors import torch as safetensors_torch
-    except ImportError:
-        raise MissingDependencyError("safetensors", "convert") from None
-    return safetensors_torch
 
 
 def load_mapping(entries: Mapping[str, Any]) -> ModelSource:
@@ -161,14 +150,14 @@ def array_of_torch(name: str, tensor: Any) -> np.ndarray:
     ConversionError
         If the tensor has a layout or element type without a counterpart.
     """
-    torch = require_torch()
+    torch = require_package("torch")
     plain = tensor.detach()
     if plain.is_quantized or plain.is_complex() or plain.layout != torch.strided:
         raise ConversionError(f"tensor {name!r} ({plain.dtype}, {plain.layout}) is not a plain dense tensor")
     plain = plain.cpu().contiguous()
     try:
         if plain.dtype == torch.bfloat16:
-            return _bfloat16_view(plain.view(torch.int16).numpy())
+            return bfloat16_array(plain.view(torch.int16).numpy().view("<u2"), "ml_dtypes")
         array: np.ndarray = plain.numpy()
     except (TypeError, RuntimeError):
         raise ConversionError(f"tensor {name!r}: dtype {plain.dtype} cannot be stored") from None
@@ -180,31 +169,6 @@ def is_torch_tensor(value: Any) -> bool:
     return any(
         kind.__module__.split(".")[0] == "torch" and kind.__name__ == "Tensor" for kind in type(value).__mro__
     )
-
-
-def require_torch() -> Any:
-    """Import and return torch.
-
-    Raises
-    ------
-    MissingDependencyError
-        If it is not installed.
-    """
-    try:
-        import torch
-    except ImportError:
-        raise MissingDependencyError("torch", "convert") from None
-    return torch
-
-
-def _bfloat16_view(bits: np.ndarray) -> np.ndarray:
-    """Show int16 bits as ml_dtypes bfloat16."""
-    try:
-        import ml_dtypes
-    except ImportError:
-        raise MissingDependencyError("ml_dtypes", "convert") from None
-    viewed: np.ndarray = bits.view(ml_dtypes.bfloat16)
-    return viewed
 
 
 def _unwrapped(content: Any, origin: object) -> Mapping[str, Any]:

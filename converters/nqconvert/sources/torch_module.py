@@ -16,14 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from nqconvert.graphs.onnx_tensor import require_onnx
 from nqconvert.graphs.ort_session import check_feed_names, open_session, relative_difference, run_session
 from nqconvert.graphs.slimming import SlimGraph
-from nqformat.errors import ConversionError, MissingDependencyError
+from nqformat.errors import ConversionError
+from nqformat.optional_packages import require_package
 
 from .model_source import ModelSource, Runner
 from .onnx_model import attach_external_data, parse_model, slim_model
-from .state_dict import array_of_torch, is_torch_tensor, require_torch, weight_entries
+from .state_dict import array_of_torch, is_torch_tensor, weight_entries
 
 OPSET = 20
 _LARGE_BYTES = 1 << 30
@@ -140,7 +140,7 @@ def module_with_weights(module: Any, weights: Any) -> Any:
     ConversionError
         If the state dict does not fit the module.
     """
-    torch = require_torch()
+    torch = require_package("torch")
     loaded = copy.deepcopy(module)
     tensors = {name: torch.as_tensor(value) for name, value in weight_entries(weights).items()}
     try:
@@ -165,7 +165,7 @@ def _example_of(module: Any, example_inputs: Any) -> _Example:
 
 def _tensor_of(name: str, value: Any, device: Any) -> Any:
     """Return one example input as a tensor on the module's device; None stays None."""
-    torch = require_torch()
+    torch = require_package("torch")
     if value is None:
         return None
     if not is_torch_tensor(value) and not isinstance(value, np.ndarray | np.generic):
@@ -205,11 +205,8 @@ def _quiet() -> Iterator[None]:
 
 def _export(module: Any, example: _Example, dynamic_batch: bool) -> tuple[Any, tuple[str, ...]]:
     """Return the exported ModelProto and notes; try an open batch axis first."""
-    require_onnx()
-    try:
-        import onnxscript  # noqa: F401
-    except ImportError:
-        raise MissingDependencyError("onnxscript", "convert") from None
+    require_package("onnx")
+    require_package("onnxscript")
     notes: tuple[str, ...] = ()
     if dynamic_batch and any(tensor.ndim for tensor in example.tensors):
         try:
@@ -224,7 +221,7 @@ def _export(module: Any, example: _Example, dynamic_batch: bool) -> tuple[Any, t
 
 def _export_once(module: Any, example: _Example, *, dynamic: bool) -> Any:
     """Export with the batch axis open or fixed."""
-    torch = require_torch()
+    torch = require_package("torch")
     with _quiet(), torch.inference_mode(False), torch.no_grad():
         program = torch.onnx.export(
             module,
@@ -240,7 +237,7 @@ def _export_once(module: Any, example: _Example, *, dynamic: bool) -> Any:
 
 def _dynamic_shapes(module: Any, example: _Example) -> Any:
     """Return the specification of open axes in the structure of the arguments."""
-    dynamic = require_torch().export.Dim.DYNAMIC
+    dynamic = require_package("torch").export.Dim.DYNAMIC
 
     def axes(value: Any) -> dict[int, Any] | None:
         return {0: dynamic} if value is not None and value.ndim else None
@@ -275,7 +272,7 @@ def _cause(error: BaseException) -> str:
 
 def _runner(module: Any, example: _Example, input_names: tuple[str, ...]) -> Runner:
     """Return a function that computes the outputs with the module itself."""
-    torch = require_torch()
+    torch = require_package("torch")
 
     def run(feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         check_feed_names(feeds, input_names)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nqformat.errors import MissingDependencyError
+from nqformat.optional_packages import require_package
 
-from .loop import EpochRecord, LoopSettings, Loss, Stage, TrainingLog, TrainingLoop
+from .loop import EpochRecord, LoopSettings, Stage, TrainingLog, TrainingLoop
+from .training_data import Loss, TrainingData
 
 if TYPE_CHECKING:
     import torch
@@ -117,16 +117,14 @@ def retrain(
     >>> len(log.records), module.weight[0, 1].item()
     (3, 0.0)
     """
-    _require_torch()
+    require_package("torch")
     stage = Stage(n_epochs=epochs, lr=lr, schedule=schedule, choose_best=validation is not None)
     loop = TrainingLoop(
         module,
-        loader,
-        loss,
+        TrainingData(loader=loader, loss=loss, validation=validation),
         stages=[stage],
         settings=LoopSettings(optimizer=optimizer, weight_decay=weight_decay, seed=seed),
         masks=masks,
-        validation=validation,
         progress=progress,
         checkpoint=checkpoint,
         resume=resume,
@@ -145,9 +143,7 @@ def prunable_weights(module: torch.nn.Module) -> list[str]:
     >>> prunable_weights(torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2)))
     ['0.weight']
     """
-    _require_torch()
-    import torch
-
+    torch = require_package("torch")
     kinds = (torch.nn.Linear, torch.nn.modules.conv._ConvNd)
     weights = {id(layer.weight) for layer in module.modules() if isinstance(layer, kinds)}
     return [name for name, parameter in module.named_parameters() if id(parameter) in weights]
@@ -209,7 +205,7 @@ def prune_and_retrain(
 
     Source : Han, Pool, Tran, Dally 2015, section 3.3; Zhu, Gupta 2017, "To prune, or not to prune", eq. (1)
     """
-    _require_torch()
+    require_package("torch")
     names = _checked_names(module, parameters)
     final = dict(per_layer or {})
     for what, share in [("density", density), *final.items()]:
@@ -234,23 +230,16 @@ def prune_and_retrain(
     stages.append(Stage(n_epochs=n_final, lr=lr, schedule=schedule, choose_best=validation is not None))
     loop = TrainingLoop(
         module,
-        loader,
-        loss,
+        TrainingData(loader=loader, loss=loss, validation=validation),
         stages=stages,
         settings=LoopSettings(optimizer=optimizer, weight_decay=weight_decay, seed=seed, scope=scope),
         prunable=names,
-        validation=validation,
         progress=progress,
         checkpoint=checkpoint,
         resume=resume,
     )
     log = loop.run()
     return PruningResult(masks=loop.masks, log=log)
-
-
-def _require_torch() -> None:
-    if importlib.util.find_spec("torch") is None:
-        raise MissingDependencyError("torch", "convert")
 
 
 def _cubic_density(final: float, fraction: float) -> float:

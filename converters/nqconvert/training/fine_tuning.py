@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +11,13 @@ import numpy as np
 
 from nqconvert.sensitivity.binding import find_links
 from nqconvert.sensitivity.calibration import calibration_batches, torch_batch
-from nqconvert.sources.state_dict import array_of_torch, require_torch
+from nqconvert.sources.state_dict import array_of_torch
 from nqconvert.sources.torch_module import evaluation_mode
 from nqformat.errors import ConversionError
+from nqformat.optional_packages import require_package
 from nqformat.tensor import Codebook, CodebookTensor, Tensor, round_codebook
+
+from .training_data import TrainingData
 
 __all__ = ["FineTuning", "FineTuningLog", "FineTuningRecord", "fine_tune_centres"]
 
@@ -29,17 +32,11 @@ class FineTuningRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FineTuning:
-    """What fine-tuning needs.
+class FineTuning(TrainingData):
+    """What fine-tuning needs, besides the data.
 
     Attributes
     ----------
-    loader : iterable of (inputs, targets)
-        Iterated once an epoch.
-    loss : callable
-        ``loss(outputs, targets)`` as a scalar torch tensor.
-    validation : iterable of (inputs, targets), optional
-        The entries of least mean loss on it are kept, the initial ones included.
     epochs : int
     lr : float
         Of Adam, in units of each codebook's root mean square.
@@ -48,22 +45,17 @@ class FineTuning:
     seed : int
     """
 
-    loader: Iterable[Any]
-    loss: Callable[[Any, Any], Any]
-    validation: Iterable[Any] | None = None
     epochs: int = 5
     lr: float = 2e-3
     patience: int = 2
     seed: int = 0
 
     def __post_init__(self) -> None:
+        TrainingData.__post_init__(self)
         if self.epochs < 1 or self.patience < 1:
             raise ValueError(f"epochs and patience must be at least 1, not {self.epochs} and {self.patience}")
         if not self.lr > 0:
             raise ValueError(f"lr must be positive, not {self.lr}")
-        for name in ("loader", "validation"):
-            if hasattr(getattr(self, name), "__next__"):
-                raise TypeError(f"{name} is exhausted after one pass; pass a list or a DataLoader")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +144,7 @@ class _Tuner:
         originals: Mapping[str, np.ndarray],
         tuning: FineTuning,
     ) -> None:
-        torch = require_torch()
+        torch = require_package("torch")
         self._module = copy.deepcopy(module)
         self._tuning = tuning
         parameters = {n: array_of_torch(n, p) for n, p in module.named_parameters()}
@@ -190,7 +182,7 @@ class _Tuner:
         return len(self._books) - 1
 
     def run(self, progress: Callable[[FineTuningRecord], None]) -> FineTuningLog:
-        torch = require_torch()
+        torch = require_package("torch")
         tuning = self._tuning
         groups = [
             {"params": [centres], "lr": tuning.lr * float(centres.detach().square().mean().sqrt())}
@@ -235,7 +227,7 @@ class _Tuner:
         return total / n_seen
 
     def _validation_loss(self) -> float:
-        torch = require_torch()
+        torch = require_package("torch")
         centres = [torch.from_numpy(values).to(self._centres[0].device) for values in self._rounded()]
         total, n_seen = 0.0, 0
         with torch.no_grad():
@@ -245,7 +237,7 @@ class _Tuner:
         return total / n_seen
 
     def _loss(self, given: Any, centres: list[Any]) -> Any:
-        torch = require_torch()
+        torch = require_package("torch")
         batch = torch_batch(given, self._module)
         weights = {part.parameter: part.weight(centres[part.book]) for part in self._parts}
         outputs = torch.func.functional_call(self._module, weights, batch.args, batch.kwargs)

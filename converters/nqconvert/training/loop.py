@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +15,12 @@ from nqformat.errors import ConversionError
 
 from .checkpoint import load_checkpoint, save_checkpoint
 from .pruning import magnitude_masks
+from .training_data import TrainingData
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["EpochRecord", "LoopSettings", "Loss", "Stage", "TrainingLog", "TrainingLoop"]
-
-Loss = Callable[[Any, Any], Any]
+__all__ = ["EpochRecord", "LoopSettings", "Stage", "TrainingLog", "TrainingLoop"]
 
 _OPTIMIZERS = ("adam", "adamw", "sgd")
 _SCHEDULES = ("cosine", "constant")
@@ -156,8 +155,7 @@ class TrainingLoop:
     ----------
     module : torch.nn.Module
         Trained in place.
-    loader, validation : iterable of (inputs, targets)
-    loss : callable
+    data : TrainingData
     stages : sequence of Stage
     settings : LoopSettings
     masks : mapping of parameter name to ndarray or tensor of bool
@@ -174,28 +172,21 @@ class TrainingLoop:
     def __init__(
         self,
         module: torch.nn.Module,
-        loader: Iterable[Any],
-        loss: Loss,
+        data: TrainingData,
         *,
         stages: Sequence[Stage],
         settings: LoopSettings,
         masks: Mapping[str, Any] | None = None,
         prunable: Sequence[str] = (),
-        validation: Iterable[Any] | None = None,
         progress: Callable[[EpochRecord], None] | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
         resume: bool = True,
     ) -> None:
-        _check_repeatable("loader", loader)
-        if validation is not None:
-            _check_repeatable("validation", validation)
         self._module = module
-        self._loader = loader
-        self._loss = loss
+        self._data = data
         self._stages = tuple(stages)
         self._settings = settings
         self._prunable = tuple(prunable)
-        self._validation = validation
         self._progress = progress
         self._checkpoint = checkpoint
         self._resume = resume
@@ -252,7 +243,7 @@ class TrainingLoop:
             self._prune(stage.density, dict(stage.per_layer))
         self._zero_pruned()
         self._optimizer = self._new_optimizer(stage.lr)
-        if stage.choose_best and self._validation is not None:
+        if stage.choose_best and self._data.validation is not None:
             self._keep_best(self._validation_loss())
 
     def _run_epoch(self, stage: Stage) -> None:
@@ -262,7 +253,7 @@ class TrainingLoop:
         torch.manual_seed((self._settings.seed * 1_000_000_007 + place) % (1 << 63))
         train_loss = self._train_epoch(stage)
         validation_loss = None
-        if self._validation is not None and stage.choose_best:
+        if self._data.validation is not None and stage.choose_best:
             validation_loss = self._validation_loss()
             self._keep_best(validation_loss)
         record = EpochRecord(
@@ -283,9 +274,9 @@ class TrainingLoop:
         assert self._optimizer is not None
         self._module.train()
         pruned = [(self._parameters[name], ~keep) for name, keep in self._keep.items()]
-        n_batches = _length(self._loader)
+        n_batches = _length(self._data.loader)
         total, n_seen = 0.0, 0
-        for index, (inputs, targets) in enumerate(self._loader):
+        for index, (inputs, targets) in enumerate(self._data.loader):
             within = index / n_batches if n_batches else 0.0
             for group in self._optimizer.param_groups:
                 group["lr"] = stage.lr_at((self._epoch + within) / stage.n_epochs)
@@ -317,16 +308,16 @@ class TrainingLoop:
         while isinstance(first, (tuple, list)) and first:
             first = first[0]
         n_items = int(first.shape[0]) if getattr(first, "ndim", 0) else 1
-        return self._loss(outputs, targets), n_items
+        return self._data.loss(outputs, targets), n_items
 
     def _validation_loss(self) -> float:
         import torch
 
-        assert self._validation is not None
+        assert self._data.validation is not None
         self._module.eval()
         total, n_seen = 0.0, 0
         with torch.no_grad():
-            for inputs, targets in self._validation:
+            for inputs, targets in self._data.validation:
                 value, n_items = self._batch_loss(inputs, targets)
                 total, n_seen = total + float(value) * n_items, n_seen + n_items
         if n_seen == 0:
@@ -386,7 +377,7 @@ class TrainingLoop:
         masks = [(name, zlib.crc32(mask.tobytes())) for name, mask in self.masks.items()]
         stages = [astuple(stage) for stage in self._stages]
         settings = astuple(self._settings)
-        return repr((stages, settings, self._prunable, shapes, masks, self._validation is not None))
+        return repr((stages, settings, self._prunable, shapes, masks, self._data.validation is not None))
 
     def _save(self) -> None:
         if self._checkpoint is None:
@@ -419,15 +410,6 @@ class TrainingLoop:
             self._optimizer = self._new_optimizer(self._stages[self._stage].lr)
             self._optimizer.load_state_dict(content["optimizer"])
         return len(self._records)
-
-
-def _check_repeatable(what: str, batches: Iterable[Any]) -> None:
-    if not hasattr(batches, "__iter__"):
-        raise TypeError(f"{what} must be an iterable of (inputs, targets), not {type(batches).__name__}")
-    if hasattr(batches, "__next__"):
-        raise TypeError(
-            f"{what} is exhausted after one pass; pass a list, a DataLoader or another re-iterable"
-        )
 
 
 def _length(batches: Any) -> int:

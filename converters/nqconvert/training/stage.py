@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from nqconvert.quantization import is_weight
 from nqformat.errors import ConversionError
 
 from .pruning import apply_masks, magnitude_masks
+from .training_data import TrainingData
 
 __all__ = ["DEFAULT_DENSITY", "Training", "prune_module", "prune_tensors"]
 
@@ -23,17 +24,11 @@ DEFAULT_DENSITY = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Training:
-    """What pruning with retraining needs.
+class Training(TrainingData):
+    """What pruning with retraining needs, besides the data.
 
     Attributes
     ----------
-    loader : iterable of (inputs, targets)
-        Iterated once an epoch.
-    loss : callable
-        ``loss(outputs, targets)`` as a scalar torch tensor.
-    validation : iterable of (inputs, targets), optional
-        Chooses the epoch whose weights are kept.
     steps, epochs_per_step : int
         Pruning steps, and epochs after each.
     final_epochs : int or None
@@ -48,9 +43,6 @@ class Training:
         File from which an interrupted run goes on.
     """
 
-    loader: Iterable[Any]
-    loss: Callable[[Any, Any], Any]
-    validation: Iterable[Any] | None = None
     steps: int = 10
     epochs_per_step: int = 2
     final_epochs: int | None = None

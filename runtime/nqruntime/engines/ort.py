@@ -24,10 +24,10 @@ import numpy as np
 from nqformat.errors import (
     FormatError,
     LimitExceededError,
-    MissingDependencyError,
     UnsupportedFeatureError,
 )
 from nqformat.limits import Limits
+from nqformat.optional_packages import require_package
 from nqruntime.element_types import BFLOAT16, onnx_number
 from nqruntime.graph import Model
 from nqruntime.tensor_declarations import MIN_IR_VERSION, declare_external, declare_inline, declare_ir_version
@@ -57,7 +57,7 @@ class OrtEngine:
         settings: EngineSettings,
         reasons: Mapping[int, str] | None = None,
     ) -> None:
-        onnxruntime = require_onnxruntime()
+        onnxruntime = require_package("onnxruntime")
         self._model = model
         self._reasons = dict(reasons or {})
         options = onnxruntime.SessionOptions()
@@ -95,16 +95,6 @@ class OrtEngine:
         self._session = None
         if self._folder is not None:
             self._folder.cleanup()
-
-
-def require_onnxruntime() -> ModuleType:
-    """Import and return onnxruntime; MissingDependencyError if it is not installed."""
-    try:
-        import onnxruntime
-    except ImportError:
-        raise MissingDependencyError("onnxruntime", "ort") from None
-    module: ModuleType = onnxruntime
-    return module
 
 
 def _check_total(file: TensorFile, names: Sequence[str], limits: Limits) -> int:

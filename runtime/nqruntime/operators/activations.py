@@ -7,19 +7,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .registry import NodeContext, Run, operator
+from .registry import NodeContext, Run, operator, register_function
 
 _SELU_ALPHA = 1.67326319217681884765625
 _SELU_GAMMA = 1.05070102214813232421875
-
-
-def _register_function(name: str, since: int, function: Callable[[np.ndarray], np.ndarray]) -> None:
-    """Register an operator without attributes."""
-
-    def prepare(context: NodeContext) -> Run:
-        return function
-
-    operator(name, since)(prepare)
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
@@ -34,20 +25,20 @@ def _softplus(x: np.ndarray) -> np.ndarray:
     return result
 
 
-_register_function("Relu", 6, lambda x: np.maximum(x, 0))
-_register_function("Sigmoid", 6, sigmoid)
-_register_function("Tanh", 6, np.tanh)
-_register_function("Sqrt", 6, np.sqrt)
-_register_function("Exp", 6, np.exp)
-_register_function("Log", 6, np.log)
-_register_function("Neg", 6, np.negative)
-_register_function("Abs", 6, np.abs)
-_register_function("Floor", 6, np.floor)
-_register_function("Ceil", 6, np.ceil)
-_register_function("Reciprocal", 6, np.reciprocal)
-_register_function("Softplus", 1, _softplus)
-_register_function("Softsign", 1, lambda x: x / (1 + np.abs(x)))
-_register_function("HardSwish", 14, lambda x: x * np.clip(x / 6 + x.dtype.type(0.5), 0, 1))
+register_function("Relu", 6, lambda x: np.maximum(x, 0))
+register_function("Sigmoid", 6, sigmoid)
+register_function("Tanh", 6, np.tanh)
+register_function("Sqrt", 6, np.sqrt)
+register_function("Exp", 6, np.exp)
+register_function("Log", 6, np.log)
+register_function("Neg", 6, np.negative)
+register_function("Abs", 6, np.abs)
+register_function("Floor", 6, np.floor)
+register_function("Ceil", 6, np.ceil)
+register_function("Reciprocal", 6, np.reciprocal)
+register_function("Softplus", 1, _softplus)
+register_function("Softsign", 1, lambda x: x / (1 + np.abs(x)))
+register_function("HardSwish", 14, lambda x: x * np.clip(x / 6 + x.dtype.type(0.5), 0, 1))
 
 
 @operator("LeakyRelu", 6)

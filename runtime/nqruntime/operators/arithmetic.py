@@ -8,75 +8,39 @@ import numpy as np
 
 from nqruntime.element_types import element_type
 
-from .registry import NodeContext, Run, operator
+from .registry import NodeContext, Run, operator, register_function
 
 _REDUCED_PRECISION = ("float16", "bfloat16")
 
 
-@operator("Add", 7)
-def add(context: NodeContext) -> Run:
-    """Return a + b."""
-    return np.add
-
-
-@operator("Sub", 7)
-def subtract(context: NodeContext) -> Run:
-    """Return a - b."""
-    return np.subtract
-
-
-@operator("Mul", 7)
-def multiply(context: NodeContext) -> Run:
-    """Return a * b."""
-    return np.multiply
-
-
-@operator("Div", 7)
-def divide(context: NodeContext) -> Run:
+def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return a / b; integers round toward zero."""
-
-    def run(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        if a.dtype.kind == "f":
-            ratio: np.ndarray = np.true_divide(a, b)
-            return ratio
-        quotient: np.ndarray = np.floor_divide(a, b)
-        if a.dtype.kind == "i":
-            quotient += ((quotient < 0) & (quotient * b != a)).astype(a.dtype)
-        return quotient
-
-    return run
+    if a.dtype.kind == "f":
+        ratio: np.ndarray = np.true_divide(a, b)
+        return ratio
+    quotient: np.ndarray = np.floor_divide(a, b)
+    if a.dtype.kind == "i":
+        quotient += ((quotient < 0) & (quotient * b != a)).astype(a.dtype)
+    return quotient
 
 
-@operator("Pow", 7)
-def power(context: NodeContext) -> Run:
+def _power(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return a to the power b, in the type of a."""
-
-    def run(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        if a.dtype.kind == "f" and b.size == 1 and b.ndim <= a.ndim and b.item() == 2:
-            square: np.ndarray = np.square(a)
-            return square
-        result: np.ndarray = np.power(a, b.astype(a.dtype) if a.dtype.kind == "f" else b)
-        return result.astype(a.dtype, copy=False)
-
-    return run
+    if a.dtype.kind == "f" and b.size == 1 and b.ndim <= a.ndim and b.item() == 2:
+        square: np.ndarray = np.square(a)
+        return square
+    result: np.ndarray = np.power(a, b.astype(a.dtype) if a.dtype.kind == "f" else b)
+    return result.astype(a.dtype, copy=False)
 
 
-@operator("Max", 8)
-def maximum(context: NodeContext) -> Run:
-    """Return the largest of all operands, element by element."""
-    return lambda *arrays: reduce(np.maximum, arrays)
-
-
-@operator("Min", 8)
-def minimum(context: NodeContext) -> Run:
-    """Return the smallest of all operands, element by element."""
-    return lambda *arrays: reduce(np.minimum, arrays)
-
-
-@operator("Sum", 8)
-def total(context: NodeContext) -> Run:
-    """Return the sum of all operands, element by element."""
-    return lambda *arrays: reduce(np.add, arrays)
+register_function("Add", 7, np.add)
+register_function("Sub", 7, np.subtract)
+register_function("Mul", 7, np.multiply)
+register_function("Div", 7, _divide)
+register_function("Pow", 7, _power)
+register_function("Max", 8, lambda *arrays: reduce(np.maximum, arrays))
+register_function("Min", 8, lambda *arrays: reduce(np.minimum, arrays))
+register_function("Sum", 8, lambda *arrays: reduce(np.add, arrays))
 
 
 @operator("Identity")

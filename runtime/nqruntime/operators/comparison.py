@@ -4,61 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from .registry import NodeContext, Run, operator
+from .registry import NodeContext, Run, operator, register_function
 
-
-@operator("Equal", 7)
-def equal(context: NodeContext) -> Run:
-    """Return a == b."""
-    return np.equal
-
-
-@operator("Less", 7)
-def less(context: NodeContext) -> Run:
-    """Return a < b."""
-    return np.less
-
-
-@operator("LessOrEqual", 12)
-def less_or_equal(context: NodeContext) -> Run:
-    """Return a <= b."""
-    return np.less_equal
-
-
-@operator("Greater", 7)
-def greater(context: NodeContext) -> Run:
-    """Return a > b."""
-    return np.greater
-
-
-@operator("GreaterOrEqual", 12)
-def greater_or_equal(context: NodeContext) -> Run:
-    """Return a >= b."""
-    return np.greater_equal
-
-
-@operator("Not")
-def logical_not(context: NodeContext) -> Run:
-    """Negate booleans."""
-    return np.logical_not
-
-
-@operator("And", 7)
-def logical_and(context: NodeContext) -> Run:
-    """Return a and b."""
-    return np.logical_and
-
-
-@operator("Or", 7)
-def logical_or(context: NodeContext) -> Run:
-    """Return a or b."""
-    return np.logical_or
-
-
-@operator("Where", 9)
-def where(context: NodeContext) -> Run:
-    """Choose from two operands by a condition."""
-    return np.where
+register_function("Equal", 7, np.equal)
+register_function("Less", 7, np.less)
+register_function("LessOrEqual", 12, np.less_equal)
+register_function("Greater", 7, np.greater)
+register_function("GreaterOrEqual", 12, np.greater_equal)
+register_function("Not", 1, np.logical_not)
+register_function("And", 7, np.logical_and)
+register_function("Or", 7, np.logical_or)
+register_function("Where", 9, np.where)
 
 
 @operator("ArgMax", 13)

@@ -148,6 +148,15 @@ def operator(name: str, since: int = 1) -> Callable[[Operator], Operator]:
     return register
 
 
+def register_function(name: str, since: int, function: Run) -> None:
+    """Register an operator without attributes, which is a plain function of its operands."""
+
+    def prepare(context: NodeContext) -> Run:
+        return function
+
+    operator(name, since)(prepare)
+
+
 def find_operator(name: str, opset: int) -> Operator | None:
     """Return the newest version of an operator that the opset has; None if there is none."""
     known = [entry for entry in _OPERATORS.get(name, ()) if entry[0] <= opset]

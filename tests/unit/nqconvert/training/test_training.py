@@ -1,4 +1,5 @@
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -321,6 +322,6 @@ def test_bad_arguments_are_refused():
 
 
 def test_missing_torch_names_the_extra(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None)
+    monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(MissingDependencyError, match=r"nqformat\[convert\]"):
         retrain(None, [], LOSS, epochs=1)

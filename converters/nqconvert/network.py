@@ -1,0 +1,159 @@
+"""The first stages of a conversion: load, retrain if there is data for it, measure, prune."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from nqformat.errors import ConversionError
+
+from .presets import ConvertSettings
+from .quantization import is_weight
+from .sensitivity.settings import SensitivitySettings
+from .sensitivity.stage import StageData, source_sensitivities
+from .sources import ModelSource, Runner, is_module, load_source
+from .training.stage import Training, prune_module, prune_tensors
+
+__all__ = ["Network", "load_network", "network_sensitivities"]
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    """A model that is to be quantized.
+
+    Attributes
+    ----------
+    source : ModelSource
+        After pruning with retraining, if there was any.
+    run : callable or None
+        Computes the outputs of the model as it was given.
+    run_retrained : callable or None
+        Computes those of the pruned and retrained model, where there was retraining.
+    module : torch.nn.Module or None
+        Whose weights are those of the source; None for files and state dicts.
+    notes : tuple of str
+        What retraining did.
+    """
+
+    source: ModelSource
+    run: Runner | None
+    run_retrained: Runner | None = None
+    module: Any = None
+    notes: tuple[str, ...] = ()
+
+    def pruned(self, density: float | None) -> ModelSource:
+        """Return the source, its weights pruned by magnitude unless retraining did that already."""
+        if density is None or self.run_retrained is not None:
+            return self.source
+        return replace(self.source, tensors=prune_tensors(self.source.tensors, density))
+
+    def feeds(self, example_inputs: Any) -> dict[str, np.ndarray]:
+        """Return example inputs by input name; empty without a graph or without examples.
+
+        Raises
+        ------
+        ConversionError
+            If the number of examples is not that of the inputs.
+        """
+        source = self.source
+        if source.graph is None or example_inputs is None:
+            return {}
+        if source.example_feeds:
+            return source.example_feeds
+        if isinstance(example_inputs, Mapping):
+            return {name: np.asarray(value) for name, value in example_inputs.items()}
+        values = example_inputs if isinstance(example_inputs, tuple | list) else (example_inputs,)
+        if len(values) != len(source.input_names):
+            raise ConversionError(
+                f"{len(values)} example inputs given, the model takes {len(source.input_names)}: "
+                f"{', '.join(source.input_names)}"
+            )
+        return {name: np.asarray(value) for name, value in zip(source.input_names, values, strict=True)}
+
+
+def load_network(
+    model: Any,
+    settings: ConvertSettings,
+    *,
+    example_inputs: Any = None,
+    weights: Any = None,
+    training: Training | None = None,
+    dynamic_batch: bool = True,
+    progress: Progress,
+) -> Network:
+    """Load a model; with training data, prune and retrain a copy of it first.
+
+    Parameters
+    ----------
+    model, example_inputs, weights, training, dynamic_batch
+        As in :func:`nqconvert.convert`.
+    settings : ConvertSettings
+        Density and seed are used, if there is training data.
+    progress : callable
+        Called with a line for each step.
+
+    Raises
+    ------
+    As :func:`nqconvert.convert`.
+    """
+    retrained, notes = prune_module(model, settings, training, weights, progress)
+    progress("loading the model")
+    if retrained is None:
+        source = load_source(
+            model, example_inputs=example_inputs, weights=weights, dynamic_batch=dynamic_batch
+        )
+        return Network(source=source, run=source.run, module=_module_of(model, weights))
+    source = load_source(retrained, example_inputs=example_inputs, dynamic_batch=dynamic_batch)
+    from .sources.torch_module import module_runner
+
+    return Network(
+        source=source,
+        run=module_runner(model, example_inputs, source.input_names, weights=weights),
+        run_retrained=source.run,
+        module=retrained,
+        notes=notes,
+    )
+
+
+def network_sensitivities(
+    network: Network,
+    settings: ConvertSettings,
+    *,
+    calibration: Any = None,
+    loss: Callable[[Any, Any], Any] | None = None,
+    optimizer_state: Any = None,
+    progress: Progress,
+) -> tuple[dict[str, np.ndarray] | None, tuple[str, ...]]:
+    """Measure the sensitivities of all weights as the settings say.
+
+    Returns
+    -------
+    (sensitivities by tensor name or None, notes)
+
+    Raises
+    ------
+    As :func:`nqconvert.sensitivity.stage.source_sensitivities`.
+    """
+    return source_sensitivities(
+        network.source,
+        {name: array for name, array in network.source.tensors.items() if is_weight(array)},
+        settings.sensitivity,
+        StageData(module=network.module, calibration=calibration, loss=loss, optimizer_state=optimizer_state),
+        SensitivitySettings(samples=settings.samples, seed=settings.seed, progress=progress),
+    )
+
+
+def _module_of(model: Any, weights: Any) -> Any:
+    """Return the torch module whose weights are converted, or None."""
+    if not is_module(model):
+        return None
+    if weights is None:
+        return model
+    from .sources.torch_module import module_with_weights
+
+    return module_with_weights(model, weights)
