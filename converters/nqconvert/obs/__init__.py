@@ -1,0 +1,1 @@
+"""Post-training quantization with error feedback through full layer Hessians (method ``obs``)."""
