@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-slow test-installed lint bench format clean
+.PHONY: demo test test-slow test-bounds test-installed lint bench format clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -24,6 +24,11 @@ test: lint $(STAMP)
 test-installed: $(STAMP)
 	$(BIN)/python tests/installed_wheel.py
 
+# Numba's own check of every array index, in the kernels that take arrays; those on addresses have guard pages.
+test-bounds: $(STAMP)
+	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(CURDIR)/$(VENV)/bounds $(BIN)/python -m pytest -q \
+		tests/unit/nqruntime/test_kernels.py tests/unit/nqconvert/quantizers
+
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -q -m slow
 
@@ -40,6 +45,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/whole_path.py
 	$(BIN)/python benchmarks/compression.py
 	$(BIN)/python benchmarks/codec.py
+	$(BIN)/python benchmarks/huge.py
 	$(BIN)/python benchmarks/readme_figures.py
 
 clean:

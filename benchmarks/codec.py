@@ -1,9 +1,10 @@
-"""Speed of the codec against zstd and zlib in one run, one core, CPU time.
+"""Speed and size of the codec against other coders in one run, one core, CPU time.
 
-    python benchmarks/codec.py [--quick]            add NQZ_DATA=path/to/data for real networks
+    python benchmarks/codec.py [--quick]            add NQZ_DATA=path/to/data for real networks,
+                                                    NQZ_PEERS and NQZ_PEERS_PYTHON for NNCodec
 
-Writes benchmarks/results/codec.json. Figures printed are the best of 25 rounds in which all
-candidates take turns, with ratios of the best and, in brackets, of the medians.
+Writes benchmarks/results/codec.json and codec.png. Figures printed of streams are the best of 25 rounds
+in which all candidates take turns, with ratios of the best and, in brackets, of the medians.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ import argparse
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,13 +25,18 @@ from typing import Any
 
 import numpy as np
 import zstandard
-from harness import compare, machine, write
+from codec_plot import draw_codec
+from harness import compare, data_folder, machine, read, write
+from network_streams import network_row, network_table, quantized_networks
+from peer_codecs import index_coders, nncodec, zipnn_coder, zstd_coders
 
 import nqformat
 from nqformat import Codebook, CodebookTensor, RawTensor, codings
 from nqformat import kernels as codec_kernels
-from nqformat.decoding import Workers, decode_bytes, decode_dense, decode_sparse
+from nqformat.decoding import decode_bytes, decode_dense, decode_sparse
 from nqformat.prefix_code import PrefixCode
+from nqformat.tans import TansCode
+from nqformat.workers import Workers
 
 os.environ.setdefault("NQFORMAT_KERNELS", "numba")
 # name: distribution, levels, bits, wanted ratio to zstd -1
@@ -40,6 +46,10 @@ STREAMS = {
     "gauss 32": ("normal", 32, 4.05, 1.1),
     "laplace 256": ("laplace", 256, 4.9, 1.0),
 }
+
+
+NNCODEC_SYMBOLS = 1 << 20
+PACKAGES = ("numpy", "numba", "llvmlite", "zstandard", "constriction", "zipnn")
 
 
 def entropy(symbols: np.ndarray) -> float:
@@ -84,18 +94,10 @@ def codebook(levels: int) -> Codebook:
 def peers(
     symbols: np.ndarray, levels: tuple[int, ...]
 ) -> tuple[dict[str, Callable[[], Any]], dict[str, float]]:
-    content = symbols.tobytes()
-    calls: dict[str, Callable[[], Any]] = {}
-    bits = {}
-    for level in levels:
-        packed = zstandard.ZstdCompressor(level=level).compress(content)
-        decompressor = zstandard.ZstdDecompressor()
-        calls[f"zstd -{level}"] = lambda packed=packed, d=decompressor: d.decompress(packed)
-        bits[f"zstd -{level}"] = 8 * len(packed) / symbols.size
-    packed = zlib.compress(content, 6)
-    calls["zlib"] = lambda: zlib.decompress(packed)
-    bits["zlib"] = 8 * len(packed) / symbols.size
-    return calls, bits
+    """Calls that decode the symbols with other coders, and the bits they take; one level: zstd alone."""
+    coders = index_coders([symbols], levels) if len(levels) > 1 else zstd_coders(symbols.tobytes(), levels)
+    bits = {name: 8 * coder.n_bytes / symbols.size for name, coder in coders.items()}
+    return {name: coder.decode for name, coder in coders.items()}, bits
 
 
 def dense(
@@ -220,6 +222,40 @@ def encode(symbols: np.ndarray) -> dict[str, Any]:
     return {**row, "seconds": taken}
 
 
+def tans(symbols: np.ndarray) -> dict[str, Any]:
+    """Kernels of tANS beside those of a prefix code, on chunks of four sub-streams."""
+    counts = np.bincount(symbols, minlength=256)
+    code, prefix = TansCode.from_counts(counts, 3, 12), PrefixCode.from_counts(counts, 12)
+    chunks = [symbols[i : i + 65_536] for i in range(0, symbols.size, 65_536)]
+    bounds = [0, 16_384, 32_768, 49_152, 65_536]
+    calls: dict[str, Callable[[], Any]] = {
+        "encode": lambda: [codec_kernels.encode_tans_streams(c, bounds, code.encode_tables) for c in chunks]
+    }
+    for name, pack, unpack in (
+        (
+            "decode",
+            lambda chunk: codec_kernels.encode_tans_streams(chunk, bounds, code.encode_tables),
+            lambda b, ends: codec_kernels.decode_tans_streams(b, ends, code.decode_table, 12, bounds),
+        ),
+        (
+            "prefix code decode",
+            lambda chunk: codec_kernels.pack_codes(chunk, bounds, *prefix.codewords),
+            lambda b, ends: codec_kernels.decode_prefix_streams(b, ends, prefix, bounds),
+        ),
+    ):
+        coded = []
+        for chunk in chunks:
+            parts = pack(chunk)
+            ends = [0, *np.cumsum([len(p) for p in parts]).tolist()]
+            coded.append((np.frombuffer(b"".join(parts), dtype=np.uint8), ends))
+            assert np.array_equal(unpack(*coded[-1]), chunk)
+        calls[name] = lambda coded=coded, unpack=unpack: [unpack(*c) for c in coded]
+    taken = compare(calls)
+    row = {f"{k} gsymbols_per_second": symbols.size / v["best"] / 1e9 for k, v in taken.items()}
+    print("tANS: " + ", ".join(f"{k.rpartition(' ')[0]} {v:.2f} Gsym/s" for k, v in row.items()))
+    return {**row, "seconds": taken}
+
+
 def planes(n: int) -> dict[str, Any]:
     """Raw bfloat16 and float32 tensors with their exponents coded."""
     rng = np.random.default_rng(2)
@@ -232,30 +268,33 @@ def planes(n: int) -> dict[str, Any]:
     ):
         content = nqformat.save({"w": tensor})
         stored = tensor.bits.tobytes()
-        packed = zstandard.ZstdCompressor(level=1).compress(stored)
-        decompressor = zstandard.ZstdDecompressor()
+        coders = {**zstd_coders(stored, (1,)), "zipnn": zipnn_coder(stored, label)}
+        others = {name: coder for name, coder in coders.items() if coder is not None}
         target = np.empty_like(tensor.bits)
         source = tensor.bits.copy()
         with nqformat.from_bytes(content, threads=1, bfloat16="uint16") as file:
             assert file.get_tensor("w").tobytes() == stored
             calls: dict[str, Callable[[], Any]] = {
                 "nqz": partial(file.get_tensor, "w"),
-                "zstd -1": partial(decompressor.decompress, packed),
+                **{name: coder.decode for name, coder in others.items()},
                 "copy": partial(np.copyto, target, source),
             }
             taken = compare(calls)
         seconds = {key: value["best"] for key, value in taken.items()}
         rows[label] = {
             "ratio": len(content) / len(stored),
-            "zstd_ratio": len(packed) / len(stored),
+            "peer_ratios": {name: coder.n_bytes / len(stored) for name, coder in others.items()},
             "seconds": taken,
             "gb_per_second": len(stored) / seconds["nqz"] / 1e9,
-            "ratio_to_zstd": seconds["zstd -1"] / seconds["nqz"],
+            "ratio_to": {name: seconds[name] / seconds["nqz"] for name in others},
         }
+        beside = ", ".join(
+            f"{name} {100 * share:.1f} % ({rows[label]['ratio_to'][name]:.1f} x)"
+            for name, share in rows[label]["peer_ratios"].items()
+        )
         print(
-            f"raw {label}: {100 * rows[label]['ratio']:.1f} % of its bytes "
-            f"(zstd -1 {100 * rows[label]['zstd_ratio']:.1f}), "
-            f"{rows[label]['gb_per_second']:.2f} GB/s, {rows[label]['ratio_to_zstd']:.1f}x zstd -1"
+            f"raw {label}: {100 * rows[label]['ratio']:.1f} % of its bytes, "
+            f"{rows[label]['gb_per_second']:.2f} GB/s; others (nqz decodes so many times faster): {beside}"
         )
     return rows
 
@@ -346,35 +385,38 @@ def cold(symbols: np.ndarray, levels: int, folder: Path) -> dict[str, Any]:
     return {**taken, "numba_imported": numba_imported == "True"}
 
 
-def networks(folder: Path) -> dict[str, Any]:
-    """Real networks that the converter has written: every .nqz below the folder, decoded whole."""
+def networks(folder: Path, zstd_levels: tuple[int, ...]) -> dict[str, Any]:
+    """Real networks with every coder."""
+    found = list(quantized_networks(folder))
+    peer = nncodec({network.name: network.integers for network in found})
     rows = {}
-    for path in sorted(folder.rglob("*.nqz")):
-        content = path.read_bytes()
-        plain = b"".join(a.tobytes() for a in nqformat.load(content, bfloat16="uint16").values())
-        packed = zstandard.ZstdCompressor(level=1).compress(plain)
-        decompressor = zstandard.ZstdDecompressor()
-        taken = compare(
-            {
-                "nqz": lambda content=content: nqformat.load(content, bfloat16="uint16", threads=1),
-                "zstd -1": lambda packed=packed, d=decompressor: d.decompress(packed),
-            }
-        )
-        rows[path.name] = {"file_bytes": len(content), "plain_bytes": len(plain), "seconds": taken}
+    for network in found:
+        rows[network.name] = network_row(network, zstd_levels, peer.get(network.name))
+        print(network_table(network.name, rows[network.name]))
+    return rows
+
+
+def nncodec_streams(made: dict[str, np.ndarray]) -> dict[str, Any]:
+    """NNCodec on the first part of each synthetic stream, centred."""
+    cases = {
+        name: {"w": symbols[:NNCODEC_SYMBOLS].astype(np.int32) - STREAMS[name][1] // 2}
+        for name, symbols in made.items()
+    }
+    rows = nncodec(cases)
+    for name, row in rows.items():
+        n = cases[name]["w"].size
+        row["bits"] = 8 * row["bytes"] / n
+        row["gsymbols_per_second"] = n / row["decode"]["median"] / 1e9
         print(
-            f"{path.name}: {len(content):,} bytes, {len(plain) / taken['nqz']['median'] / 1e9:.2f} GB/s "
-            f"decoded whole, zstd -1 {len(plain) / taken['zstd -1']['median'] / 1e9:.2f}"
+            f"NNCodec {name}: {row['bits']:.3f} bits, {1e3 * row['gsymbols_per_second']:.1f} Msym/s decoded, "
+            f"{n / row['encode']['median'] / 1e6:.1f} encoded"
         )
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="smaller streams, no zstd -19")
-    quick = parser.parse_args().quick
-    n = 1 << (20 if quick else 22)
-    zstd_levels = (1, 3) if quick else (1, 3, 19)
-    results: dict[str, Any] = {"machine": machine("numpy", "numba", "llvmlite", "zstandard")}
+def measure_streams(n: int, zstd_levels: tuple[int, ...]) -> dict[str, Any]:
+    """Everything but the real networks."""
+    results: dict[str, Any] = {}
     made = {name: stream(d, levels, bits, n) for name, (d, levels, bits, _) in STREAMS.items()}
     results["dense"] = {
         name: dense(name, symbols, STREAMS[name][1], zstd_levels) for name, symbols in made.items()
@@ -386,14 +428,42 @@ def main() -> None:
     }
     results["sparse"] = sparse(n, zstd_levels[:2])
     results["encode"] = encode(made["gauss 16"])
+    results["tans"] = tans(made["gauss 16"])
     results["planes"] = planes(n)
     results["threads"] = threads(made["gauss 16"], 16)
-    write("codec", results)
-    results["cold"] = cold(made["gauss 16"], 16, write("codec", results).parent)
-    if os.environ.get("NQZ_DATA"):
-        results["networks"] = networks(Path(os.environ["NQZ_DATA"]))
+    results["nncodec"] = nncodec_streams(made)
+    with tempfile.TemporaryDirectory() as work:
+        results["cold"] = cold(made["gauss 16"], 16, Path(work))
     print(f"goals against zstd -1: {', '.join(f'{k} {v[3]}x' for k, v in STREAMS.items())}")
-    print(f"written to {write('codec', results)}")
+    return results
+
+
+def measure_networks(zstd_levels: tuple[int, ...]) -> dict[str, Any]:
+    """The real networks, if their data is there."""
+    folder = data_folder()
+    if folder is None:
+        print("NQZ_DATA is not set to a folder with load.py: real networks are left out")
+        return {}
+    return {"networks": networks(folder, zstd_levels), "networks_machine": machine(*PACKAGES)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="smaller streams, no zstd -19")
+    parser.add_argument("--only", choices=("streams", "networks"), help="keep what is there of the others")
+    arguments = parser.parse_args()
+    zstd_levels = (1, 3) if arguments.quick else (1, 3, 19)
+    results = read("codec") if arguments.only else {}
+    if arguments.only != "networks":
+        results["machine"] = machine(*PACKAGES)
+        results.update(measure_streams(1 << (20 if arguments.quick else 22), zstd_levels))
+        write("codec", results)
+    if arguments.only != "streams":
+        results.update(measure_networks(zstd_levels))
+    path = write("codec", results)
+    print(f"written to {path}")
+    if draw_codec(results, path.with_suffix(".png")):
+        print(f"drawn in {path.with_suffix('.png')}")
 
 
 if __name__ == "__main__":

@@ -10,10 +10,8 @@ of a real mask, independent bits of its density. Streams stand beside the order-
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
-import os
 import platform
 import sys
 import time
@@ -23,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import zstandard
+from harness import data_folder, loaders, state_dict
 
 import nqformat
 from nqconvert.quantizers import QuantizerSettings
@@ -39,31 +38,8 @@ PREFERENCES = ("size", "speed")
 Tensors = dict[str, Any]
 
 
-def data_folder() -> Path | None:
-    """The folder that NQZ_DATA names, or None."""
-    folder = os.environ.get("NQZ_DATA")
-    return Path(folder) if folder and (Path(folder) / "load.py").exists() else None
-
-
-def loaders(folder: Path) -> Any:
-    found = importlib.util.spec_from_file_location("nqz_data_load", folder / "load.py")
-    assert found is not None and found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
-
-
-def state(path: Path) -> dict[str, np.ndarray]:
-    """Float tensors of a PyTorch state dict."""
-    import torch
-
-    loaded = torch.load(path, weights_only=True, map_location="cpu")
-    loaded = loaded.get("state_dict", loaded)
-    return {name.removeprefix("module."): t.numpy() for name, t in loaded.items() if t.dtype is torch.float32}
-
-
 def lenet(folder: Path, name: str, clusters: int) -> Tensors:
-    weights = state(folder / "pruned_lenets" / f"{name}.pt")
+    weights = state_dict(folder / "pruned_lenets" / f"{name}.pt")
     matrices = {n: w for n, w in weights.items() if w.ndim > 1}
     return {
         **quantize_kmeans(matrices, None, QuantizerSettings(clusters=clusters)),
@@ -73,7 +49,7 @@ def lenet(folder: Path, name: str, clusters: int) -> Tensors:
 
 def folded_resnet32(folder: Path) -> dict[str, np.ndarray]:
     """ResNet-32 with its batch norms folded into the convolutions before them."""
-    loaded = state(folder / "resnet_cifar10" / "resnet32_jpegft.pt")
+    loaded = state_dict(folder / "resnet_cifar10" / "resnet32_jpegft.pt")
     folded: dict[str, np.ndarray] = {}
     for name, weight in loaded.items():
         if weight.ndim == 4:
@@ -169,7 +145,8 @@ def mask_cases() -> Iterator[tuple[str, CodebookTensor, float]]:
 
 def real_masks(folder: Path) -> Iterator[tuple[str, CodebookTensor, float]]:
     """Masks of pruned networks, with the bits of as many independent choices."""
-    lenets = {name: state(folder / "pruned_lenets" / f"{name}.pt") for name in ("lenet300_p8", "lenet5_p8")}
+    names = ("lenet300_p8", "lenet5_p8")
+    lenets = {name: state_dict(folder / "pruned_lenets" / f"{name}.pt") for name in names}
     layers, _ = loaders(folder).squeezenet_deepcomp()
     sources = {
         **{f"lenet300_p8 {n}": lenets["lenet300_p8"][f"{n}.weight"] for n in ("fc1", "fc2")},
@@ -199,7 +176,7 @@ def bfloat16_cases(folder: Path | None) -> Iterator[tuple[str, Tensors]]:
     if folder is not None:
         sources["resnet32"] = folded_resnet32(folder)
         for name in ("lenet300_p8", "lenet5_p8"):
-            sources[name] = state(folder / "pruned_lenets" / f"{name}.pt")
+            sources[name] = state_dict(folder / "pruned_lenets" / f"{name}.pt")
     for label, weights in sources.items():
         yield (
             f"bfloat16 {label}",

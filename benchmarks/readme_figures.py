@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from harness import read
+
 ROOT = Path(__file__).parents[1]
 START, STOP = "<!-- figures: start -->", "<!-- figures: stop -->"
+QUANTIZER_MARKS = "<!-- quantizers: start -->", "<!-- quantizers: stop -->"
 
 
 def whole_path(results: dict[str, Any]) -> list[str]:
@@ -41,15 +43,102 @@ def whole_path(results: dict[str, Any]) -> list[str]:
     return lines
 
 
+def codec(results: dict[str, Any]) -> list[str]:
+    """Table of real networks: whole files beside the coded indices alone of other coders."""
+    lines = [
+        "Weight matrices as k-means makes them (16 or 32 clusters a layer; SqueezeNet as published), bytes",
+        "over the order-0 entropy of the indices: `nqz` counts the whole file with codebooks and checksums,",
+        "the others their coded indices alone. Speed is of decoding on one core, `nqz` from an open file to",
+        "float32, the others to indices (`benchmarks/codec.py`, picture in `benchmarks/results/codec.png`):",
+        "",
+        "| network | entropy, bytes | nqz (size) | nqz (speed) | NNCodec | constriction | zstd -19 | "
+        "Msymbols/s: nqz (speed) | NNCodec | zstd -19 |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, row in results.get("networks", {}).items():
+        sizes = [
+            f"{row['coders'][coder]['over_entropy']:.3f}" if coder in row["coders"] else ""
+            for coder in ("nqz size", "nqz speed", "NNCodec", "constriction", "zstd -19")
+        ]
+        speeds = [
+            f"{row['coders'][coder]['decode_msymbols_per_second']:,.0f}" if coder in row["coders"] else ""
+            for coder in ("nqz speed, open", "NNCodec", "zstd -19")
+        ]
+        lines.append(f"| {name} | {row['entropy_bytes']:,.0f} | {' | '.join([*sizes, *speeds])} |")
+    return lines
+
+
+def huge(results: dict[str, Any]) -> str:
+    """One line on the huge tensor."""
+    written, read = results["write"], results["read"]
+    return (
+        f"One tensor of {results['elements']:,} weights, 16 values: written in {written['seconds']:.0f} s "
+        f"({written['peak_bytes'] / 1e9:.1f} GB of memory at most), read in {read['seconds']:.1f} s "
+        f"({read['peak_bytes'] / 1e9:.1f} GB, {read['array_bytes'] / 1e9:.1f} of them the float32 tensor), "
+        "equal (`benchmarks/huge.py`)."
+    )
+
+
+def quantizers(results: dict[str, Any]) -> list[str]:
+    """Tables of the quantizers: the parts that were measured."""
+    lines = []
+    orders = {k.partition(" ")[2]: v for k, v in results.items() if k.startswith("ordering ")}
+    if orders:
+        names = list(next(iter(orders.values()))["huffman"]["ratio"])
+        lines += [
+            "One codebook for all layers, whole files at equal loss on test images, k-means = 1; a curve",
+            "through several rates decides each figure (`benchmarks/quantizers.py`):",
+            "",
+            f"| network | {' | '.join(names)} | hessian-kmeans, fixed-length codes | one codebook a layer |",
+            f"|---|{'---|' * (len(names) + 2)}",
+        ]
+        for network, row in orders.items():
+            cells = [f"{ratio:.3f}" for ratio in row["huffman"]["ratio"].values()]
+            fixed = f"{row['fixed_length']['ratio']['hessian-kmeans']:.3f}"
+            scopes = ", ".join(
+                f"{n}: {v['ratio']['per layer']:.3f} of joint" for n, v in row["scope"].items()
+            )
+            lines.append(f"| {network} | {' | '.join(cells)} | {fixed} | {scopes} |")
+        lines.append("")
+    chosen = {k.partition(" ")[2]: v for k, v in results.items() if k.startswith("goals ")}
+    if chosen:
+        lines += [
+            "No retraining, rate chosen so that at most 0.1 point is lost on training images; tensors alone",
+            "is what NNCodec's bytes are of:",
+            "",
+            "| network | method | file | tensors alone | NNCodec | test accuracy |",
+            "|---|---|---|---|---|---|",
+        ]
+        for label, row in chosen.items():
+            before, after = 100 * row["original"]["test"], 100 * row["test"]
+            method = f"{row['settings']['method']}, {row['settings']['sensitivity']}"
+            lines.append(
+                f"| {label} | {method} | {row['file_bytes']:,} | {row['bytes_without_graph']:,} | "
+                f"{row['nncodec_bytes']:,} | {before:.2f} -> {after:.2f} % |"
+            )
+    return lines
+
+
+def replaced(text: str, start: str, stop: str, lines: list[str]) -> str:
+    """Put lines between two markers."""
+    head, _, rest = text.partition(start)
+    _, _, tail = rest.partition(stop)
+    return "\n".join([f"{head}{start}", *lines, f"{stop}{tail}"])
+
+
 def main() -> None:
-    """Replace the block between the markers."""
-    results = json.loads((ROOT / "benchmarks" / "results" / "whole_path.json").read_text())
+    """Replace the blocks between the markers."""
     readme = ROOT / "README.md"
     text = readme.read_text()
-    head, _, rest = text.partition(START)
-    _, _, tail = rest.partition(STOP)
-    block = "\n".join(["", *whole_path(results), ""])
-    readme.write_text(f"{head}{START}{block}{STOP}{tail}")
+    lines = [*whole_path(read("whole_path")), ""]
+    if (measured := read("codec")).get("networks"):
+        lines += [*codec(measured), ""]
+    if measured := read("huge"):
+        lines += [huge(measured), ""]
+    text = replaced(text, START, STOP, lines[:-1])
+    if measured := quantizers(read("quantizers")):
+        text = replaced(text, *QUANTIZER_MARKS, measured)
+    readme.write_text(text)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ Writes benchmarks/results/whole_path.json. Test accuracy is measured from the .n
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import platform
@@ -20,7 +19,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from harness import loaders, required_data_folder
+from networks import LeNet5, LeNet300, mnist_images
 
 import nqconvert
 import nqformat
@@ -33,46 +33,7 @@ SQUEEZENET_GOAL = 560_000
 NNCODEC_MODES = "nncodec qp-32,nncodec qp-28,nncodec qp-24,nncodec qp-20"
 
 
-class LeNet300(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc1, self.fc2, self.fc3 = nn.Linear(784, 300), nn.Linear(300, 100), nn.Linear(100, 10)
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return self.fc3(torch.relu(self.fc2(torch.relu(self.fc1(image.flatten(1))))))
-
-
-class LeNet5(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.c1, self.c2 = nn.Conv2d(1, 20, 5), nn.Conv2d(20, 50, 5)
-        self.fc1, self.fc2 = nn.Linear(800, 500), nn.Linear(500, 10)
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        hidden = nn.functional.max_pool2d(self.c1(image), 2)
-        hidden = nn.functional.max_pool2d(self.c2(hidden), 2)
-        return self.fc2(torch.relu(self.fc1(hidden.flatten(1))))
-
-
 NETWORKS = {"lenet300": (LeNet300, "lenet300_p8.pt"), "lenet5": (LeNet5, "lenet5_p8.pt")}
-
-
-def data_folder() -> Path:
-    """The folder that NQZ_DATA names; ends the program with a clear message if it is not there."""
-    folder = os.environ.get("NQZ_DATA")
-    if not folder or not (Path(folder) / "load.py").exists():
-        raise SystemExit(
-            "set NQZ_DATA to the folder with load.py, mnist, pruned_lenets and squeezenet_deepcomp"
-        )
-    return Path(folder)
-
-
-def loaders(folder: Path) -> Any:
-    found = importlib.util.spec_from_file_location("nqz_data_load", folder / "load.py")
-    assert found is not None and found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
 
 
 def accuracy(run: Any, images: np.ndarray, labels: np.ndarray) -> float:
@@ -86,13 +47,13 @@ def convert_lenet(name: str, folder: Path, load: Any, target: Path, **settings: 
     """Convert a pruned LeNet as it is: no labels, no retraining, 16-entry codebook a layer."""
     make, weights = NETWORKS[name]
     images, labels = load.mnist("test")
-    x = (images.astype(np.float32) / 255).reshape(-1, 1, 28, 28)
+    x = mnist_images(images)
     module = make()
     module.load_state_dict(torch.load(folder / "pruned_lenets" / weights, weights_only=True))
     module.eval()
     with torch.inference_mode():
         before = accuracy(lambda batch: module(torch.from_numpy(batch)).numpy(), x, labels)
-    train_x = (load.mnist("train")[0][:256].astype(np.float32) / 255).reshape(-1, 1, 28, 28)
+    train_x = mnist_images(load.mnist("train")[0][:256])
     started = time.perf_counter()
     report = nqconvert.convert(module, target, example_inputs=train_x, preset="deep-compression", **settings)
     seconds = time.perf_counter() - started
@@ -169,7 +130,7 @@ def _lenet_line(row: dict[str, Any]) -> str:
 
 def main() -> None:
     torch.set_num_threads(1)
-    folder = data_folder()
+    folder = required_data_folder()
     load = loaders(folder)
     results: dict[str, Any] = {
         "python": platform.python_version(),

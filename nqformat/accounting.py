@@ -14,7 +14,7 @@ from .hybrid import HybridMapping
 from .reader import NqzFile
 from .streams import Codec, StreamRecord, slice_symbols
 from .tensor import Layout
-from .tensor_records import CodebookValues, PackedFields, RawFields, TensorRecord
+from .tensor_records import CodebookValues, PackedFields, TensorRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,11 +183,12 @@ def _divide_codebooks(file: NqzFile) -> dict[int, float]:
 
 
 def _tensor_bytes(record: TensorRecord, share: _Share, codebook_bytes: float) -> TensorBytes:
-    raw_bits = 8.0 * record.payload_bytes if isinstance(record.fields, RawFields) else 0.0
+    raw_bits = 8.0 * record.payload_bytes
+    borrowed = record.layout in (Layout.VIEW, Layout.HASHED)
     return TensorBytes(
         name=record.name,
         layout=record.layout,
-        codec="+".join(dict.fromkeys(share.codecs)) or ("" if record.layout is Layout.VIEW else "stored"),
+        codec="+".join(dict.fromkeys(share.codecs)) or ("" if borrowed else "stored"),
         n_elements=record.n_elements,
         plain_bytes=record.n_elements * (record.dtype.itemsize if record.dtype is not None else 0),
         stored_bytes=share.stream_bytes + codebook_bytes + record.payload_bytes,

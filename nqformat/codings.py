@@ -23,6 +23,8 @@ _WINDOWS = ((2, 15), (3, 5), (4, 3), (5, 2), (8, 1))
 _GAP_ESCAPE_BELOW = 24.0
 _COUNT_AT_ONCE = 1 << 20
 _FAST_GROUP_GAIN = 0.03
+_NEAR_BEST = 1.04
+_NEAR_BEST_BYTES = 48.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,18 @@ class Codings:
             pairs = zip(self.counts, self.extra_bits.tolist(), strict=True)
             return min(exact_bytes(counts, extra_bits) for counts, extra_bits in pairs)
         return float(estimate_bytes(self.counts, self.extra_bits, prefer).min())
+
+    def near_best(self, prefer: Prefer) -> tuple[Codings, float]:
+        """Return the mappings that may still win once streams are shared, and :meth:`best_bytes`."""
+        if prefer is Prefer.SPEED:
+            return self, self.best_bytes(prefer)
+        costs = estimate_bytes(self.counts, self.extra_bits, prefer)
+        best = float(costs.min())
+        kept = np.flatnonzero(costs <= best * _NEAR_BEST + _NEAR_BEST_BYTES)
+        if kept.size == len(self.mappings):
+            return self, best
+        mappings = tuple(self.mappings[i] for i in kept)
+        return Codings(mappings, self.counts[kept], self.extra_bits[kept]), best
 
     def entropy_bytes(self) -> float:
         """Order-0 entropy under the first mapping, in bytes."""
@@ -159,6 +173,27 @@ def class_codings(numbers: np.ndarray, n_classes: int) -> Codings:
             mapping = GroupMapping(group, max(n_classes, 2))
             found.append((mapping, histogram(mapping.join(numbers)), 0.0))
     return _collect(found)
+
+
+def fitting(mapping: Mapping, largest: int) -> Mapping:
+    """Return the mapping, or one like it that holds numbers up to `largest`.
+
+    A mapping that was found on a sample of a large tensor may be too narrow for the whole.
+    """
+    if isinstance(mapping, GroupMapping):
+        group = mapping.group
+        while group > 1 and (largest + 1) ** group > 256:
+            group -= 1
+        if largest < mapping.width:
+            return mapping
+        return GroupMapping(group, largest + 1) if largest < 256 else HybridMapping(7, 3)
+    if largest <= mapping.max_value:
+        return mapping
+    if isinstance(mapping, EscapeMapping):
+        escape_bits = (largest - mapping.window).bit_length()
+        if escape_bits <= MAX_ESCAPE_BITS:
+            return EscapeMapping(mapping.group, mapping.window, escape_bits)
+    return HybridMapping(6, 2)
 
 
 def exact_counts(mapping: Mapping, numbers: np.ndarray) -> tuple[np.ndarray, float]:

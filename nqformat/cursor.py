@@ -76,6 +76,11 @@ class ByteCursor:
         """Read one byte."""
         return self.take(1)[0]
 
+    def u32(self) -> int:
+        """Read one little-endian uint32."""
+        number: int = struct.unpack("<I", self.take(4))[0]
+        return number
+
     def f32(self) -> float:
         """Read one little-endian float32."""
         number: float = struct.unpack("<f", self.take(4))[0]

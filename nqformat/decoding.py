@@ -7,303 +7,39 @@ everything without compiled kernels take the NumPy path, with the same bits.
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Protocol
 
 import numpy as np
 
 from . import kernels
+from .coded_slice import (
+    CodedSlice,
+    NativeCode,
+    Piece,
+    ValueTable,
+    bytes_of,
+    chunk_rows,
+    cut_runs,
+    damaged,
+    decoder_library,
+    native_code,
+    run_rows,
+    split_alone,
+    work_areas,
+)
 from .errors import CorruptError
-from .escape import EscapeMapping
 from .grouping import GroupMapping
 from .hybrid import HybridMapping
 from .kernels import blocks
 from .kernels.objects import KernelLibrary
-from .kernels.tables import DecodeTable, spread_table, stream_block
-from .streams import ChunkEntry, Code, StreamRecord
-from .tans import TansCode
+from .kernels.tables import spread_table
+from .workers import Workers
 
-_TASK_NUMBERS = 1 << 21
-_PARALLEL_FROM_NUMBERS = 1 << 18
 _MASK_TILE_BYTES = 1 << 13
-_BUFFER_SLACK = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """The part of a slice that one chunk holds.
-
-    Attributes
-    ----------
-    number : int
-        Number of the chunk in its stream.
-    entry : ChunkEntry
-    place : int
-        Which part of the chunk.
-    start, stop : int
-        Range of the slice's numbers.
-    alone : bool
-        Whether the chunk holds nothing else.
-    """
-
-    number: int
-    entry: ChunkEntry
-    place: int
-    start: int
-    stop: int
-    alone: bool
-
-
-class ChunkSource(Protocol):
-    """Where checked bytes and decoded shared chunks come from."""
-
-    def checked(self, start_abs: int, n_bytes: int) -> memoryview:
-        """Return bytes of the file whose pages have been checked."""
-
-    def chunk_numbers(self, stream: int, piece: Piece) -> np.ndarray:
-        """Return the decoded numbers of a piece: uint8, or int64 with hybrid mapping."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CodedSlice:
-    """A tensor's slice of a stream, with all that decodes it.
-
-    Attributes
-    ----------
-    name : str
-        The tensor's name, for messages.
-    stream : int
-        Number of the stream.
-    record : StreamRecord
-    code : PrefixCode, TansCode or None
-    pieces : list of Piece
-        In order; together they hold the slice, or the range of it that is wanted.
-    source : ChunkSource
-    """
-
-    name: str
-    stream: int
-    record: StreamRecord
-    code: Code | None
-    pieces: list[Piece]
-    source: ChunkSource
-
-    def numbers(self) -> Iterator[tuple[Piece, np.ndarray]]:
-        """Decode piece by piece."""
-        for piece in self.pieces:
-            yield piece, self.source.chunk_numbers(self.stream, piece)
-
-    @property
-    def n_numbers(self) -> int:
-        """Numbers of all pieces."""
-        return sum(piece.stop - piece.start for piece in self.pieces)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ValueTable:
-    """Values of the numbers below ``values.size``, in the tensor's storage dtype.
-
-    Attributes
-    ----------
-    values : ndarray
-        Value of each number.
-    legal : ndarray of bool
-        Whether a number may occur; one that may not is corrupt.
-    """
-
-    values: np.ndarray
-    legal: np.ndarray
-
-
-class Workers:
-    """Runs tasks in threads; the pool starts with the first work that is large enough.
-
-    Parameters
-    ----------
-    threads : int or None
-        Threads to use; None for one on each processor that this process may use.
-    """
-
-    def __init__(self, threads: int | None) -> None:
-        if threads is not None and threads < 1:
-            raise ValueError(f"threads must be at least 1, not {threads}")
-        self.threads = threads if threads is not None else _n_processors()
-        self._pool: ThreadPoolExecutor | None = None
-        self._lock = threading.Lock()
-
-    def run(self, tasks: Sequence[Callable[[], None]], n_numbers: int) -> None:
-        """Run all tasks; the first error in their order is raised once all have ended."""
-        if self.threads == 1 or len(tasks) < 2 or n_numbers < _PARALLEL_FROM_NUMBERS:
-            for task in tasks:
-                task()
-            return
-        with self._lock:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="nqformat")
-            futures = [self._pool.submit(task) for task in tasks]
-        errors = [error for error in (future.exception() for future in futures) if error is not None]
-        if errors:
-            raise errors[0]
-
-    def close(self) -> None:
-        """End the threads."""
-        with self._lock:
-            if self._pool is not None:
-                self._pool.shutdown(wait=True)
-                self._pool = None
-
-
-def _n_processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _buffers(n_areas: int, *parts: CodedSlice) -> np.ndarray:
-    """Working memory of one task: each row holds the numbers of a chunk."""
-    n_bytes = max(1 << part.record.chunk_log2 for part in parts) + _BUFFER_SLACK
-    return np.empty((n_areas, n_bytes), dtype=np.uint8)
-
-
-def _rows(part: CodedSlice, pieces: list[Piece]) -> np.ndarray:
-    """Rows of chunks for the kernels; each chunk holds one part only."""
-    mapping = part.record.mapping
-    group = mapping.group if isinstance(mapping, GroupMapping) else 1
-    first = pieces[0].entry.start_off
-    rows = []
-    for piece in pieces:
-        entry, n = piece.entry, piece.stop - piece.start
-        sizes = entry.substream_bytes
-        four = (*sizes, 0, 0, 0)[:4]
-        rows.append(
-            (
-                entry.start_off - first,
-                *four,
-                len(sizes),
-                -(-n // group),
-                n,
-                entry.extra_bytes,
-                piece.start,
-                -1,
-            )
-        )
-    return np.array(rows, dtype=np.int64)
-
-
-def _bytes_of(part: CodedSlice, pieces: list[Piece]) -> np.ndarray:
-    """Bytes from the first to the last of adjacent chunks, checked."""
-    start = pieces[0].entry.start_off
-    stop = pieces[-1].entry.start_off + pieces[-1].entry.n_bytes
-    checked = part.source.checked(part.record.payload_start_abs + start, stop - start)
-    return np.frombuffer(checked, dtype=np.uint8)
-
-
-def _tasks(pieces: list[Piece], threads: int) -> list[list[Piece]]:
-    """Cut adjacent pieces into runs of about equal length for `threads` workers."""
-    if threads == 1:
-        return [pieces]
-    total = pieces[-1].stop - pieces[0].start
-    wanted = min(_TASK_NUMBERS, -(-total // (4 * threads)))
-    runs: list[list[Piece]] = [[]]
-    room = wanted
-    for piece in pieces:
-        if room <= 0 and runs[-1]:
-            runs.append([])
-            room = wanted
-        runs[-1].append(piece)
-        room -= piece.stop - piece.start
-    return [run for run in runs if run]
-
-
-def _split_alone(pieces: list[Piece]) -> tuple[list[Piece], list[Piece]]:
-    """Pieces of chunks of their own, which are adjacent, and the others."""
-    return [p for p in pieces if p.alone], [p for p in pieces if not p.alone]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _NativeCode:
-    """How compiled kernels read the chunks of a slice; it keeps alive what its blocks point to."""
-
-    group: int
-    spread: np.ndarray
-    table: DecodeTable | None
-    single: int | None
-    highest: int
-
-    def block(self, source: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Return the parameters of a stream."""
-        return stream_block(
-            source,
-            rows,
-            self.group,
-            self.spread,
-            table=self.table,
-            highest=self.highest,
-            single=self.single,
-        )
-
-
-def _native_code(part: CodedSlice, legal: np.ndarray | None) -> _NativeCode | None:
-    """Kernel parameters of a slice, or None if the NumPy path must look at each number.
-
-    Parameters
-    ----------
-    legal : ndarray of bool or None
-        Whether each number may occur; None allows all.
-    """
-    mapping = part.record.mapping
-    if isinstance(mapping, EscapeMapping) or isinstance(part.code, TansCode):
-        return None
-    if isinstance(mapping, HybridMapping):
-        group, width, highest_symbol = 1, 256, 255
-    else:
-        group, width = mapping.group, mapping.width
-        highest_symbol = width**group - 1
-    spread = spread_table(group, width)
-    if legal is None and highest_symbol == 255:
-        return _with_table(part, group, spread, highest_symbol)
-    allowed = np.zeros(256, dtype=bool)
-    allowed[: highest_symbol + 1] = True
-    if legal is not None:
-        padded = np.zeros(256, dtype=bool)
-        padded[: min(legal.size, 256)] = legal[:256]
-        for place in range(group):
-            allowed &= padded[(spread >> np.uint64(8 * place)) & np.uint64(255)]
-    highest = 0
-    if part.code is None:
-        forbidden = np.flatnonzero(~allowed)
-        highest = int(forbidden[0]) - 1 if forbidden.size else 255
-        if highest < 0 or allowed[highest + 1 :].any():
-            return None
-    elif part.code.single is not None:
-        if not allowed[part.code.single]:
-            return None
-    elif not allowed[: len(part.code.lengths)][np.array(part.code.lengths) > 0].all():
-        return None
-    return _with_table(part, group, spread, highest)
-
-
-def _with_table(part: CodedSlice, group: int, spread: np.ndarray, highest: int) -> _NativeCode:
-    """Add the decode table of a prefix code."""
-    assert not isinstance(part.code, TansCode)
-    table = single = None
-    if part.code is not None:
-        single = part.code.single
-        table = None if single is not None else kernels.decode_table(part.code.lengths)
-    return _NativeCode(group=group, spread=spread, table=table, single=single, highest=highest)
-
-
-def _damaged(part: CodedSlice) -> CorruptError:
-    return CorruptError(
-        f"the chunks of tensor {part.name!r} are damaged",
-        section="STREAM",
-        offset_abs=part.record.payload_start_abs,
-    )
+_TURNED_ROWS = 64
+_PAST_CACHE_FROM_BYTES = 1 << 22
+"""Results from this size on are written past the cache, which they would only displace."""
 
 
 def decode_bytes(part: CodedSlice, out: np.ndarray, workers: Workers) -> None:
@@ -314,11 +50,11 @@ def decode_bytes(part: CodedSlice, out: np.ndarray, workers: Workers) -> None:
     out : ndarray of uint8
         Number i of the slice goes to ``out[i]``.
     """
-    library = kernels.native(part.n_numbers)
-    native = None if library is None else _native_code(part, None)
+    library = decoder_library(part)
+    native = None if library is None else native_code(part, None)
     rest = part.pieces
     if library is not None and native is not None:
-        alone, rest = _split_alone(part.pieces)
+        alone, rest = split_alone(part.pieces)
         _run_dense(library, native, part, alone, out=out, base=0, table=None, workers=workers)
     for piece in rest:
         out[piece.start : piece.stop] = part.source.chunk_numbers(part.stream, piece)
@@ -326,7 +62,7 @@ def decode_bytes(part: CodedSlice, out: np.ndarray, workers: Workers) -> None:
 
 def _run_dense(
     library: KernelLibrary,
-    native: _NativeCode,
+    native: NativeCode,
     part: CodedSlice,
     pieces: list[Piece],
     *,
@@ -345,12 +81,14 @@ def _run_dense(
     if table is not None:
         words, pairs = _value_words(table.values, native.group, native.spread)
 
-    def decode(run: list[Piece]) -> None:
-        rows = _rows(part, run)
-        rows[:, 9] -= base
-        source = _bytes_of(part, run)
-        block = native.block(source, rows)
-        buffers = _buffers(2, part)
+    rows = chunk_rows(part, pieces)
+    rows[:, 9] -= base
+
+    def decode(first: int, last: int) -> None:
+        mine = run_rows(rows, first, last)
+        source = bytes_of(part, pieces[first:last])
+        block = native.block(source, mine)
+        areas, tile = work_areas(workers, 2, part)
         status = kernels.run(
             library,
             blocks.DENSE,
@@ -359,15 +97,17 @@ def _run_dense(
             0 if table is None else table.values.itemsize,
             0 if words is None else kernels.address(words),
             0 if pairs is None else kernels.address(pairs),
-            *map(kernels.address, buffers),
+            *areas,
             0,
-            len(run),
+            last - first,
             out.size,
+            tile,
+            table is not None and out.nbytes >= _PAST_CACHE_FROM_BYTES,
         )
         if status != 0:
-            raise _damaged(part)
+            raise damaged(part)
 
-    tasks = [partial(decode, run) for run in _tasks(pieces, workers.threads)]
+    tasks = [partial(decode, *bounds) for bounds in cut_runs(pieces, workers.threads)]
     workers.run(tasks, sum(p.stop - p.start for p in pieces))
 
 
@@ -414,13 +154,13 @@ def decode_dense(
     out : ndarray of the storage dtype
         Number ``base + i`` of the slice goes to ``out[i]``; all pieces lie inside.
     """
-    library = kernels.native(part.n_numbers)
+    library = decoder_library(part)
     native = None
     if library is not None and table is not None and isinstance(part.record.mapping, GroupMapping):
-        native = _native_code(part, table.legal)
+        native = native_code(part, table.legal)
     rest = part.pieces
     if library is not None and native is not None:
-        alone, rest = _split_alone(part.pieces)
+        alone, rest = split_alone(part.pieces)
         _run_dense(library, native, part, alone, out=out, base=base, table=table, workers=workers)
 
     def place(piece: Piece) -> None:
@@ -435,12 +175,29 @@ def decode_columns(
     values_of: Callable[[np.ndarray], np.ndarray],
     n_rows: int,
     n_columns: int,
+    *,
     out: np.ndarray,
+    workers: Workers,
 ) -> None:
-    """Fill a dense tensor whose numbers stand in the order of a column scan."""
-    for piece, numbers in part.numbers():
-        scan = np.arange(piece.start, piece.stop)
-        out[(scan % n_rows) * n_columns + scan // n_rows] = values_of(numbers)
+    """Fill a dense tensor whose numbers stand in the order of a column scan.
+
+    Numbers below 256 are decoded first, in a byte each, and then looked up row by row.
+    """
+    if not isinstance(part.record.mapping, GroupMapping):
+        for piece, numbers in part.numbers():
+            scan = np.arange(piece.start, piece.stop)
+            out[(scan % n_rows) * n_columns + scan // n_rows] = values_of(numbers)
+        return
+    narrow = np.empty(out.size, dtype=np.uint8)
+    decode_bytes(part, narrow, workers)
+    by_column = narrow.reshape(n_columns, n_rows)
+    rows = out.reshape(n_rows, n_columns)
+
+    def look_up(first: int) -> None:
+        block = np.ascontiguousarray(by_column[:, first : first + _TURNED_ROWS].T)
+        rows[first : first + _TURNED_ROWS] = values_of(block)
+
+    workers.run([partial(look_up, first) for first in range(0, n_rows, _TURNED_ROWS)], out.size)
 
 
 def gap_positions(gaps: CodedSlice, n_elements: int) -> Iterator[tuple[Piece, np.ndarray]]:
@@ -515,12 +272,12 @@ def _decode_sparse_native(
 ) -> bool:
     """Decode by the kernel if it can; False if nothing was done."""
     mapping = gaps.record.mapping
-    library = kernels.native(part.n_numbers)
+    library = decoder_library(part)
     if library is None or table is None or not isinstance(part.record.mapping, GroupMapping):
         return False
     if not all(p.alone for p in part.pieces) or not all(p.alone for p in gaps.pieces):
         return False
-    native, gap_native = _native_code(part, table.legal), _native_code(gaps, None)
+    native, gap_native = native_code(part, table.legal), native_code(gaps, None)
     if native is None or gap_native is None:
         return False
     if isinstance(mapping, HybridMapping):
@@ -530,20 +287,21 @@ def _decode_sparse_native(
     words, _ = _value_words(table.values, 1, native.spread)
     if columns is not None or not part.pieces:
         out.fill(0)
+    if not part.pieces:
+        return True
     ends = [piece.entry.scan_start for piece in gaps.pieces[1:]] + [-1]
-    n_before = 0
+    rows, gap_rows = chunk_rows(part, part.pieces), chunk_rows(gaps, gaps.pieces)
+    gap_rows[:, 9] = [p.entry.scan_start if p.start else 0 for p in gaps.pieces]
+    gap_rows[:, 10] = ends
 
     def decode(first: int, last: int) -> None:
-        rows, gap_rows = _rows(part, part.pieces[first:last]), _rows(gaps, gaps.pieces[first:last])
-        gap_rows[:, 9] = [p.entry.scan_start if p.start else 0 for p in gaps.pieces[first:last]]
-        gap_rows[:, 10] = ends[first:last]
+        mine, my_gaps = run_rows(rows, first, last), run_rows(gap_rows, first, last)
         source, gap_source = (
-            _bytes_of(part, part.pieces[first:last]),
-            _bytes_of(gaps, gaps.pieces[first:last]),
+            bytes_of(part, part.pieces[first:last]),
+            bytes_of(gaps, gaps.pieces[first:last]),
         )
-        block, gap_block = native.block(source, rows), gap_native.block(gap_source, gap_rows)
-        buffers = _buffers(3, part, gaps)
-        places = np.empty(blocks.POSITIONS_TILE, dtype=np.int64)
+        block, gap_block = native.block(source, mine), gap_native.block(gap_source, my_gaps)
+        areas, tile = work_areas(workers, 3, part, gaps)
         status = kernels.run(
             library,
             blocks.SPARSE,
@@ -552,27 +310,25 @@ def _decode_sparse_native(
             out.itemsize,
             kernels.address(words),
             0,
-            kernels.address(buffers[0]),
-            kernels.address(buffers[1]),
+            areas[0],
+            areas[1],
             0,
             last - first,
             out.size,
+            tile,
+            out.nbytes >= _PAST_CACHE_FROM_BYTES,
             kernels.address(entries),
             0 if columns is None else columns[0],
             0 if columns is None else columns[1],
             kernels.address(gap_block),
-            kernels.address(buffers[2]),
-            kernels.address(places),
+            areas[2],
         )
         if status < 0:
-            raise _damaged(part)
+            raise damaged(part)
         if last == len(part.pieces) and columns is None:
             out[status:] = 0
 
-    tasks = []
-    for run in _tasks(part.pieces, workers.threads):
-        tasks.append(partial(decode, n_before, n_before + len(run)))
-        n_before += len(run)
+    tasks = [partial(decode, *bounds) for bounds in cut_runs(part.pieces, workers.threads)]
     workers.run(tasks, part.n_numbers)
     return True
 

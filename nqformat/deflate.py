@@ -1,15 +1,16 @@
-"""Raw deflate with a declared, bounded inflated length (spec 3.4)."""
+"""Raw deflate behind a preset dictionary, with a declared, bounded inflated length (spec 3.7)."""
 
 from __future__ import annotations
 
 import zlib
 
 from .errors import CorruptError, LimitExceededError
+from .preset_dictionary import PRESET_DICTIONARY
 
 
 def deflate(plain: bytes) -> bytes:
     """Compress to a raw deflate stream (RFC 1951), level 9; the same bytes for the same zlib."""
-    compressor = zlib.compressobj(9, zlib.DEFLATED, -15, 9)
+    compressor = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zlib.Z_DEFAULT_STRATEGY, PRESET_DICTIONARY)
     return compressor.compress(plain) + compressor.flush()
 
 
@@ -25,7 +26,7 @@ def inflate(stored: bytes | memoryview, plain_bytes: int, limit_bytes: int, sect
     """
     if plain_bytes > limit_bytes:
         raise LimitExceededError(f"{plain_bytes} bytes declared, limit {limit_bytes}", section=section)
-    inflater = zlib.decompressobj(-15)
+    inflater = zlib.decompressobj(-15, PRESET_DICTIONARY)
     try:
         plain = inflater.decompress(stored, plain_bytes + 1)
     except zlib.error as error:

@@ -13,6 +13,7 @@ from .errors import CorruptError, LimitExceededError, UnsupportedFeatureError
 from .limits import Limits
 from .partition import partition_slices
 from .prefix_code import PrefixCode
+from .references import check_hashed, check_view
 from .streams import Code, Codec, StreamKind, StreamRecord
 from .tans import KIND_TANS, TansCode
 from .tensor import Layout
@@ -21,7 +22,6 @@ from .tensor_records import (
     PackedFields,
     RawFields,
     TensorRecord,
-    check_view,
     read_tensor_record,
 )
 
@@ -91,7 +91,8 @@ class Directory:
         A string says why this reader does not support the item; tensors that use it cannot be read.
     slices : dict
         (tensor number, role) to StreamSlice; roles are ``values``, ``positions`` and ``plane0`` to
-        ``plane7``; with a partition ``classes``, ``alive``, ``values0``, ``positions0``, ``values1``, ...
+        ``plane7``; with a partition ``classes``, ``alive``, ``values0``, ``positions0``, ``values1``, ...; of
+        scales ``scales0`` to ``scales3``.
     slice_lengths : list of list of int
         For each stream, the lengths of its slices in order.
     """
@@ -109,19 +110,23 @@ class Directory:
         """Give the tensor that is about to be appended its slices: the next of each stream it names."""
         fields = record.fields
         number = len(self.tensors)
+        if isinstance(fields, PackedFields) and fields.scales is not None:
+            planes = fields.scales.planes
+            for plane, stream in zip(planes.coded_planes, planes.streams, strict=True):
+                self._add_slice(number, f"scales{plane}", stream, fields.scales.n_scales)
         if isinstance(fields, PackedFields) and fields.partition is not None:
             for role, stream, _, n_numbers in partition_slices(record, fields.partition):
                 self._add_slice(number, role, stream, n_numbers)
         elif isinstance(fields, PackedFields):
             self._add_slice(number, "values", fields.value_stream, fields.n_stored)
             if fields.position_stream is not None:
-                n_positions = (
-                    fields.n_stored if record.layout is Layout.SPARSE else -(-record.n_elements // 8)
-                )
+                n_positions = fields.n_stored if record.layout is Layout.SPARSE else -(-record.n_units // 8)
                 self._add_slice(number, "positions", fields.position_stream, n_positions)
         elif isinstance(fields, RawFields):
+            if fields.position_stream is not None:
+                self._add_slice(number, "positions", fields.position_stream, record.n_stored)
             for plane, stream in zip(fields.coded_planes, fields.streams, strict=True):
-                self._add_slice(number, f"plane{plane}", stream, record.n_elements)
+                self._add_slice(number, f"plane{plane}", stream, record.n_stored)
 
     def _add_slice(self, tensor: int, role: str, stream: int, n_elements: int) -> None:
         lengths = self.slice_lengths[stream]
@@ -311,7 +316,7 @@ def _parse_tensor(directory: Directory, frame: _Frame, names: set[str], limits: 
     if len(directory.tensors) >= limits.n_tensors:
         raise LimitExceededError(f"more than {limits.n_tensors} tensors", section="TENSOR")
     counts = DirectoryCounts(
-        codebooks=len(directory.codebooks), streams=len(directory.streams), tensors=len(directory.tensors)
+        codebooks=directory.codebooks, streams=len(directory.streams), tensors=len(directory.tensors)
     )
     previous = directory.tensors[-1].name if directory.tensors else ""
     record = read_tensor_record(frame.body, previous, counts, frame.payload_start_abs, frame.payload_bytes)
@@ -324,6 +329,8 @@ def _parse_tensor(directory: Directory, frame: _Frame, names: set[str], limits: 
         _check_streams(directory, record)
         if record.layout is Layout.VIEW:
             check_view(record, directory.tensors)
+        elif record.layout is Layout.HASHED:
+            check_hashed(record, directory.tensors)
         directory.add_slices(record)
     directory.tensors.append(record)
 
@@ -341,6 +348,8 @@ def _check_streams(directory: Directory, record: TensorRecord) -> None:
     """Require that the streams of a tensor are of the kind its layout needs."""
     fields = record.fields
     wanted: list[tuple[int, StreamKind]] = []
+    if isinstance(fields, PackedFields) and fields.scales is not None:
+        wanted.extend((stream, StreamKind.PLANE) for stream in fields.scales.planes.streams)
     if isinstance(fields, PackedFields) and fields.partition is not None:
         slices = partition_slices(record, fields.partition)
         wanted.extend((stream, kind) for _, stream, kind, _ in slices)
@@ -350,6 +359,8 @@ def _check_streams(directory: Directory, record: TensorRecord) -> None:
             kind = StreamKind.GAPS if record.layout is Layout.SPARSE else StreamKind.MASK
             wanted.append((fields.position_stream, kind))
     elif isinstance(fields, RawFields):
+        if fields.position_stream is not None:
+            wanted.append((fields.position_stream, StreamKind.GAPS))
         wanted.extend((stream, StreamKind.PLANE) for stream in fields.streams)
     for number, kind in wanted:
         stream = directory.streams[number]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from .code_cost import Prefer, choose_code
+from .code_cost import Prefer, choose_code, refine_code
 from .codebooks import CodebookRecord
-from .codings import byte_codings, exact_counts
+from .codings import exact_counts, fitting
 from .dtypes import DType
+from .hashing import MAX_BUCKETS, check_signs
 from .layout_choice import (
     BlockElements,
     Plan,
@@ -21,26 +23,30 @@ from .layout_choice import (
 )
 from .limits import MAX_NAME_BYTES, MAX_RANK
 from .planes import split_planes
-from .quantized_plans import QuantizedTensor, plan_quantized
+from .quantized_plans import SCALES, Quantized, QuantizedTensor, plan_quantized, scale_bits
+from .raw_plans import raw_elements, raw_plans, stored_elements
 from .stream_sharing import Group, Sharing
 from .streams import StreamKind, StreamRecord, SymbolSlice, encode_stream
-from .tensor import Layout, RawTensor, Tensor, ViewTensor
+from .tensor import HashedTensor, Layout, RawTensor, Scales, Tensor, ViewTensor
 from .tensor_records import (
     Block,
     ConstantFields,
     Fields,
+    HashedFields,
     PackedFields,
     Partition,
     RawFields,
+    ScaleFields,
     TensorRecord,
     ViewFields,
     ViewPart,
 )
 
+StoredTensor = RawTensor | Quantized
+
 ALIGN_FROM_BYTES = 4096
 _ONE_SUBSTREAM_BELOW = 1 << 15
-_MIN_PLANE_GAIN = 0.005
-_PLANE_TABLE_BYTES = 48
+_LARGE_FILE_ELEMENTS = 1 << 22
 
 
 @dataclass(slots=True, kw_only=True)
@@ -72,10 +78,11 @@ class _Encoder:
                 raise ValueError(
                     f"tensor {name!r} has rank {len(tensor.shape)}, at most {MAX_RANK} can be stored"
                 )
-        views = {name: t for name, t in tensors.items() if isinstance(t, ViewTensor)}
+        views = {name: t for name, t in tensors.items() if isinstance(t, ViewTensor | HashedTensor)}
         self._stored = {name: t for name, t in tensors.items() if name not in views}
         self._views = views
         self._prefer = prefer
+        self._is_large = sum(math.prod(t.shape) for t in self._stored.values()) >= _LARGE_FILE_ELEMENTS
         self._file = EncodedFile()
         self._streams: dict[tuple[str, str], int] = {}
         self._blocks: dict[str, list[BlockElements]] = {}
@@ -93,23 +100,31 @@ class _Encoder:
             self._add_tensor(name)
         numbers = {name: i for i, name in enumerate(self._stored)}
         for name, view in self._views.items():
-            self._file.tensors.append((self._view_record(name, view, numbers), b""))
+            if isinstance(view, HashedTensor):
+                record = self._hashed_record(name, view, numbers)
+            else:
+                record = self._view_record(name, view, numbers)
+            self._file.tensors.append((record, b""))
         return self._file
 
     def _plans(self, name: str) -> list[Plan]:
         tensor = self._stored[name]
-        return [_raw_plan(tensor)] if isinstance(tensor, RawTensor) else self._quantized[name].plans
+        return (
+            raw_plans(tensor, self._prefer) if isinstance(tensor, RawTensor) else self._quantized[name].plans
+        )
 
     def _add_stream(self, group: Group) -> None:
         """Encode the slices of a group; planes that do not get smaller stay in their tensors."""
-        mapping = group.best_mapping(self._prefer)
         slices = [self._symbols(tensor, number) for tensor, number in group.members]
+        largest = max((int(item.values.max(initial=0)) for item in slices), default=0)
+        mapping = fitting(group.best_mapping(self._prefer), largest)
         counts, extra_bits = np.zeros(256, dtype=np.int64), 0.0
         for item in slices:
             found = exact_counts(mapping, item.values)
             counts, extra_bits = counts + found[0], extra_bits + found[1]
         n_symbols = int(counts.sum())
-        chosen = choose_code(counts, self._prefer)
+        chosen = choose_code(counts, self._prefer, large_file=self._is_large)
+        chosen = refine_code(counts, chosen, self._prefer, large_file=self._is_large)
         if group.kind is StreamKind.PLANE and chosen.n_bytes + 7 >= n_symbols:
             return
         table = None
@@ -136,7 +151,14 @@ class _Encoder:
         plan, role = self._chosen[name], self._plan_slice(tensor, number).role
         source = self._stored[name]
         if isinstance(source, RawTensor):
+            if role == "positions":
+                positions = np.flatnonzero(raw_elements(source))
+                return SymbolSlice(values=gaps_of(positions), starts=positions - gaps_of(positions))
+            source = stored_elements(source, plan)
             return SymbolSlice(values=split_planes(source.bits, source.dtype)[int(role[5:])])
+        if role.startswith(SCALES):
+            raw = scale_bits(self._quantized[name].source)
+            return SymbolSlice(values=split_planes(raw.bits, raw.dtype)[int(role[len(SCALES) :])])
         if role in ("classes", "alive"):
             marks = plan.lines.classes if role == "classes" else plan.lines.alive
             assert marks is not None
@@ -160,14 +182,18 @@ class _Encoder:
 
     def _add_tensor(self, name: str) -> None:
         tensor, plan = self._stored[name], self._chosen[name]
-        assert not isinstance(tensor, ViewTensor)
+        assert not isinstance(tensor, ViewTensor | HashedTensor)
         payload = b""
         fields: Fields
         if isinstance(tensor, RawTensor):
             fields = self._raw_fields(name, tensor, plan)
-            payload = _stored_planes(tensor, fields) if isinstance(fields, RawFields) else b""
+            if isinstance(fields, RawFields):
+                payload = _stored_planes(stored_elements(tensor, plan), fields)
         else:
             fields = self._packed_fields(name, plan, self._quantized[name])
+            if fields.scales is not None:
+                assert not isinstance(tensor, RawTensor)
+                payload = _stored_planes(scale_bits(tensor), fields.scales.planes)
         record = TensorRecord(
             name=name,
             dtype=tensor.dtype,
@@ -183,9 +209,28 @@ class _Encoder:
         if plan.layout is Layout.CONSTANT:
             element = np.ascontiguousarray(tensor.bits).reshape(-1)[:1].tobytes()
             return ConstantFields(element=element)
-        planes = [i for i in range(tensor.dtype.itemsize) if (name, f"plane{i}") in self._streams]
+        planes = self._coded_planes(name, "plane", tensor.dtype)
+        if plan.layout is not Layout.RAW_SPARSE:
+            return planes
+        return replace(
+            planes,
+            n_stored=int(np.count_nonzero(raw_elements(tensor))),
+            position_stream=self._streams[name, "positions"],
+        )
+
+    def _coded_planes(self, name: str, role: str, dtype: DType) -> RawFields:
+        """Return the planes that became slices of streams."""
+        planes = [i for i in range(dtype.itemsize) if (name, f"{role}{i}") in self._streams]
         return RawFields(
-            coded_planes=tuple(planes), streams=tuple(self._streams[name, f"plane{i}"] for i in planes)
+            coded_planes=tuple(planes), streams=tuple(self._streams[name, f"{role}{i}"] for i in planes)
+        )
+
+    def _scale_fields(self, name: str, scales: Scales | None) -> ScaleFields | None:
+        if scales is None:
+            return None
+        planes = self._coded_planes(name, SCALES, scales.stored_as)
+        return ScaleFields(
+            stored_as=scales.stored_as, span=scales.span, n_scales=scales.values.size, planes=planes
         )
 
     def _packed_fields(self, name: str, plan: Plan, quantized: QuantizedTensor) -> PackedFields:
@@ -195,11 +240,12 @@ class _Encoder:
             partition = self._partition(name, plan, blocks)
         return PackedFields(
             rule=quantized.rule(plan, blocks),
-            column_scan=plan.column_scan,
+            column_scan=plan.column_scan or quantized.scans_columns,
             n_stored=sum(block.n_stored for block in blocks),
             value_stream=self._streams.get((name, "values"), -1),
             position_stream=self._streams.get((name, "positions")),
             partition=partition,
+            scales=self._scale_fields(name, quantized.source.scales),
         )
 
     def _partition(self, name: str, plan: Plan, blocks: list[BlockElements]) -> Partition:
@@ -225,14 +271,32 @@ class _Encoder:
             ),
         )
 
+    def _source_of(self, name: str, source: str, numbers: dict[str, int]) -> StoredTensor:
+        stored = self._stored.get(source)
+        if stored is None or source not in numbers:
+            raise ValueError(f"{name!r} refers to {source!r}, which is no stored tensor")
+        assert not isinstance(stored, ViewTensor | HashedTensor)
+        return stored
+
+    def _hashed_record(self, name: str, hashed: HashedTensor, numbers: dict[str, int]) -> TensorRecord:
+        stored = self._source_of(name, hashed.source, numbers)
+        n_values = math.prod(stored.shape)
+        if not 1 <= n_values <= MAX_BUCKETS:
+            raise ValueError(f"{name!r} takes its values from {hashed.source!r}, which has {n_values}")
+        check_signs(hashed.signs, stored.dtype)
+        return TensorRecord(
+            name=name,
+            dtype=stored.dtype,
+            shape=hashed.shape,
+            layout=Layout.HASHED,
+            fields=HashedFields(tensor=numbers[hashed.source], seed=hashed.seed, signs=hashed.signs),
+        )
+
     def _view_record(self, name: str, view: ViewTensor, numbers: dict[str, int]) -> TensorRecord:
         parts = []
         dtype: DType | None = None
         for source in view.sources:
-            if source.name not in numbers:
-                raise ValueError(f"view {name!r} refers to {source.name!r}, which is no stored tensor")
-            stored = self._stored[source.name]
-            assert not isinstance(stored, ViewTensor)
+            stored = self._source_of(name, source.name, numbers)
             if not stored.shape or not 0 <= source.start <= source.stop <= stored.shape[0]:
                 raise ValueError(f"view {name!r} takes rows {source.start}:{source.stop} of {source.name!r}")
             dtype = stored.dtype
@@ -260,24 +324,8 @@ def _check_name(name: str) -> None:
         raise ValueError(f"tensor name {name[:40]!r} is not valid Unicode") from None
 
 
-def _raw_plan(tensor: RawTensor) -> Plan:
-    """Constant, or byte planes of which those worth a code are slices."""
-    bits = np.ascontiguousarray(tensor.bits)
-    itemsize = tensor.dtype.itemsize
-    elements = bits.reshape(-1).view(f"<u{itemsize}")
-    if elements.size and bool((elements == elements[0]).all()):
-        return Plan(layout=Layout.CONSTANT)
-    plan = Plan(layout=Layout.RAW)
-    for number, plane in enumerate(split_planes(bits, tensor.dtype)):
-        codings = byte_codings(plane)
-        gain = elements.size - codings.best_bytes(Prefer.SIZE)
-        if gain > -_PLANE_TABLE_BYTES and codings.entropy_bytes() < (1 - _MIN_PLANE_GAIN) * elements.size:
-            plan.slices.append(PlannedSlice(role=f"plane{number}", kind=StreamKind.PLANE, codings=codings))
-    return plan
-
-
 def _stored_planes(tensor: RawTensor, fields: RawFields) -> bytes:
-    """Payload of a raw tensor: all its bytes, or the planes that are not coded."""
+    """Payload of raw elements: all their bytes, or the planes that are not coded."""
     if not fields.coded_planes:
         return np.ascontiguousarray(tensor.bits).tobytes()
     planes = split_planes(tensor.bits, tensor.dtype)

@@ -10,7 +10,7 @@ import numpy as np
 
 from .code_cost import Prefer
 from .codings import Codings, byte_codings, class_codings, gap_codings, value_codings
-from .line_classes import classify_lines, value_counts
+from .line_classes import classify_lines, model_bytes, value_counts, value_edges
 from .streams import StreamKind
 from .tensor import Layout
 
@@ -18,6 +18,10 @@ RECORD_BYTES = 2.0
 _MIN_CLASS_STORED = 600
 _SPARSE_BELOW = 0.125
 _DENSE_PENALTY = 0.01
+_CLASS_BYTES = 25.0
+_COSTED_CLASSES = 2
+_LARGE_CLASS_GAIN = 0.97
+_ROWS_AT_ONCE_ELEMENTS = 1 << 22
 _CLASS_COUNTS = (2, 3, 4, 6, 8, 12)
 _KEPT_PLANS = 6
 _PARTITIONED_PLANS = 4
@@ -87,11 +91,20 @@ class PlannedSlice:
     ----------
     role : str
         As in the directory: ``values``, ``positions``, ``classes``, ``alive``, ``values0``, ``plane1``, ...
+    own_bytes : float
+        Estimate with a stream of its own.
     """
 
     role: str
     kind: StreamKind
     codings: Codings
+    own_bytes: float
+
+
+def planned_slice(role: str, kind: StreamKind, codings: Codings, prefer: Prefer) -> PlannedSlice:
+    """Return a slice with the mappings that are worth keeping."""
+    kept, own_bytes = codings.near_best(prefer)
+    return PlannedSlice(role=role, kind=kind, codings=kept, own_bytes=own_bytes)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -210,6 +223,48 @@ Numbering = Callable[[Plan, np.ndarray | None], tuple[np.ndarray, int]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WholeMatrix:
+    """A tensor of which only some rows are planned.
+
+    Attributes
+    ----------
+    nonzero : ndarray of bool, shape (n_rows, n_columns)
+    rows : ndarray of int64
+        The sampled ones, ascending.
+    numbering : function
+        As for :class:`Subject`, with the positions of elements in the whole tensor.
+    """
+
+    nonzero: np.ndarray
+    rows: np.ndarray
+    numbering: Numbering
+
+    def values(self, plan: Plan, edges: np.ndarray | None) -> np.ndarray:
+        """Count the numbers of each row under a plan, some rows at a time: float64, shape (n_rows, width)."""
+        n_rows, n_columns = self.nonzero.shape
+        step = max(1, _ROWS_AT_ONCE_ELEMENTS // max(n_columns, 1))
+        found = []
+        for start in range(0, n_rows, step):
+            part = self.nonzero[start : start + step]
+            inside = np.arange(part.size) if plan.stores_all else np.flatnonzero(part)
+            numbers, width = self.numbering(plan, inside + start * n_columns)
+            found.append(
+                value_counts(inside // n_columns, numbers.astype(np.int64), part.shape[0], width, edges)
+            )
+        return np.concatenate(found)
+
+    def sampled(self, classes: np.ndarray) -> np.ndarray | None:
+        """Classes of the sampled rows; None unless each class has stored elements there as in the whole."""
+        drawn: np.ndarray = classes[self.rows]
+        n_stored = np.count_nonzero(self.nonzero, axis=1)
+        n_classes = int(classes.max()) + 1
+        inside = np.bincount(drawn, weights=n_stored[self.rows], minlength=n_classes)
+        everywhere = np.bincount(classes, weights=n_stored, minlength=n_classes)
+        fits = ((inside > 0) == (everywhere > 0)).all() and np.bincount(drawn, minlength=n_classes).all()
+        return drawn if fits else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
     """What plans are made for.
 
@@ -223,6 +278,8 @@ class Subject:
         Alphabet widths of the other tensors.
     scale : float
         Elements of the tensor for each element here: more than 1 for a sample.
+    whole : WholeMatrix or None
+        The tensor that rows were sampled from, if its lines are to be classified.
     """
 
     shape: tuple[int, ...]
@@ -231,6 +288,7 @@ class Subject:
     prefer: Prefer
     widths: tuple[int, ...] = ()
     scale: float = 1.0
+    whole: WholeMatrix | None = None
     _positions: dict[bool, np.ndarray] = field(default_factory=dict)
 
     def positions(self, column_scan: bool) -> np.ndarray:
@@ -248,35 +306,35 @@ class Subject:
 
     def costed(self, plan: Plan) -> Plan:
         """Fill in the slices of a plan and its estimate."""
-        plan.slices = list(self._slices(plan))
-        plan.own_bytes = plan.fixed_bytes + sum(s.codings.best_bytes(self.prefer) for s in plan.slices)
+        plan.slices = [planned_slice(*item, self.prefer) for item in self._slices(plan)]
+        plan.own_bytes = plan.fixed_bytes + sum(s.own_bytes for s in plan.slices)
         return plan
 
-    def _slices(self, plan: Plan) -> Iterator[PlannedSlice]:
+    def _slices(self, plan: Plan) -> Iterator[tuple[str, StreamKind, Codings]]:
         lines = plan.lines
         blocks = self.blocks(plan)
         plan.fixed_bytes += RECORD_BYTES if lines.is_plain else 2.0 + 5.0 * len(blocks)
         if lines.classes is not None:
-            codings = class_codings(lines.classes, lines.n_classes)
-            yield PlannedSlice(role="classes", kind=StreamKind.CLASSES, codings=codings)
+            codings = class_codings(lines.classes, lines.n_classes).scaled(self.scale)
+            yield "classes", StreamKind.CLASSES, codings
         if lines.alive is not None:
             codings = class_codings(lines.alive.astype(np.uint8), 2)
-            yield PlannedSlice(role="alive", kind=StreamKind.CLASSES, codings=codings)
+            yield "alive", StreamKind.CLASSES, codings
         for i, block in enumerate(blocks):
             suffix = "" if lines.is_plain else str(i)
             if block.n_stored == 0 and not lines.is_plain:
                 continue
             numbers, width = self.numbering(plan, block.elements)
             codings = value_codings(numbers, width, self.widths, self.prefer).scaled(self.scale)
-            yield PlannedSlice(role=f"values{suffix}", kind=StreamKind.VALUES, codings=codings)
+            yield f"values{suffix}", StreamKind.VALUES, codings
             if plan.layout is Layout.SPARSE:
                 assert block.inside is not None
                 codings = gap_codings(gaps_of(block.inside), self.prefer).scaled(self.scale)
-                yield PlannedSlice(role=f"positions{suffix}", kind=StreamKind.GAPS, codings=codings)
+                yield f"positions{suffix}", StreamKind.GAPS, codings
             elif plan.layout is Layout.MASK:
                 assert block.inside is not None
                 codings = byte_codings(scan_mask(block.inside, block.n_elements)).scaled(self.scale)
-                yield PlannedSlice(role=f"positions{suffix}", kind=StreamKind.MASK, codings=codings)
+                yield f"positions{suffix}", StreamKind.MASK, codings
 
 
 def make_plans(subject: Subject, *, dense_allowed: bool = True) -> list[Plan]:
@@ -297,7 +355,10 @@ def make_plans(subject: Subject, *, dense_allowed: bool = True) -> list[Plan]:
         for column_scan in scans:
             for layout in (Layout.SPARSE, Layout.MASK):
                 plans.append(subject.costed(Plan(layout=layout, column_scan=column_scan)))
-    if is_matrix and subject.prefer is Prefer.SIZE and subject.scale == 1.0:
+    if is_matrix and subject.prefer is Prefer.SIZE and subject.whole is not None:
+        best = min(plans, key=lambda plan: plan.own_bytes)
+        plans.extend(_classified_rows(subject, best, subject.whole))
+    elif is_matrix and subject.prefer is Prefer.SIZE and subject.scale == 1.0:
         nearest = sorted(plans, key=lambda plan: plan.own_bytes)[:_PARTITIONED_PLANS]
         within = nearest[0].own_bytes * 1.06 + 64
         for plan in [p for p in nearest if p.own_bytes <= within]:
@@ -335,26 +396,52 @@ def _partitioned(subject: Subject, plain: Plan, n_stored: int) -> Iterator[Plan]
 def _classified(
     subject: Subject, plain: Plan, n_by_line: np.ndarray, marks: np.ndarray | None
 ) -> Iterator[Plan]:
-    """Yield plans with more and more classes while they get smaller."""
-    dense = plain.stores_all
+    """Yield plans with the numbers of classes that a model of densities and values finds best."""
     block = subject.blocks(plain)[0]
     numbers, width = subject.numbering(plain, block.elements)
+    numbers = numbers.astype(np.int64)
     n_places = subject.nonzero.size // max(n_by_line.size, 1)
     where = np.arange(block.n_elements) if block.inside is None else block.inside
-    values = value_counts(where // n_places, numbers.astype(np.int64), n_by_line.size, width)
+    edges = value_edges(numbers, width)
+    values = value_counts(where // n_places, numbers, n_by_line.size, width, edges)
     kept_marks = marks if marks is not None and np.count_nonzero(marks) < 0.9 * marks.size else None
-    best = plain.own_bytes
+    for classes in _classifications(n_by_line, n_places, values, dense=plain.stores_all):
+        yield subject.costed(_variant(plain, Lines(classes, kept_marks)))
+
+
+def _classified_rows(subject: Subject, plain: Plan, whole: WholeMatrix) -> Iterator[Plan]:
+    """Yield plans whose classes are those of all rows, costed by the sampled ones."""
+    numbers, width = subject.numbering(plain, subject.blocks(plain)[0].elements)
+    n_by_line = np.count_nonzero(whole.nonzero, axis=1)
+    values = whole.values(plain, value_edges(numbers.astype(np.int64), width))
+    for classes in _classifications(n_by_line, whole.nonzero.shape[1], values, dense=plain.stores_all):
+        drawn = whole.sampled(classes)
+        if drawn is not None:
+            plan = subject.costed(_variant(plain, Lines(drawn)))
+            plan.lines = Lines(classes)
+            if plan.own_bytes < _LARGE_CLASS_GAIN * plain.own_bytes:
+                yield plan
+
+
+def _classifications(
+    n_by_line: np.ndarray, n_places: int, values: np.ndarray, *, dense: bool
+) -> Iterator[np.ndarray]:
+    """Yield the classes of lines that a model finds best, of the fewest and of better numbers of classes."""
+    one_class = np.zeros(n_by_line.size, dtype=np.uint8)
+    whole = model_bytes(n_by_line, n_places, values, one_class, dense=dense)
+    found: list[tuple[float, np.ndarray]] = []
     for n_classes in _CLASS_COUNTS:
         if n_classes > n_by_line.size // 2:
-            return
+            break
         classes = classify_lines(n_by_line, n_places, values, n_classes, dense=dense)
-        if int(classes.max()) == 0:
-            return
-        plan = subject.costed(_variant(plain, Lines(classes, kept_marks)))
-        yield plan
-        if plan.own_bytes > best * 1.01 + 64:
-            return
-        best = min(best, plan.own_bytes)
+        gain = whole - model_bytes(n_by_line, n_places, values, classes, dense=dense)
+        found.append((gain - _CLASS_BYTES * (int(classes.max()) + 1), classes))
+        if len(found) > 1 and found[-1][0] < found[-2][0]:
+            break
+    fewest, more = found[:1], sorted(found[1:], key=lambda item: -item[0])
+    for net_gain, classes in fewest + more[: _COSTED_CLASSES - 1]:
+        if net_gain > 0 and int(classes.max()) > 0:
+            yield classes
 
 
 def _variant(plain: Plan, lines: Lines) -> Plan:

@@ -9,16 +9,25 @@ _WIDEST_VALUES = 64
 _VALUE_BINS = 32
 
 
-def value_counts(line_of: np.ndarray, numbers: np.ndarray, n_lines: int, width: int) -> np.ndarray:
-    """Count how often each line holds each number, or each of 32 classes of numbers equally frequent.
+def value_edges(numbers: np.ndarray, width: int) -> np.ndarray | None:
+    """Bounds of 32 classes of numbers equally frequent; None for an alphabet that needs no classes."""
+    if width <= _WIDEST_VALUES:
+        return None
+    order = np.sort(numbers)
+    edges: np.ndarray = order[np.arange(1, _VALUE_BINS) * order.size // _VALUE_BINS]
+    return edges
+
+
+def value_counts(
+    line_of: np.ndarray, numbers: np.ndarray, n_lines: int, width: int, edges: np.ndarray | None
+) -> np.ndarray:
+    """Count how often each line holds each number, or each class of numbers between `edges`.
 
     Returns
     -------
     ndarray of float64, shape (n_lines, at most 64)
     """
-    if width > _WIDEST_VALUES:
-        order = np.sort(numbers)
-        edges = order[np.arange(1, _VALUE_BINS) * order.size // _VALUE_BINS]
+    if edges is not None:
         numbers, width = np.searchsorted(edges, numbers, side="right"), _VALUE_BINS
     flat = np.bincount(line_of * width + numbers, minlength=n_lines * width)
     return flat.reshape(n_lines, width).astype(np.float64)
@@ -64,6 +73,18 @@ def classify_lines(
             break
         classes = changed
     return _renumbered(classes, key)
+
+
+def model_bytes(
+    n_stored: np.ndarray, n_places: int, values: np.ndarray | None, classes: np.ndarray, *, dense: bool
+) -> float:
+    """Bytes of all lines, each under the density and the value distribution of its class.
+
+    Parameters are those of :func:`classify_lines`; `classes` is what it returns, or zeros for one class.
+    """
+    n_classes = int(classes.max()) + 1
+    bits = _line_bits(n_stored, n_places, values, classes, n_classes=n_classes, dense=dense)
+    return float(bits[np.arange(classes.size), classes].sum()) / 8
 
 
 def _line_bits(

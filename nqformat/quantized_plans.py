@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from .code_cost import Prefer
-from .codebooks import MAX_ENTRIES, CodebookRecord, encode_codebook
-from .layout_choice import BlockElements, Plan, Subject, make_plans
-from .tensor import AffineTensor, Codebook, CodebookTensor, Layout, Tensor
+from .codebooks import MAX_ENTRIES, CodebookRecord, encode_codebook, padding_after
+from .layout_choice import BlockElements, Plan, Subject, WholeMatrix, make_plans
+from .raw_plans import plane_slices
+from .tensor import (
+    AffineTensor,
+    Codebook,
+    CodebookTensor,
+    GroupedCodebook,
+    GroupedTensor,
+    Layout,
+    RawTensor,
+    Tensor,
+    cast_values,
+)
 from .tensor_records import AffineOrder, AffineRule, CodebookValues, ValueRule
 
 RANK_ORDER_UP_TO = 32
+SCALES = "scales"
+"""Role of the slices that hold byte planes of scales; the plane's number follows."""
+
 _SAMPLE_FROM = 1 << 22
 _SAMPLE_PIECES = 32
+_MIN_SAMPLED_ROWS = 64
+
+Quantized = CodebookTensor | AffineTensor | GroupedTensor
+"""What has a number for each stored element, or for each unit of several."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -24,23 +43,28 @@ class QuantizedTensor:
 
     Attributes
     ----------
-    source : CodebookTensor or AffineTensor
+    source : CodebookTensor, AffineTensor or GroupedTensor
     codebook : SharedCodebook or None
         None for affine tensors.
     plans : list of Plan
     """
 
-    source: CodebookTensor | AffineTensor
+    source: Quantized
     codebook: SharedCodebook | None
     plans: list[Plan] = field(default_factory=list)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the tensor."""
-        return self.source.shape
+        """Shape of the tensor, or the number of its units."""
+        return planned_shape(self.source)
+
+    @property
+    def scans_columns(self) -> bool:
+        """Whether units of several elements go down the columns, whatever the plan."""
+        return isinstance(self.source, GroupedTensor) and self.source.column_scan
 
     def nonzero(self) -> np.ndarray:
-        """Elements that are not zero: bool, shape (n_elements,)."""
+        """Elements (or units) that are not zero: bool, one-dimensional."""
         return nonzero_of(self.source)
 
     def numbering(self, plan: Plan, elements: np.ndarray | None) -> tuple[np.ndarray, int]:
@@ -52,34 +76,55 @@ class QuantizedTensor:
         if isinstance(self.source, CodebookTensor):
             assert self.codebook is not None
             return CodebookValues(codebook=self.codebook.number)
+        if isinstance(self.source, GroupedTensor):
+            assert self.codebook is not None
+            book = self.source.codebook
+            return CodebookValues(
+                codebook=self.codebook.number, groups=book.groups, width=book.width, span=self.source.span
+            )
         order, k_min = _affine_order(self.source.k, plan.layout)
         return AffineRule(step=self.source.step, offset=self.source.offset, order=order, k_min=k_min)
 
 
-def nonzero_of(source: CodebookTensor | AffineTensor) -> np.ndarray:
-    """Elements that are not +0: bool, shape (n_elements,)."""
+def planned_shape(source: Quantized) -> tuple[int, ...]:
+    """Return the shape in which numbers are laid out: units of several elements stand in one row."""
+    if isinstance(source, GroupedTensor) and source.codebook.width > 1:
+        return source.indices.shape
+    return source.shape
+
+
+def nonzero_of(source: Quantized, places: np.ndarray | None = None) -> np.ndarray:
+    """Elements or units (None: all) that are not +0: bool, one-dimensional."""
     if isinstance(source, CodebookTensor):
-        kept: np.ndarray = (source.codebook.values.view("<u4") != 0)[source.indices.reshape(-1)]
+        flat = source.indices.reshape(-1)
+        kept: np.ndarray = (source.codebook.values.view("<u4") != 0)[flat if places is None else flat[places]]
         return kept
+    if isinstance(source, GroupedTensor):
+        indices = source.indices if places is None else source.indices[places]
+        used: np.ndarray = (source.codebook.values.view("<u4") != 0).any(axis=2)
+        grouped: np.ndarray = used[source.groups_of(places), indices]
+        return grouped
     k = source.k.reshape(-1)
+    k = k if places is None else k[places]
     return k != 0 if source.offset == 0.0 else np.ones(k.size, dtype=bool)
 
 
 def numbers_of(
-    source: CodebookTensor | AffineTensor,
-    codebook: SharedCodebook | None,
-    plan: Plan,
-    elements: np.ndarray | None,
+    source: Quantized, codebook: SharedCodebook | None, plan: Plan, elements: np.ndarray | None
 ) -> tuple[np.ndarray, int]:
-    """Numbers of elements (None: all) of a tensor or of a sample of it."""
-    if isinstance(source, CodebookTensor):
-        assert codebook is not None
-        order = codebook.order(plan)
-        flat = source.indices.reshape(-1)
-        rank = order.rank.astype(np.uint8 if order.kept.size <= 256 else np.int64)
-        return rank[flat if elements is None else flat[elements]], int(order.kept.size)
-    k = source.k.reshape(-1)
-    return _affine_numbers(source.k, k if elements is None else k[elements], plan.layout)
+    """Numbers of elements or units (None: all), and the width of their alphabet."""
+    if isinstance(source, AffineTensor):
+        k = source.k.reshape(-1)
+        return _affine_numbers(source.k, k if elements is None else k[elements], plan.layout)
+    assert codebook is not None
+    order = codebook.order(plan)
+    n_kept = order.kept.shape[1]
+    rank = order.rank.astype(np.uint8 if n_kept <= 256 else np.int64)
+    flat = source.indices.reshape(-1)
+    flat = flat if elements is None else flat[elements]
+    if rank.shape[0] == 1 or isinstance(source, CodebookTensor):
+        return rank[0][flat], n_kept
+    return rank[source.groups_of(elements), flat], n_kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +133,9 @@ class EntryOrder:
 
     Attributes
     ----------
-    kept : ndarray of int64
-        Entries in file order.
-    rank : ndarray of int64, shape (n_entries,)
+    kept : ndarray of int64, shape (groups, n_kept)
+        Entries in file order; -1 where a group keeps fewer than another.
+    rank : ndarray of int64, shape (groups, n_entries)
         Place of each entry in the file; 0 for those that are dropped.
     """
 
@@ -105,7 +150,7 @@ class SharedCodebook:
     Attributes
     ----------
     members : list of str
-    counts : ndarray of int64
+    counts : ndarray of int64, shape (groups, n_entries)
         How often each entry is used.
     keeps_zero : bool or None
         Whether the entry +0 is kept; None while each plan decides (only with one member).
@@ -113,7 +158,7 @@ class SharedCodebook:
         Order of entries; None while each plan decides.
     """
 
-    codebook: Codebook
+    codebook: Codebook | GroupedCodebook
     members: list[str] = field(default_factory=list)
     counts: np.ndarray
     keeps_zero: bool | None = None
@@ -129,26 +174,53 @@ class SharedCodebook:
             self._orders[keeps_zero, by_value] = self._make_order(keeps_zero, by_value)
         return self._orders[keeps_zero, by_value]
 
-    def _make_order(self, keeps_zero: bool, by_value: bool) -> EntryOrder:
+    @property
+    def values(self) -> np.ndarray:
+        """Entries: float32, shape (groups, n_entries, width)."""
         values = self.codebook.values
-        is_zero = values.view("<u4") == 0
-        kept = np.flatnonzero((self.counts > 0) & (keeps_zero | ~is_zero))
-        if kept.size == 0:
-            kept = np.zeros(1, dtype=np.int64)
-        if kept.size > MAX_ENTRIES:
-            raise ValueError(f"a codebook of {kept.size} entries, at most {MAX_ENTRIES} can be stored")
-        if by_value or kept.size > RANK_ORDER_UP_TO:
-            kept = kept[np.lexsort((np.signbit(values[kept]) == 0, values[kept]))]
-        else:
-            kept = kept[np.lexsort((values[kept], -self.counts[kept]))]
-        rank = np.zeros(values.size, dtype=np.int64)
-        rank[kept] = np.arange(kept.size)
+        return values.reshape(1, -1, 1) if values.ndim == 1 else values
+
+    @property
+    def n_used(self) -> int:
+        """Most entries of a group in use."""
+        return int(np.count_nonzero(self.counts, axis=1).max())
+
+    def _make_order(self, keeps_zero: bool, by_value: bool) -> EntryOrder:
+        values = self.values
+        is_zero = (values.view("<u4") == 0).all(axis=2)
+        wanted = (self.counts > 0) & (keeps_zero | ~is_zero)
+        n_kept = max(1, int(np.count_nonzero(wanted, axis=1).max()))
+        if n_kept > MAX_ENTRIES:
+            raise ValueError(f"a codebook of {n_kept} entries, at most {MAX_ENTRIES} can be stored")
+        by_value = (by_value or n_kept > RANK_ORDER_UP_TO) and values.shape[2] == 1
+        kept = np.full((values.shape[0], n_kept), -1, dtype=np.int64)
+        rank = np.zeros(self.counts.shape, dtype=np.int64)
+        for group in range(values.shape[0]):
+            own = np.flatnonzero(wanted[group])
+            own = own if own.size else np.zeros(1, dtype=np.int64)
+            own = own[_entry_order(values[group, own, 0], self.counts[group, own], by_value)]
+            kept[group, : own.size] = own
+            rank[group, own] = np.arange(own.size)
         return EntryOrder(kept=kept, rank=rank)
 
     def encoded(self, plan: Plan) -> tuple[CodebookRecord, bytes]:
         """Record and payload under a plan."""
         kept = self.order(plan).kept
-        return encode_codebook(Codebook(values=self.codebook.values[kept], stored_as=self.codebook.stored_as))
+        values = np.take_along_axis(self.values, np.maximum(kept, 0)[:, :, None], axis=1)
+        for group in np.flatnonzero(kept[:, -1] < 0):
+            n_own = int(np.count_nonzero(kept[group] >= 0))
+            values[group, n_own:] = values[group, n_own - 1]
+            if values.shape[2] == 1:
+                last = values[group, :n_own, 0].max()
+                values[group, n_own:, 0] = padding_after(last, self.codebook.stored_as, kept.shape[1] - n_own)
+        return encode_codebook(GroupedCodebook(values=values, stored_as=self.codebook.stored_as))
+
+
+def _entry_order(values: np.ndarray, counts: np.ndarray, by_value: bool) -> np.ndarray:
+    """Order of entries: ascending, or the most frequent first."""
+    if by_value:
+        return np.lexsort((np.signbit(values) == 0, values))
+    return np.lexsort((values, -counts))
 
 
 class Codebooks:
@@ -158,15 +230,18 @@ class Codebooks:
         self._shared: dict[bytes, SharedCodebook] = {}
         self._of: dict[str, SharedCodebook] = {}
         for name, tensor in tensors.items():
-            if isinstance(tensor, CodebookTensor):
-                book = tensor.codebook
-                key = bytes([book.stored_as]) + book.values.tobytes()
-                if key not in self._shared:
-                    zeros = np.zeros(book.values.size, dtype=np.int64)
-                    self._shared[key] = SharedCodebook(codebook=book, counts=zeros, number=len(self._shared))
-                shared = self._of[name] = self._shared[key]
+            if isinstance(tensor, CodebookTensor | GroupedTensor):
+                shared = self._of[name] = self._shared_codebook(tensor.codebook)
                 shared.members.append(name)
-                shared.counts += index_counts(tensor.indices, book.values.size)
+                shared.counts += entry_counts(tensor)
+
+    def _shared_codebook(self, book: Codebook | GroupedCodebook) -> SharedCodebook:
+        key = repr((int(book.stored_as), book.values.shape)).encode() + book.values.tobytes()
+        if key not in self._shared:
+            groups, entries = book.values.shape[:2] if book.values.ndim == 3 else (1, book.values.size)
+            zeros = np.zeros((groups, entries), dtype=np.int64)
+            self._shared[key] = SharedCodebook(codebook=book, counts=zeros, number=len(self._shared))
+        return self._shared[key]
 
     def of(self, name: str) -> SharedCodebook | None:
         """Return the codebook of a tensor."""
@@ -181,13 +256,19 @@ class Codebooks:
         return [shared.encoded(chosen[shared.members[0]]) for shared in self._shared.values()]
 
 
-def index_counts(indices: np.ndarray, n_entries: int) -> np.ndarray:
-    """How often each index occurs, a million at a time: int64, shape (n_entries,)."""
-    counts = np.zeros(n_entries, dtype=np.int64)
-    flat = indices.reshape(-1)
+def entry_counts(tensor: CodebookTensor | GroupedTensor) -> np.ndarray:
+    """How often each entry occurs, a million units at a time: int64, shape (groups, n_entries)."""
+    grouped = tensor if isinstance(tensor, GroupedTensor) else None
+    groups = 1 if grouped is None else grouped.codebook.groups
+    entries = tensor.codebook.values.size if grouped is None else grouped.codebook.entries
+    counts = np.zeros(groups * entries, dtype=np.int64)
+    flat = tensor.indices.reshape(-1)
     for start in range(0, flat.size, 1 << 20):
-        counts += np.bincount(flat[start : start + (1 << 20)], minlength=n_entries)
-    return counts
+        part = flat[start : start + (1 << 20)]
+        if grouped is not None and groups > 1:
+            part = part + entries * grouped.groups_of(np.arange(start, start + part.size))
+        counts += np.bincount(part, minlength=counts.size)
+    return counts.reshape(groups, entries)
 
 
 def plan_quantized(
@@ -202,7 +283,7 @@ def plan_quantized(
     planned = {
         name: QuantizedTensor(source=tensor, codebook=codebooks.of(name))
         for name, tensor in tensors.items()
-        if isinstance(tensor, CodebookTensor | AffineTensor)
+        if isinstance(tensor, CodebookTensor | AffineTensor | GroupedTensor)
     }
     widths = _common_widths(planned)
     for shared in codebooks.shared_by_several():
@@ -215,7 +296,18 @@ def plan_quantized(
         shared.keeps_zero = any(needs)
     for item in planned.values():
         item.plans = _plans_of(item, prefer, widths)
+        if item.source.scales is not None:
+            slices, _ = plane_slices(scale_bits(item.source), SCALES, prefer)
+            for plan in item.plans:
+                plan.slices = [*slices, *plan.slices]
     return planned, codebooks
+
+
+def scale_bits(source: Quantized) -> RawTensor:
+    """Return the scales of a tensor as stored elements."""
+    assert source.scales is not None
+    bits = cast_values(source.scales.values, source.scales.stored_as)
+    return RawTensor(bits=bits, dtype=source.scales.stored_as)
 
 
 def _common_widths(planned: Mapping[str, QuantizedTensor]) -> tuple[int, ...]:
@@ -223,7 +315,7 @@ def _common_widths(planned: Mapping[str, QuantizedTensor]) -> tuple[int, ...]:
     found: dict[int, int] = {}
     for item in planned.values():
         if item.codebook is not None:
-            width = int(np.count_nonzero(item.codebook.counts))
+            width = item.codebook.n_used
             for one in (width, width - 1):
                 found[one] = found.get(one, 0) + 1
     often = sorted((w for w, n in found.items() if 2 <= w <= 16 and n > 1), key=lambda w: -found[w])
@@ -232,22 +324,37 @@ def _common_widths(planned: Mapping[str, QuantizedTensor]) -> tuple[int, ...]:
 
 def _plans_of(item: QuantizedTensor, prefer: Prefer, widths: tuple[int, ...]) -> list[Plan]:
     source, codebook = item.source, item.codebook
-    sample, scale = _sampled(source)
+    sample = _sampled(source)
+    shape, places, rows = sample.shape, sample.places, sample.rows
+
+    def numbering(plan: Plan, elements: np.ndarray | None) -> tuple[np.ndarray, int]:
+        if places is not None:
+            elements = places if elements is None else places[elements]
+        return numbers_of(source, codebook, plan, elements)
+
+    whole = None
+    if rows is not None:
+        whole = WholeMatrix(
+            nonzero=item.nonzero().reshape(item.shape[0], -1), rows=rows, numbering=item.numbering
+        )
     subject = Subject(
-        shape=sample.shape,
-        nonzero=nonzero_of(sample),
-        numbering=lambda plan, elements: numbers_of(sample, codebook, plan, elements),
+        shape=shape,
+        nonzero=nonzero_of(source, places),
+        numbering=numbering,
         prefer=prefer,
         widths=widths,
-        scale=scale,
+        scale=sample.scale,
+        whole=whole,
     )
     dense_allowed = codebook is None or codebook.keeps_zero is not False
     plans = make_plans(subject, dense_allowed=dense_allowed)
-    if codebook is None or codebook.by_value is not None or not 2 < codebook.codebook.values.size <= 33:
+    if codebook is None or codebook.by_value is not None or not 2 < codebook.counts.shape[1] <= 33:
         return plans
     for plan in plans:
         plan.fixed_bytes += len(codebook.encoded(plan)[1])
     for plan in plans[:2]:
+        if whole is not None and not plan.lines.is_plain:
+            continue
         other = Plan(layout=plan.layout, column_scan=plan.column_scan, lines=plan.lines, by_value=True)
         n_codebook = len(codebook.encoded(other)[1])
         if n_codebook < len(codebook.encoded(plan)[1]):
@@ -256,21 +363,44 @@ def _plans_of(item: QuantizedTensor, prefer: Prefer, widths: tuple[int, ...]) ->
     return plans
 
 
-def _sampled(
-    source: CodebookTensor | AffineTensor,
-) -> tuple[CodebookTensor | AffineTensor, float]:
-    """Take a tensor, or pieces of a large one as a matrix; tell how many times larger the tensor is."""
-    numbers = source.indices if isinstance(source, CodebookTensor) else source.k
-    if numbers.size <= _SAMPLE_FROM:
-        return source, 1.0
-    flat = numbers.reshape(-1)
-    piece = _SAMPLE_FROM // 4 // _SAMPLE_PIECES
-    starts = np.linspace(0, flat.size - piece, _SAMPLE_PIECES).astype(np.int64)
-    pieces = np.stack([flat[start : start + piece] for start in starts])
-    scale = numbers.size / pieces.size
-    if isinstance(source, CodebookTensor):
-        return CodebookTensor(indices=pieces, codebook=source.codebook, dtype=source.dtype), scale
-    return AffineTensor(k=pieces, step=source.step, offset=source.offset, dtype=source.dtype), scale
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sample:
+    """What a tensor is planned on.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Shape of the sample.
+    places : ndarray of int64, or None
+        Elements or units of the sample; None: all.
+    rows : ndarray of int64, or None
+        The rows sampled; None: not by rows.
+    scale : float
+        How many times larger the tensor is.
+    """
+
+    shape: tuple[int, ...]
+    places: np.ndarray | None = None
+    rows: np.ndarray | None = None
+    scale: float = 1.0
+
+
+def _sampled(source: Quantized) -> _Sample:
+    """Take a tensor, or 1 Mi elements of a large one: evenly spaced rows, or pieces as a matrix."""
+    shape = planned_shape(source)
+    n_places = math.prod(shape)
+    if n_places <= _SAMPLE_FROM:
+        return _Sample(shape=shape)
+    n_wanted = _SAMPLE_FROM // 4
+    n_sampled, rows = n_wanted * shape[0] // n_places, None
+    if len(shape) >= 2 and n_sampled >= _MIN_SAMPLED_ROWS:
+        rows = np.unique(np.linspace(0, shape[0] - 1, n_sampled).astype(np.int64))
+        starts, piece = rows * (n_places // shape[0]), n_places // shape[0]
+    else:
+        piece = n_wanted // _SAMPLE_PIECES
+        starts = np.linspace(0, n_places - piece, _SAMPLE_PIECES).astype(np.int64)
+    places = (starts[:, None] + np.arange(piece)).reshape(-1)
+    return _Sample(shape=(starts.size, piece), places=places, rows=rows, scale=n_places / places.size)
 
 
 def _affine_order(k: np.ndarray, layout: Layout) -> tuple[AffineOrder, int]:

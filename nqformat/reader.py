@@ -18,9 +18,6 @@ import numpy as np
 from .checksums import PageVerifier
 from .codebooks import CodebookRecord
 from .cursor import ByteCursor
-from .decoding import (
-    Workers,
-)
 from .deflate import inflate
 from .directory import BlobRecord, Directory, StreamSlice, parse_directory
 from .dtypes import DType, bfloat16_array
@@ -28,14 +25,16 @@ from .errors import CorruptError, LimitExceededError, UnsupportedFeatureError
 from .header import HEADER_BYTES, Header
 from .limits import Limits
 from .metadata import decode_metadata
-from .tensor import Layout, PackedTensor
-from .tensor_decoder import TensorDecoder
+from .tensor import GroupedTensor, Layout, PackedTensor
+from .tensor_decoder import TensorDecoder, is_grouped
 from .tensor_records import (
     CodebookValues,
+    HashedFields,
     PackedFields,
     TensorRecord,
     ViewFields,
 )
+from .workers import Workers
 
 _CHECK_BYTES = 1 << 22
 
@@ -53,13 +52,17 @@ class TensorInfo:
     layout : Layout or None
         None if the tensor is not supported.
     n_stored : int
-        Elements with a symbol of their own (nonzeros when sparse); all elements for other layouts.
+        Elements with a symbol (nonzeros when sparse); all elements for other layouts.
     codebook_entries : int
-        0 without a codebook.
+        0 without a codebook; of each group, if there are several.
+    codebook_groups, codebook_width : int
+        Codebooks, and elements of an entry: 1 unless they are grouped, or of vectors.
+    n_scales : int
+        0 without scales.
     unsupported : str
         Why the tensor cannot be read, or an empty string.
     sources : tuple of str
-        Names of the tensors that a view takes its elements from.
+        Names of the tensors that a view or a hashed tensor takes its elements from.
     """
 
     name: str
@@ -70,6 +73,9 @@ class TensorInfo:
     codebook_entries: int
     unsupported: str
     sources: tuple[str, ...]
+    codebook_groups: int = 1
+    codebook_width: int = 1
+    n_scales: int = 0
 
     @property
     def n_elements(self) -> int:
@@ -213,22 +219,30 @@ class NqzFile:
         """Describe a tensor without decoding it; KeyError if there is none of that name."""
         record = self._record(name)
         fields = record.fields
-        entries = 0
+        groups, entries, width = 1, 0, 1
         if isinstance(fields, PackedFields) and isinstance(fields.rule, CodebookValues):
             codebook = self._directory.codebooks[fields.rule.codebook]
-            entries = codebook.n_entries if isinstance(codebook, CodebookRecord) else 0
+            groups, entries, width = codebook.shape if isinstance(codebook, CodebookRecord) else (1, 0, 1)
+        n_stored, n_scales = min(width * record.n_stored, record.n_elements), 0
+        if isinstance(fields, PackedFields) and fields.scales is not None:
+            n_scales = fields.scales.n_scales
         sources: tuple[str, ...] = ()
         if isinstance(fields, ViewFields):
             sources = tuple(self._directory.tensors[p.tensor].name for p in fields.parts)
+        elif isinstance(fields, HashedFields):
+            sources = (self._directory.tensors[fields.tensor].name,)
         return TensorInfo(
             name=name,
             dtype=record.dtype,
             shape=record.shape,
             layout=record.layout,
-            n_stored=fields.n_stored if isinstance(fields, PackedFields) else record.n_elements,
+            n_stored=n_stored,
             codebook_entries=entries,
             unsupported=record.unsupported,
             sources=sources,
+            codebook_groups=groups,
+            codebook_width=width,
+            n_scales=n_scales,
         )
 
     def _record(self, name: str) -> TensorRecord:
@@ -256,13 +270,20 @@ class NqzFile:
 
         Returns
         -------
-        PackedTensor for the layouts DENSE, SPARSE and MASK; otherwise the decoded array, as
-        :meth:`get_tensor` gives it.
+        PackedTensor for the layouts DENSE, SPARSE and MASK with one codebook or affine values; otherwise the
+        decoded array, as :meth:`get_tensor` gives it.
         """
         record = self._record(name)
-        if isinstance(record.fields, PackedFields):
+        if isinstance(record.fields, PackedFields) and not is_grouped(record.fields):
             return self.decoder.packed(record, record.fields)
         return self.get_tensor(name)
+
+    def get_grouped(self, name: str) -> GroupedTensor | None:
+        """Undo the entropy coding of a tensor with grouped or vector codebooks; None for any other."""
+        record = self._record(name)
+        if not isinstance(record.fields, PackedFields) or not is_grouped(record.fields):
+            return None
+        return self.decoder.grouped(record, record.fields)
 
     def get_slice(self, name: str, start: int, stop: int) -> np.ndarray:
         """Decode rows ``start:stop`` of axis 0; dense tensors read only the chunks that hold them.
@@ -275,18 +296,20 @@ class NqzFile:
         record = self._record(name)
         if not record.shape or not 0 <= start <= stop <= record.shape[0]:
             raise ValueError(f"rows {start}:{stop} of tensor {name!r} with shape {record.shape}")
-        fields = record.fields
+        fields, row = record.fields, math.prod(record.shape[1:])
         if (
             isinstance(fields, PackedFields)
             and record.layout is Layout.DENSE
             and not fields.column_scan
             and fields.partition is None
         ):
-            row = math.prod(record.shape[1:])
             bits = self.decoder.dense_range(record, fields, start * row, stop * row)
-            bits = bits.reshape(stop - start, *record.shape[1:])
-            return bfloat16_array(bits, self._bfloat16) if record.dtype is DType.BFLOAT16 else bits
-        return self.get_tensor(name)[start:stop]
+        elif isinstance(fields, HashedFields):
+            bits = self.decoder.hashed_range(fields, start * row, stop * row)
+        else:
+            return self.get_tensor(name)[start:stop]
+        bits = bits.reshape(stop - start, *record.shape[1:])
+        return bfloat16_array(bits, self._bfloat16) if record.dtype is DType.BFLOAT16 else bits
 
     def slice_numbers(self, part: StreamSlice) -> np.ndarray:
         """Return all numbers of one slice of a stream, for tools that inspect files."""

@@ -15,7 +15,9 @@ from .streams import Mapping, StreamKind
 _ALL_PAIRS_UP_TO = 160
 _SWEEPS = 2
 _EXACT_MAPPINGS = 3
+_SWEEPS_UP_TO = 16
 _SWEEP_UP_TO = 600
+_SHARED_AT_MOST = 160.0
 
 Key = tuple[int, int]
 """Tensor number and slice number."""
@@ -94,12 +96,11 @@ class Sharing:
         """Group the slices of the first plans, then try other plans and places for each tensor."""
         for tensor, plan in enumerate(self.chosen):
             for number, item in enumerate(plan.slices):
-                cost = float(_best_costs([item.codings], self._prefer)[0])
-                self.groups.append(Group(item.kind, item.codings, [(tensor, number)], cost))
+                self.groups.append(Group(item.kind, item.codings, [(tensor, number)], item.own_bytes))
         self._merge()
         if len(self._plans) > _SWEEP_UP_TO or self._prefer is Prefer.SPEED:
             return
-        for _ in range(_SWEEPS):
+        for _ in range(_SWEEPS if len(self._plans) <= _SWEEPS_UP_TO else 1):
             before = self._total()
             for tensor in range(len(self._plans)):
                 self._replan(tensor)
@@ -162,7 +163,7 @@ class Sharing:
         self._take_out(tensor)
         best_plan, best_cost = self.chosen[tensor], np.inf
         for plan in self._plans[tensor]:
-            cost = plan.fixed_bytes + sum(self._placed(item)[1] for item in plan.slices)
+            cost = self._plan_cost(plan, best_cost - 0.5)
             if cost < best_cost - 0.5:
                 best_plan, best_cost = plan, cost
         self.chosen[tensor] = best_plan
@@ -173,6 +174,19 @@ class Sharing:
             else:
                 own = Group(item.kind, item.codings, [(tensor, number)])
                 _absorb(target, own, target.cost + growth)
+
+    def _plan_cost(self, plan: Plan, enough: float) -> float:
+        """Bytes by which a plan makes the file grow; some number beyond `enough` if it is more than that.
+
+        A slice can save no more than its record and its table where it joins a stream.
+        """
+        least = [max(0.0, item.own_bytes - _SHARED_AT_MOST) for item in plan.slices]
+        cost = plan.fixed_bytes + sum(least)
+        for item, at_least in zip(plan.slices, least, strict=True):
+            if cost >= enough:
+                return cost
+            cost += self._placed(item)[1] - at_least
+        return cost
 
     def _take_out(self, tensor: int) -> None:
         left: list[Group] = []
@@ -198,7 +212,7 @@ class Sharing:
 
     def _placed(self, item: PlannedSlice) -> tuple[Group | None, float]:
         """Where a slice costs least: a group or none, and by how much the file grows."""
-        own = item.codings.best_bytes(self._prefer)
+        own = item.own_bytes
         alike = [g for g in self.groups if g.kind is item.kind]
         if not alike:
             return None, own

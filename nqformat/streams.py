@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
-from itertools import pairwise
 
 import numpy as np
 
@@ -54,7 +53,6 @@ class Codec(IntEnum):
 _MAPPING_GROUP = 0
 _MAPPING_HYBRID = 1
 _MAPPING_ESCAPE = 2
-_SLOW_REFERENCE = 4
 _FLAG_FOUR_STREAMS = 0x10
 
 
@@ -215,12 +213,11 @@ def encode_stream(record: StreamRecord, code: Code | None, slices: list[SymbolSl
         Required unless the codec is STORED; covers every symbol.
     """
     index = bytearray()
-    fast = kernels.use_numba(_SLOW_REFERENCE * sum(s.values.size for s in slices))
     body: list[bytes] = []
     previous_start = 0
     for chunk in chunk_grid([s.values.size for s in slices], record.chunk_log2):
         parts = [slices[p.slice_index].values[p.start : p.stop] for p in chunk.parts]
-        coded, extra = _encode_chunk(record, code, parts, fast)
+        coded, extra = _encode_chunk(record, code, parts)
         n_coded = sum(map(len, coded))
         index += encode_varint(n_coded)
         if len(coded) > 1:
@@ -241,7 +238,7 @@ def encode_stream(record: StreamRecord, code: Code | None, slices: list[SymbolSl
 
 
 def _encode_chunk(
-    record: StreamRecord, code: Code | None, parts: list[np.ndarray], fast: bool
+    record: StreamRecord, code: Code | None, parts: list[np.ndarray]
 ) -> tuple[list[bytes], bytes]:
     """Return the sub-streams and the extra bits of one chunk."""
     extra = b""
@@ -259,8 +256,7 @@ def _encode_chunk(
     assert code is not None
     bounds = substream_bounds(symbols.size, n_substreams(symbols.size, record.four_streams))
     if isinstance(code, TansCode):
-        tables = (code.frequencies, code.first_place, code.states_by_symbol, code.table_log2)
-        return [kernels.encode_tans(symbols[a:b], *tables, numba=fast) for a, b in pairwise(bounds)], extra
+        return kernels.encode_tans_streams(symbols, bounds, code.encode_tables), extra
     if code.single is not None:
         return [b""] * (len(bounds) - 1), extra
     codes, lengths = code.codewords
@@ -402,12 +398,7 @@ def _decode_symbols(
     symbol_bounds = substream_bounds(n_symbols, len(entry.substream_bytes))
     if isinstance(code, TansCode):
         return kernels.decode_tans_streams(
-            coded,
-            byte_bounds,
-            code.decode_table,
-            code.table_log2,
-            symbol_bounds,
-            numba=kernels.use_numba(_SLOW_REFERENCE * record.payload_bytes),
+            coded, byte_bounds, code.decode_table, code.table_log2, symbol_bounds
         )
     return kernels.decode_prefix_streams(coded, byte_bounds, code, symbol_bounds)
 

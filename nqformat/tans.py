@@ -14,6 +14,7 @@ import numpy as np
 from .bits import BitReader, BitWriter
 from .cursor import ByteCursor, encode_varint
 from .errors import CorruptError
+from .kernels import TansTables
 
 KIND_TANS = 2
 MIN_TABLE_LOG2 = 5
@@ -116,15 +117,27 @@ class TansCode:
 
     @cached_property
     def decode_table(self) -> np.ndarray:
-        """Entry of each state: ``symbol | n_bits << 8 | next_state_base << 16``, uint32."""
+        """Entry of each state: ``n_bits | symbol << 8 | next_state_base << 16``, uint32."""
         counters = np.zeros(1 << self.table_log2, dtype=np.int64)
         places = np.arange(1 << self.table_log2)
         symbols = self.symbol_of_state[self.states_by_symbol].astype(np.int64)
         counters[self.states_by_symbol] = self.frequencies[symbols] + places - self.first_place[symbols]
         n_bits = self.table_log2 + 1 - np.frexp(counters.astype(np.float64))[1]
         base = (counters << n_bits) - (1 << self.table_log2)
-        table: np.ndarray = (self.symbol_of_state | n_bits << 8 | base << 16).astype(np.uint32)
+        table: np.ndarray = (n_bits | self.symbol_of_state.astype(np.int64) << 8 | base << 16).astype(
+            np.uint32
+        )
         return table
+
+    @cached_property
+    def encode_tables(self) -> TansTables:
+        """What the encoding kernels need."""
+        return TansTables(
+            frequencies=self.frequencies,
+            first_place=self.first_place,
+            states=self.states_by_symbol,
+            table_log2=self.table_log2,
+        )
 
     def payload_bits(self, counts: np.ndarray) -> float:
         """Bits that a stream with these symbol counts takes, without the states at its start."""

@@ -9,9 +9,41 @@ from enum import IntEnum
 
 import numpy as np
 
-from .dtypes import DType, bfloat16_to_float32, dtype_of, float32_to_bfloat16, storage_bits
+from .dtypes import DType, dtype_of, storage_bits
+from .grouped import GroupedCodebook, GroupedTensor
+from .hashing import HashedTensor
+from .scales import Scales, are_scales, check_scales, finished_values
+from .values import (
+    CODEBOOK_DTYPES,
+    MAX_AFFINE_K,
+    affine_values,
+    cast_values,
+    is_exact_in,
+    round_codebook,
+)
 
-MAX_AFFINE_K = 1 << 24
+__all__ = [
+    "CODEBOOK_DTYPES",
+    "MAX_AFFINE_K",
+    "AffineTensor",
+    "Codebook",
+    "CodebookTensor",
+    "GroupedCodebook",
+    "GroupedTensor",
+    "HashedTensor",
+    "Layout",
+    "PackedTensor",
+    "RawTensor",
+    "Scales",
+    "Tensor",
+    "ViewSource",
+    "ViewTensor",
+    "affine_values",
+    "are_scales",
+    "cast_values",
+    "is_exact_in",
+    "round_codebook",
+]
 
 
 class Layout(IntEnum):
@@ -24,19 +56,7 @@ class Layout(IntEnum):
     MASK = 4
     VIEW = 5
     HASHED = 6
-
-
-def cast_values(values: np.ndarray, dtype: DType) -> np.ndarray:
-    """Round float32 reconstruction values once to the tensor's dtype (spec 6.3).
-
-    Returns
-    -------
-    ndarray of ``dtype.storage_dtype`` (bfloat16 as uint16 bits)
-    """
-    if dtype is DType.BFLOAT16:
-        return float32_to_bfloat16(values)
-    with np.errstate(over="ignore"):
-        return values.astype(dtype.storage_dtype, copy=False)
+    RAW_SPARSE = 7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,24 +79,12 @@ class Codebook:
             raise ValueError("codebook values must be a non-empty one-dimensional float32 array")
         if not np.isfinite(self.values).all():
             raise ValueError("codebook values must be finite")
-        if self.stored_as not in (DType.FLOAT32, DType.FLOAT16, DType.BFLOAT16):
+        if self.stored_as not in CODEBOOK_DTYPES:
             raise ValueError(
                 f"a codebook is stored as float32, float16 or bfloat16, not {self.stored_as.label}"
             )
-        if not np.array_equal(
-            round_codebook(self.values, self.stored_as).view("<u4"), self.values.view("<u4")
-        ):
+        if not is_exact_in(self.values, self.stored_as):
             raise ValueError(f"codebook values are not exactly representable in {self.stored_as.label}")
-
-
-def round_codebook(values: np.ndarray, stored_as: DType) -> np.ndarray:
-    """Round values to what `stored_as` can hold, returned as float32."""
-    if stored_as is DType.FLOAT16:
-        with np.errstate(over="ignore"):
-            return values.astype(np.float16).astype(np.float32)
-    if stored_as is DType.BFLOAT16:
-        return bfloat16_to_float32(float32_to_bfloat16(values))
-    return values.astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,11 +127,13 @@ class CodebookTensor:
         The same object in several tensors is stored once.
     dtype : DType
         A floating-point type.
+    scales : Scales or None
     """
 
     indices: np.ndarray
     codebook: Codebook
     dtype: DType = DType.FLOAT32
+    scales: Scales | None = None
 
     def __post_init__(self) -> None:
         if self.indices.dtype.kind != "u":
@@ -132,6 +142,7 @@ class CodebookTensor:
             raise ValueError("a codebook index lies beyond the codebook")
         if not self.dtype.is_float:
             raise ValueError("codebook tensors are floating point; use AffineTensor for integers")
+        check_scales(self.scales, self.indices.size, self.dtype)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -140,6 +151,8 @@ class CodebookTensor:
 
     def decode(self) -> np.ndarray:
         """Return the elements in the storage dtype."""
+        if self.scales is not None:
+            return finished_values(self.codebook.values[self.indices], self.scales, self.dtype)
         elements: np.ndarray = cast_values(self.codebook.values, self.dtype)[self.indices]
         return elements
 
@@ -155,12 +168,15 @@ class AffineTensor:
         Exactly representable in float32.
     dtype : DType
         Integer types need step 1 and offset 0.
+    scales : Scales or None
+        With step 1 and offset 0 these are the steps of a uniform quantizer, one for each channel.
     """
 
     k: np.ndarray
     step: float
     offset: float = 0.0
     dtype: DType = DType.FLOAT32
+    scales: Scales | None = None
 
     def __post_init__(self) -> None:
         if self.k.dtype != np.int32:
@@ -172,6 +188,7 @@ class AffineTensor:
                 raise ValueError(f"affine {name} must be a finite float32 number")
         if self.dtype is DType.BOOL or (not self.dtype.is_float and (self.step, self.offset) != (1.0, 0.0)):
             raise ValueError("integer affine tensors need an integer dtype, step 1 and offset 0")
+        check_scales(self.scales, self.k.size, self.dtype)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -180,13 +197,7 @@ class AffineTensor:
 
     def decode(self) -> np.ndarray:
         """Return the elements in the storage dtype."""
-        return cast_values(affine_values(self.k, self.step, self.offset), self.dtype)
-
-
-def affine_values(k: np.ndarray, step: float, offset: float) -> np.ndarray:
-    """Return float32(float64(step) * k + float64(offset)), infinite beyond float32 (spec 6.2, 6.3)."""
-    with np.errstate(over="ignore"):
-        return (np.float64(step) * k.astype(np.float64) + np.float64(offset)).astype(np.float32)
+        return finished_values(affine_values(self.k, self.step, self.offset), self.scales, self.dtype)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,7 +234,7 @@ class ViewTensor:
         return np.ascontiguousarray(joined.transpose(self.permutation)).reshape(self.shape)
 
 
-Tensor = RawTensor | CodebookTensor | AffineTensor | ViewTensor
+Tensor = RawTensor | CodebookTensor | AffineTensor | GroupedTensor | ViewTensor | HashedTensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,6 +259,8 @@ class PackedTensor:
     codebook : ndarray of float32, shape (n_entries,), or None
     step, offset : float
         Used when `codebook` is None.
+    scales : Scales or None
+        Factors of the elements, which codebook, step and offset leave out.
     """
 
     name: str
@@ -259,6 +272,7 @@ class PackedTensor:
     codebook: np.ndarray | None
     step: float = 0.0
     offset: float = 0.0
+    scales: Scales | None = None
 
     @property
     def density(self) -> float:
@@ -268,10 +282,17 @@ class PackedTensor:
 
     def values(self) -> np.ndarray:
         """Return the stored elements as ``dtype.storage_dtype``, shape (n_stored,)."""
-        if self.codebook is not None:
+        if self.codebook is not None and self.scales is None:
             stored: np.ndarray = cast_values(self.codebook, self.dtype)[self.symbols]
             return stored
-        return cast_values(affine_values(self.symbols, self.step, self.offset), self.dtype)
+        if self.codebook is not None:
+            values: np.ndarray = self.codebook[self.symbols]
+        else:
+            values = affine_values(self.symbols, self.step, self.offset)
+        if self.scales is not None and self.positions is not None:
+            with np.errstate(over="ignore"):
+                return cast_values(values * self.scales.at(self.positions), self.dtype)
+        return finished_values(values.reshape(-1), self.scales, self.dtype)
 
     def decode(self) -> np.ndarray:
         """Return the whole tensor in the storage dtype."""

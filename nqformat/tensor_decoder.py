@@ -5,16 +5,13 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
-from .codebooks import decode_codebook
+from .codebooks import CodebookRecord, decode_codebook
+from .coded_slice import CodedSlice, Piece, ValueTable
 from .decoding import (
-    CodedSlice,
-    Piece,
-    ValueTable,
-    Workers,
     count_mask,
     decode_bytes,
     decode_columns,
@@ -24,25 +21,28 @@ from .decoding import (
     gap_positions,
 )
 from .directory import Directory, StreamSlice
-from .dtypes import DType
+from .dtypes import DType, bfloat16_to_float32
 from .errors import CorruptError, LimitExceededError, UnsupportedFeatureError
+from .grouped import GroupedCodebook, GroupedTensor, groups_of, n_units
 from .grouping import GroupMapping
+from .hashing import hashed_elements
 from .limits import Limits
 from .partition import read_partition
 from .planes import join_planes
+from .stored_numbers import affine_k, check_indices, index_dtype, legal_affine_k, row_order
 from .streams import ChunkEntry, Code, StreamRecord, decode_chunk, read_chunk_index
-from .tensor import MAX_AFFINE_K, Layout, PackedTensor, affine_values, cast_values
+from .tensor import Layout, PackedTensor, Scales, affine_values, are_scales, cast_values
 from .tensor_records import (
-    AffineOrder,
-    AffineRule,
     CodebookValues,
     ConstantFields,
+    HashedFields,
     PackedFields,
     Partition,
     RawFields,
     TensorRecord,
     ViewFields,
 )
+from .workers import Workers
 
 _PACKED_BYTES_PER_ELEMENT = 24
 _CHUNK_BUFFERS_BYTES = 1 << 24
@@ -95,6 +95,8 @@ class TensorDecoder:
             return np.full(record.shape, element, dtype=record.dtype.storage_dtype)
         if isinstance(fields, ViewFields):
             return self._decode_view(record, fields)
+        if isinstance(fields, HashedFields):
+            return self.hashed_range(fields, 0, record.n_elements).reshape(record.shape)
         return self._decode_raw(record, record.dtype, fields)
 
     def check_size(self, record: TensorRecord, *, packed: bool = False) -> None:
@@ -103,17 +105,25 @@ class TensorDecoder:
         fields = record.fields
         n_bytes = record.n_elements * record.dtype.itemsize
         if isinstance(fields, PackedFields):
-            if packed:
+            if is_grouped(fields):
+                n_bytes += _PACKED_BYTES_PER_ELEMENT * record.n_units + 8 * record.n_elements
+            elif packed:
                 n_bytes = _PACKED_BYTES_PER_ELEMENT * fields.n_stored
                 n_bytes += record.n_elements if record.layout is Layout.MASK else 0
             elif record.layout is not Layout.DENSE and fields.partition is None:
                 n_bytes += self._side_bytes(record, fields)
+            elif fields.column_scan:
+                n_bytes += record.n_elements
             if fields.partition is not None:
                 n_bytes += _PACKED_BYTES_PER_ELEMENT * fields.n_stored
                 n_bytes += _PACKED_BYTES_PER_ELEMENT * (fields.partition.n_lines + fields.partition.n_cross)
+            if fields.scales is not None:
+                n_bytes += 4 * (record.n_elements + 2 * fields.scales.n_scales)
             n_bytes += min(n_bytes, _CHUNK_BUFFERS_BYTES)
-        elif isinstance(fields, RawFields) and fields.coded_planes:
-            n_bytes += record.n_elements * len(fields.coded_planes)
+        elif isinstance(fields, RawFields):
+            n_bytes += record.n_stored * len(fields.coded_planes)
+            if fields.position_stream is not None:
+                n_bytes += _PACKED_BYTES_PER_ELEMENT * record.n_stored
         if n_bytes > self._limits.materialised_bytes:
             raise LimitExceededError(
                 f"tensor {record.name!r} of shape {record.shape} needs {n_bytes} bytes, "
@@ -137,28 +147,57 @@ class TensorDecoder:
         joined = rows[0] if len(rows) == 1 else np.concatenate(rows, axis=0)
         return np.ascontiguousarray(joined.transpose(fields.permutation)).reshape(record.shape)
 
+    def hashed_range(self, fields: HashedFields, start: int, stop: int) -> np.ndarray:
+        """Elements ``start:stop`` of a hashed tensor (spec 7.7)."""
+        record = self._directory.tensors[fields.tensor]
+        assert record.dtype is not None
+        if (stop - start) * record.dtype.itemsize > self._limits.materialised_bytes:
+            raise LimitExceededError(f"{stop - start} hashed elements exceed the limit", section="TENSOR")
+        source = self.decode(record)
+        return hashed_elements(source, fields.seed, start, stop, signs=fields.signs)
+
     def _decode_raw(self, record: TensorRecord, dtype: DType, fields: RawFields) -> np.ndarray:
+        bits = self._raw_bits(record, dtype, fields, record.n_stored, "plane")
+        if dtype is DType.BOOL and bits.size and bits.view(np.uint8).max() > 1:
+            raise CorruptError(f"tensor {record.name!r} has a bool beyond 1", section="TENSOR")
+        if fields.position_stream is None:
+            return bits.reshape(record.shape)
+        out = np.zeros(record.n_elements, dtype=dtype.storage_dtype)
+        out[self._coded_positions(record, "positions", record.n_elements, record.n_stored)] = bits
+        return out.reshape(record.shape)
+
+    def _raw_bits(
+        self, record: TensorRecord, dtype: DType, fields: RawFields, n_elements: int, role: str
+    ) -> np.ndarray:
+        """Join stored and coded byte planes: shape (n_elements,), in the storage dtype."""
         stored = self._bytes_at(record.payload_start_abs, record.payload_bytes)
         if not fields.coded_planes:
-            if dtype is DType.BOOL and record.n_elements and np.frombuffer(stored, dtype=np.uint8).max() > 1:
-                raise CorruptError(f"tensor {record.name!r} has a bool beyond 1", section="TENSOR")
-            array = np.frombuffer(stored, dtype=dtype.storage_dtype).reshape(record.shape)
-            return array.copy()
+            # bytes, not elements: a bool beyond 1 must still be seen as such
+            return np.frombuffer(stored, dtype=np.uint8).copy().view(dtype.storage_dtype)
         planes = []
         offset = 0
         for plane in range(dtype.itemsize):
             if plane in fields.coded_planes:
-                coded = self.slice_of(record, f"plane{plane}")
-                plane_bytes = np.empty(record.n_elements, dtype=np.uint8)
+                coded = self.slice_of(record, f"{role}{plane}")
+                plane_bytes = np.empty(n_elements, dtype=np.uint8)
                 decode_bytes(self.coded(record.name, coded), plane_bytes, self._workers)
                 planes.append(plane_bytes)
             else:
-                planes.append(np.frombuffer(stored[offset : offset + record.n_elements], dtype=np.uint8))
-                offset += record.n_elements
-        bits = join_planes(planes, dtype)
-        if dtype is DType.BOOL and bits.size and bits.view(np.uint8).max() > 1:
-            raise CorruptError(f"tensor {record.name!r} has a bool beyond 1", section="TENSOR")
-        return bits.reshape(record.shape)
+                planes.append(np.frombuffer(stored[offset : offset + n_elements], dtype=np.uint8))
+                offset += n_elements
+        return join_planes(planes, dtype)
+
+    def _scales(self, record: TensorRecord, fields: PackedFields) -> Scales | None:
+        """Decode the scales of a tensor (spec 6.4)."""
+        scales = fields.scales
+        if scales is None:
+            return None
+        bits = self._raw_bits(record, scales.stored_as, scales.planes, scales.n_scales, "scales")
+        values = bfloat16_to_float32(bits) if scales.stored_as is DType.BFLOAT16 else bits
+        values = values.astype(np.float32, copy=False)
+        if not are_scales(values):
+            raise CorruptError(f"a scale of tensor {record.name!r} is not above zero", section="TENSOR")
+        return Scales(values=values, span=scales.span, stored_as=scales.stored_as)
 
     def slice_of(self, record: TensorRecord, role: str) -> StreamSlice:
         """Return a tensor's slice of a stream by its role, such as ``values``."""
@@ -195,6 +234,13 @@ class TensorDecoder:
     def _decode_packed(self, record: TensorRecord, fields: PackedFields) -> np.ndarray:
         """Decode a quantized tensor into its elements, C order, shape (n_elements,)."""
         assert record.dtype is not None
+        if is_grouped(fields):
+            return self.grouped(record, fields).decode().reshape(-1)
+        scales = self._scales(record, fields)
+        if scales is not None:
+            elements = self._decode_packed(*_without_scales(record, fields))
+            scales.multiply(elements)
+            return cast_values(elements, record.dtype)
         columns = (record.shape[0], math.prod(record.shape[1:])) if fields.column_scan else None
         if fields.partition is not None:
             return self.packed(record, fields).decode().reshape(-1)
@@ -205,7 +251,7 @@ class TensorDecoder:
         if record.layout is Layout.DENSE:
             assert columns is not None
             out = np.empty(record.n_elements, dtype=record.dtype.storage_dtype)
-            decode_columns(values, values_of, *columns, out)
+            decode_columns(values, values_of, *columns, out=out, workers=self._workers)
             return out
         positions = self.coded(record.name, self.slice_of(record, "positions"))
         mask = None
@@ -238,6 +284,13 @@ class TensorDecoder:
     def dense_range(self, record: TensorRecord, fields: PackedFields, start: int, stop: int) -> np.ndarray:
         """Elements ``start:stop`` of a dense tensor in C order."""
         assert record.dtype is not None
+        scales = self._scales(record, fields)
+        if scales is not None:
+            elements = self.dense_range(*_without_scales(record, fields), start, stop)
+            scales.multiply(elements, start)
+            return cast_values(elements, record.dtype)
+        if isinstance(fields.rule, CodebookValues) and not fields.rule.is_plain:
+            return self._grouped_range(record, fields.rule, start, stop)
         values = self.coded(record.name, self.slice_of(record, "values"), start, stop)
         table, values_of = self.value_rule(record, fields, values.record)
         first = values.pieces[0].start if values.pieces else start
@@ -258,14 +311,10 @@ class TensorDecoder:
         assert dtype is not None
         narrow = isinstance(stream.mapping, GroupMapping)
         if isinstance(rule, CodebookValues):
-            entries = cast_values(self._codebook(rule.codebook), dtype)
+            entries = cast_values(self._codebook(rule.codebook).reshape(-1), dtype)
 
             def look_up(numbers: np.ndarray) -> np.ndarray:
-                if numbers.size and int(numbers.max()) >= entries.size:
-                    raise CorruptError(
-                        f"tensor {record.name!r} has an index beyond its codebook of {entries.size} entries",
-                        section="TENSOR",
-                    )
+                check_indices(record, numbers, entries.size)
                 found: np.ndarray = entries[numbers]
                 return found
 
@@ -273,12 +322,12 @@ class TensorDecoder:
             return (ValueTable(values=entries[:256], legal=legal) if narrow else None), look_up
 
         def compute(numbers: np.ndarray) -> np.ndarray:
-            k = _affine_k(record, rule, numbers)
+            k = affine_k(record, rule, numbers)
             return cast_values(affine_values(k, rule.step, rule.offset), dtype)
 
         if not narrow:
             return None, compute
-        k, legal = _legal_affine_k(record, rule, np.arange(256))
+        k, legal = legal_affine_k(record, rule, np.arange(256))
         values = cast_values(affine_values(np.where(legal, k, 0), rule.step, rule.offset), dtype)
         return ValueTable(values=values, legal=legal), compute
 
@@ -297,29 +346,18 @@ class TensorDecoder:
         """Undo the entropy coding of a quantized tensor."""
         assert record.dtype is not None and record.layout is not None
         self.check_size(record, packed=True)
+        stored, positions = self._stored_numbers(record, fields)
         layout = record.layout
-        positions: np.ndarray | None
         if fields.partition is not None:
-            stored, positions = self._partition_numbers(record, fields, fields.partition)
-            layout = Layout.DENSE if fields.n_stored == record.n_elements else Layout.SPARSE
-            positions = None if layout is Layout.DENSE else positions
-        else:
-            stored = self.slice_numbers(record.name, self.slice_of(record, "values"))
-            positions = self._positions(record, fields.n_stored)
-            if fields.column_scan:
-                stored, positions = _row_order(record.shape, stored, positions)
+            layout = Layout.DENSE if positions is None else Layout.SPARSE
         codebook, step, offset = None, 0.0, 0.0
         if isinstance(fields.rule, CodebookValues):
-            codebook = self._codebook(fields.rule.codebook)
-            if stored.size and int(stored.max()) >= codebook.size:
-                raise CorruptError(
-                    f"tensor {record.name!r} has an index beyond its codebook of {codebook.size} entries",
-                    section="TENSOR",
-                )
-            symbols = stored.astype(_index_dtype(codebook.size), copy=False)
+            codebook = self._codebook(fields.rule.codebook).reshape(-1)
+            check_indices(record, stored, codebook.size)
+            symbols = stored.astype(index_dtype(codebook.size), copy=False)
         else:
             symbols, step, offset = (
-                _affine_k(record, fields.rule, stored),
+                affine_k(record, fields.rule, stored),
                 fields.rule.step,
                 fields.rule.offset,
             )
@@ -333,7 +371,66 @@ class TensorDecoder:
             codebook=codebook,
             step=step,
             offset=offset,
+            scales=self._scales(record, fields),
         )
+
+    def grouped(self, record: TensorRecord, fields: PackedFields) -> GroupedTensor:
+        """Undo the entropy coding of a tensor with grouped or vector codebooks.
+
+        Units without a number get an entry of zeros, the last.
+        """
+        assert record.dtype is not None and isinstance(fields.rule, CodebookValues)
+        self.check_size(record, packed=True)
+        rule, values = fields.rule, self._codebook(fields.rule.codebook)
+        stored, units = self._stored_numbers(record, fields)
+        check_indices(record, stored, values.shape[1])
+        if units is not None:
+            indices = np.full(record.n_units, values.shape[1], dtype=index_dtype(values.shape[1] + 1))
+            indices[units] = stored
+            values = np.concatenate([values, np.zeros((rule.groups, 1, rule.width), np.float32)], axis=1)
+            stored = indices
+        codebook = self._directory.codebooks[rule.codebook]
+        assert isinstance(codebook, CodebookRecord)
+        return GroupedTensor(
+            indices=stored.astype(index_dtype(values.shape[1]), copy=False),
+            shape=record.shape,
+            codebook=GroupedCodebook(values=values, stored_as=codebook.stored_as),
+            span=rule.span,
+            column_scan=fields.column_scan and rule.width > 1,
+            dtype=record.dtype,
+            scales=self._scales(record, fields),
+        )
+
+    def _grouped_range(self, record: TensorRecord, rule: CodebookValues, start: int, stop: int) -> np.ndarray:
+        """Elements ``start:stop`` of a dense tensor in C order whose codebooks are grouped."""
+        assert record.dtype is not None
+        first, last = start // rule.width, n_units(stop, rule.width)
+        self.check_size(replace(record, shape=((last - first) * rule.width,)), packed=True)
+        values = self._codebook(rule.codebook)
+        numbers = np.zeros(last - first, dtype=np.int64)
+        for piece, found in self.coded(record.name, self.slice_of(record, "values"), first, last).numbers():
+            low, high = max(piece.start, first), min(piece.stop, last)
+            numbers[low - first : high - first] = found[low - piece.start : high - piece.start]
+        check_indices(record, numbers, values.shape[1])
+        groups = groups_of(np.arange(first, last), last - first, rule.span, rule.groups)
+        elements = values[groups, numbers].reshape(-1)
+        return cast_values(elements[start - first * rule.width :][: stop - start], record.dtype)
+
+    def _stored_numbers(
+        self, record: TensorRecord, fields: PackedFields
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return all numbers, and the places that have them (None: all).
+
+        Places are elements in C order, or units of several elements in the scan.
+        """
+        if fields.partition is not None:
+            stored, positions = self._partition_numbers(record, fields, fields.partition)
+            return stored, None if fields.n_stored == record.n_elements else positions
+        stored = self.slice_numbers(record.name, self.slice_of(record, "values"))
+        places = self._positions(record, fields.n_stored)
+        if fields.column_scan and record.n_units == record.n_elements:
+            return row_order(record.shape, stored, places)
+        return stored, places
 
     def _partition_numbers(
         self, record: TensorRecord, fields: PackedFields, partition: Partition
@@ -351,7 +448,7 @@ class TensorDecoder:
         """Scan positions of the stored elements, ascending; None when dense."""
         if record.layout is Layout.DENSE:
             return None
-        return self._coded_positions(record, "positions", record.n_elements, n_stored)
+        return self._coded_positions(record, "positions", record.n_units, n_stored)
 
     def _coded_positions(self, record: TensorRecord, role: str, n_elements: int, n_stored: int) -> np.ndarray:
         """Ascending positions below `n_elements` from gaps or a mask."""
@@ -365,6 +462,7 @@ class TensorDecoder:
         return positions
 
     def _codebook(self, number: int) -> np.ndarray:
+        """Return the entries of a codebook: float32, shape (groups, entries, width)."""
         record = self._directory.codebooks[number]
         if isinstance(record, str):
             raise UnsupportedFeatureError(record)
@@ -424,48 +522,12 @@ class TensorDecoder:
         return parts
 
 
-def _index_dtype(n_entries: int) -> type[np.unsignedinteger[Any]]:
-    """Smallest unsigned dtype for indices of `n_entries` entries."""
-    if n_entries <= 1 << 8:
-        return np.uint8
-    return np.uint16 if n_entries <= 1 << 16 else np.uint32
+def is_grouped(fields: PackedFields) -> bool:
+    """Whether the codebook has several groups, or entries of several elements."""
+    return isinstance(fields.rule, CodebookValues) and not fields.rule.is_plain
 
 
-def _affine_k(record: TensorRecord, rule: AffineRule, stored: np.ndarray) -> np.ndarray:
-    """Integers k of stored numbers: int32."""
-    k, legal = _legal_affine_k(record, rule, stored)
-    if not legal.all():
-        raise CorruptError(
-            f"tensor {record.name!r} has an affine integer beyond 2**24 or its element type", section="TENSOR"
-        )
-    return k
-
-
-def _legal_affine_k(
-    record: TensorRecord, rule: AffineRule, stored: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Integers k of stored numbers as int32, and whether each is allowed (spec 6.2)."""
-    k = stored.astype(np.int64)
-    if rule.order is AffineOrder.ASCENDING:
-        k += rule.k_min
-    else:
-        if record.layout is not Layout.DENSE:
-            k += 1
-        k = (k >> 1) ^ -(k & 1)
-    legal = np.abs(k) < MAX_AFFINE_K
-    if record.dtype is not None and not record.dtype.is_float:
-        info = np.iinfo(record.dtype.storage_dtype.name)
-        legal &= (k >= info.min) & (k <= info.max)
-    return k.astype(np.int32), legal
-
-
-def _row_order(
-    shape: tuple[int, ...], stored: np.ndarray, positions: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Turn a column scan of the (shape[0], rest) matrix into C order (spec 7.4)."""
-    n_rows, n_columns = shape[0], math.prod(shape[1:])
-    if positions is None:
-        return np.ascontiguousarray(stored.reshape(n_columns, n_rows).T).reshape(-1), None
-    row_major = (positions % n_rows) * n_columns + positions // n_rows if positions.size else positions
-    order = np.argsort(row_major, kind="stable")
-    return stored[order], row_major[order]
+def _without_scales(record: TensorRecord, fields: PackedFields) -> tuple[TensorRecord, PackedFields]:
+    """Return a tensor as it would be without scales: float32."""
+    plain = replace(fields, scales=None)
+    return replace(record, dtype=DType.FLOAT32, fields=plain), plain

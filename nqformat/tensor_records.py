@@ -9,15 +9,57 @@ from enum import IntEnum
 
 from .cursor import ByteCursor, encode_varint, encode_zigzag
 from .dtypes import DType
-from .errors import CorruptError, LimitExceededError, UnsupportedFeatureError
+from .errors import LimitExceededError, UnsupportedFeatureError
+from .grouped import n_units
 from .limits import MAX_ELEMENTS, MAX_NAME_BYTES, MAX_RANK
+from .raw_records import (
+    DirectoryCounts,
+    RawFields,
+    ScaleFields,
+    plane_bytes,
+    read_raw,
+    read_raw_sparse,
+    read_scales,
+    read_stream,
+)
 from .tensor import MAX_AFFINE_K, Layout
+from .view_records import (
+    HashedFields,
+    ViewFields,
+    ViewPart,
+    hashed_bytes,
+    read_hashed,
+    read_view,
+    view_bytes,
+)
+
+__all__ = [
+    "MAX_CLASSES",
+    "AffineOrder",
+    "AffineRule",
+    "Block",
+    "CodebookValues",
+    "ConstantFields",
+    "DirectoryCounts",
+    "Fields",
+    "HashedFields",
+    "PackedFields",
+    "Partition",
+    "RawFields",
+    "ScaleFields",
+    "TensorRecord",
+    "ValueRule",
+    "ViewFields",
+    "ViewPart",
+    "read_tensor_record",
+]
 
 _FLAG_AFFINE = 0x01
 _FLAG_COLUMN_SCAN = 0x02
 _FLAG_CLASSES = 0x04
 _FLAG_ALIVE = 0x08
-_FLAGS = _FLAG_AFFINE | _FLAG_COLUMN_SCAN | _FLAG_CLASSES | _FLAG_ALIVE
+_FLAG_SCALES = 0x10
+_FLAGS = _FLAG_AFFINE | _FLAG_COLUMN_SCAN | _FLAG_CLASSES | _FLAG_ALIVE | _FLAG_SCALES
 MAX_CLASSES = 16
 
 
@@ -30,9 +72,17 @@ class AffineOrder(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CodebookValues:
-    """Values are entries of codebook number `codebook`."""
+    """Values are entries of codebook number `codebook`, of the group of each unit (spec 6.1)."""
 
     codebook: int
+    groups: int = 1
+    width: int = 1
+    span: int = 1
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether there is one codebook of single elements."""
+        return self.groups == 1 and self.width == 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,14 +96,6 @@ class AffineRule:
 
 
 ValueRule = CodebookValues | AffineRule
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RawFields:
-    """RAW: byte planes; those in `coded_planes` are slices of streams, the rest lies in the payload."""
-
-    coded_planes: tuple[int, ...] = ()
-    streams: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,12 +158,13 @@ class PackedFields:
     column_scan : bool
         Elements are visited column by column of the (shape[0], rest) matrix.
     n_stored : int
-        Elements with a symbol; all of them when dense without a partition.
+        Elements (or units) with a symbol; all of them when dense without a partition.
     value_stream : int
         -1 with a partition, whose blocks have streams of their own.
     position_stream : int or None
         Gap stream (SPARSE) or mask stream (MASK).
     partition : Partition or None
+    scales : ScaleFields or None
     """
 
     rule: ValueRule
@@ -130,26 +173,10 @@ class PackedFields:
     value_stream: int
     position_stream: int | None = None
     partition: Partition | None = None
+    scales: ScaleFields | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ViewPart:
-    """Rows of an earlier tensor, by its number."""
-
-    tensor: int
-    start: int
-    n_rows: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ViewFields:
-    """VIEW: rows of other tensors, permuted and reshaped."""
-
-    parts: tuple[ViewPart, ...]
-    permutation: tuple[int, ...]
-
-
-Fields = RawFields | ConstantFields | PackedFields | ViewFields
+Fields = RawFields | ConstantFields | PackedFields | ViewFields | HashedFields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,6 +211,20 @@ class TensorRecord:
         """Product of the dimensions."""
         return math.prod(self.shape)
 
+    @property
+    def n_units(self) -> int:
+        """Numbers of a dense layout: elements, or units of several (spec 6.1)."""
+        fields = self.fields
+        if isinstance(fields, PackedFields) and isinstance(fields.rule, CodebookValues):
+            return n_units(self.n_elements, fields.rule.width)
+        return self.n_elements
+
+    @property
+    def n_stored(self) -> int:
+        """Elements or units with a number or bits of their own; all of them where nothing is left out."""
+        own = self.fields.n_stored if isinstance(self.fields, PackedFields | RawFields) else None
+        return self.n_units if own is None else own
+
     def to_bytes(self, previous_name: str) -> bytes:
         """Serialize the fixed fields of the record's body (spec 7.1)."""
         assert self.dtype is not None and self.layout is not None and self.fields is not None
@@ -200,23 +241,30 @@ class TensorRecord:
 
 def _field_bytes(layout: Layout, fields: Fields) -> bytes:
     if isinstance(fields, RawFields):
-        mask = sum(1 << plane for plane in fields.coded_planes)
-        return bytes([mask]) + b"".join(encode_varint(s) for s in fields.streams)
+        return plane_bytes(fields)
     if isinstance(fields, ConstantFields):
         return fields.element
     if isinstance(fields, ViewFields):
-        out = encode_varint(len(fields.parts))
-        for part in fields.parts:
-            out += encode_varint(part.tensor) + encode_varint(part.start) + encode_varint(part.n_rows)
-        return out + bytes([len(fields.permutation), *fields.permutation])
+        return view_bytes(fields)
+    if isinstance(fields, HashedFields):
+        return hashed_bytes(fields)
+    return _packed_bytes(layout, fields)
+
+
+def _packed_bytes(layout: Layout, fields: PackedFields) -> bytes:
     flags = (_FLAG_COLUMN_SCAN if fields.column_scan else 0) | (
         _FLAG_AFFINE if isinstance(fields.rule, AffineRule) else 0
     )
+    out = _rule_bytes(fields.rule)
+    if fields.scales is not None:
+        flags |= _FLAG_SCALES
+        out += bytes([fields.scales.stored_as]) + encode_varint(fields.scales.span)
+        out += encode_varint(fields.scales.n_scales) + plane_bytes(fields.scales.planes)
     if fields.partition is not None:
         flags |= _FLAG_CLASSES if fields.partition.class_stream is not None else 0
         flags |= _FLAG_ALIVE if fields.partition.alive_stream is not None else 0
-        return bytes([flags]) + _rule_bytes(fields.rule) + _partition_bytes(layout, fields.partition)
-    out = bytes([flags]) + _rule_bytes(fields.rule)
+        return bytes([flags]) + out + _partition_bytes(layout, fields.partition)
+    out = bytes([flags]) + out
     if layout is not Layout.DENSE:
         out += encode_varint(fields.n_stored)
     out += encode_varint(fields.value_stream)
@@ -246,18 +294,10 @@ def _partition_bytes(layout: Layout, partition: Partition) -> bytes:
 
 def _rule_bytes(rule: ValueRule) -> bytes:
     if isinstance(rule, CodebookValues):
-        return encode_varint(rule.codebook)
+        span = encode_varint(rule.span) if rule.groups > 1 else b""
+        return encode_varint(rule.codebook) + span
     head = struct.pack("<ffB", rule.step, rule.offset, rule.order)
     return head + (encode_zigzag(rule.k_min) if rule.order is AffineOrder.ASCENDING else b"")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DirectoryCounts:
-    """How many codebooks, streams and tensors stand before a tensor record."""
-
-    codebooks: int
-    streams: int
-    tensors: int
 
 
 def read_tensor_record(
@@ -316,16 +356,18 @@ def read_tensor_record(
 
 
 def _layout(number: int) -> Layout:
-    if number not in tuple(Layout) or number == Layout.HASHED:
+    if number not in tuple(Layout):
         raise UnsupportedFeatureError(f"layout {number} is unknown to this reader")
     return Layout(number)
 
 
 def _expected_payload(record: TensorRecord) -> int:
+    if isinstance(record.fields, PackedFields) and record.fields.scales is not None:
+        return record.fields.scales.payload_bytes
     if not isinstance(record.fields, RawFields):
         return 0
     assert record.dtype is not None
-    return record.n_elements * (record.dtype.itemsize - len(record.fields.coded_planes))
+    return record.n_stored * (record.dtype.itemsize - len(record.fields.coded_planes))
 
 
 def _read_name(cursor: ByteCursor, previous_name: str) -> str:
@@ -349,7 +391,9 @@ def _read_fields(
     cursor: ByteCursor, layout: Layout, dtype: DType, shape: tuple[int, ...], counts: DirectoryCounts
 ) -> Fields:
     if layout is Layout.RAW:
-        return _read_raw(cursor, dtype, counts)
+        return read_raw(cursor, dtype, counts)
+    if layout is Layout.RAW_SPARSE:
+        return read_raw_sparse(cursor, dtype, math.prod(shape), counts)
     if layout is Layout.CONSTANT:
         if 0 in shape:
             raise cursor.corrupt("an empty tensor has no constant")
@@ -358,40 +402,10 @@ def _read_fields(
             raise cursor.corrupt("a bool is 0 or 1")
         return ConstantFields(element=element)
     if layout is Layout.VIEW:
-        return _read_view(cursor, counts)
+        return read_view(cursor, counts)
+    if layout is Layout.HASHED:
+        return read_hashed(cursor, dtype, counts)
     return _read_packed(cursor, layout, dtype, shape, counts)
-
-
-def _read_raw(cursor: ByteCursor, dtype: DType, counts: DirectoryCounts) -> RawFields:
-    mask = cursor.u8()
-    if mask >> dtype.itemsize:
-        raise cursor.corrupt(f"plane mask {mask:#x} for elements of {dtype.itemsize} bytes")
-    planes = tuple(i for i in range(dtype.itemsize) if mask >> i & 1)
-    return RawFields(coded_planes=planes, streams=tuple(_stream(cursor, counts) for _ in planes))
-
-
-def _stream(cursor: ByteCursor, counts: DirectoryCounts) -> int:
-    number = cursor.varint()
-    if number >= counts.streams:
-        raise cursor.corrupt(f"stream {number} does not exist")
-    return number
-
-
-def _read_view(cursor: ByteCursor, counts: DirectoryCounts) -> ViewFields:
-    n_parts = cursor.varint()
-    if n_parts < 1:
-        raise cursor.corrupt(f"view of {n_parts} parts")
-    parts = []
-    for _ in range(n_parts):
-        part = ViewPart(tensor=cursor.varint(), start=cursor.varint(), n_rows=cursor.varint())
-        if part.tensor >= counts.tensors:
-            raise cursor.corrupt(f"view of tensor {part.tensor}, which does not stand before it")
-        parts.append(part)
-    rank = cursor.u8()
-    permutation = tuple(cursor.take(rank))
-    if not 1 <= rank <= MAX_RANK or sorted(permutation) != list(range(rank)):
-        raise cursor.corrupt(f"view permutation {permutation}")
-    return ViewFields(parts=tuple(parts), permutation=permutation)
 
 
 def _read_packed(
@@ -404,25 +418,34 @@ def _read_packed(
     if column_scan and len(shape) < 2:
         raise cursor.corrupt("column scan of a tensor with fewer than two dimensions")
     rule = _read_affine(cursor, dtype) if flags & _FLAG_AFFINE else _read_codebook_rule(cursor, dtype, counts)
+    scales = read_scales(cursor, dtype, math.prod(shape), counts) if flags & _FLAG_SCALES else None
+    width = rule.width if isinstance(rule, CodebookValues) else 1
     if flags & (_FLAG_CLASSES | _FLAG_ALIVE):
+        if width > 1:
+            raise cursor.corrupt("line classes of a tensor with entries of several elements")
         partition = _read_partition(cursor, layout, shape, counts, flags)
-        n_stored = sum(block.n_stored for block in partition.blocks)
         return PackedFields(
-            rule=rule, column_scan=column_scan, n_stored=n_stored, value_stream=-1, partition=partition
+            rule=rule,
+            column_scan=column_scan,
+            n_stored=sum(block.n_stored for block in partition.blocks),
+            value_stream=-1,
+            partition=partition,
+            scales=scales,
         )
-    n_elements = n_stored = math.prod(shape)
+    n_places = n_stored = n_units(math.prod(shape), width)
     if layout is not Layout.DENSE:
         n_stored = cursor.varint()
-        if n_stored > n_elements:
-            raise cursor.corrupt(f"{n_stored} nonzeros in {n_elements} elements")
-    value_stream = _stream(cursor, counts)
-    position_stream = None if layout is Layout.DENSE else _stream(cursor, counts)
+        if n_stored > n_places:
+            raise cursor.corrupt(f"{n_stored} nonzeros in {n_places} places")
+    value_stream = read_stream(cursor, counts)
+    position_stream = None if layout is Layout.DENSE else read_stream(cursor, counts)
     return PackedFields(
         rule=rule,
         column_scan=column_scan,
         n_stored=n_stored,
         value_stream=value_stream,
         position_stream=position_stream,
+        scales=scales,
     )
 
 
@@ -439,11 +462,11 @@ def _read_partition(
         n_blocks = cursor.varint()
         if not 2 <= n_blocks <= MAX_CLASSES:
             raise cursor.corrupt(f"{n_blocks} line classes, allowed are 2 to {MAX_CLASSES}")
-        class_stream = _stream(cursor, counts)
+        class_stream = read_stream(cursor, counts)
     n_alive, alive_stream = n_cross, None
     if flags & _FLAG_ALIVE:
         n_alive = cursor.varint()
-        alive_stream = _stream(cursor, counts)
+        alive_stream = read_stream(cursor, counts)
     if n_alive > n_cross:
         raise cursor.corrupt(f"{n_alive} of {n_cross} places alive")
     blocks = []
@@ -473,18 +496,24 @@ def _read_block(
     return Block(
         n_lines=n_lines,
         n_stored=n_stored,
-        value_stream=_stream(cursor, counts),
-        position_stream=None if layout is Layout.DENSE else _stream(cursor, counts),
+        value_stream=read_stream(cursor, counts),
+        position_stream=None if layout is Layout.DENSE else read_stream(cursor, counts),
     )
 
 
 def _read_codebook_rule(cursor: ByteCursor, dtype: DType, counts: DirectoryCounts) -> CodebookValues:
     codebook = cursor.varint()
-    if codebook >= counts.codebooks:
+    if codebook >= len(counts.codebooks):
         raise cursor.corrupt(f"codebook {codebook} does not exist")
     if not dtype.is_float:
         raise cursor.corrupt(f"codebook values of dtype {dtype.label}")
-    return CodebookValues(codebook=codebook)
+    found = counts.codebooks[codebook]
+    if isinstance(found, str):
+        raise UnsupportedFeatureError(found)
+    span = cursor.varint() if found.n_groups > 1 else 1
+    if span < 1:
+        raise cursor.corrupt("a codebook group spans nothing")
+    return CodebookValues(codebook=codebook, groups=found.n_groups, width=found.width, span=span)
 
 
 def _read_affine(cursor: ByteCursor, dtype: DType) -> AffineRule:
@@ -500,33 +529,3 @@ def _read_affine(cursor: ByteCursor, dtype: DType) -> AffineRule:
     if abs(k_min) >= MAX_AFFINE_K:
         raise cursor.corrupt(f"affine k starts at {k_min}")
     return AffineRule(step=step, offset=offset, order=order, k_min=k_min)
-
-
-def check_view(record: TensorRecord, earlier: list[TensorRecord]) -> None:
-    """Check a view against its sources.
-
-    Raises
-    ------
-    CorruptError
-        If a source is itself a view, ranges leave a source, shapes or dtypes differ, or element counts
-        differ.
-    """
-    fields = record.fields
-    assert isinstance(fields, ViewFields)
-    where = f"view {record.name!r}"
-    first = earlier[fields.parts[0].tensor]
-    n_rows = 0
-    for part in fields.parts:
-        source = earlier[part.tensor]
-        if source.layout is Layout.VIEW:
-            raise CorruptError(f"{where} refers to another view", section="TENSOR")
-        if not source.shape or source.shape[1:] != first.shape[1:] or source.dtype != record.dtype:
-            raise CorruptError(f"{where} joins tensors of unlike shape or dtype", section="TENSOR")
-        if part.start + part.n_rows > source.shape[0]:
-            raise CorruptError(f"{where} reaches beyond tensor {source.name!r}", section="TENSOR")
-        n_rows += part.n_rows
-    if (
-        len(fields.permutation) != len(first.shape)
-        or n_rows * math.prod(first.shape[1:]) != record.n_elements
-    ):
-        raise CorruptError(f"{where} does not have the shape of its sources", section="TENSOR")

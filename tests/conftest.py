@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
 import nqformat
-from nqformat import AffineTensor, Codebook, CodebookTensor, DType, RawTensor, ViewSource, ViewTensor
+from nqformat import (
+    AffineTensor,
+    Codebook,
+    CodebookTensor,
+    DType,
+    GroupedCodebook,
+    GroupedTensor,
+    HashedTensor,
+    Layout,
+    RawTensor,
+    Scales,
+    ViewSource,
+    ViewTensor,
+)
+from nqformat.layout_choice import Plan, Subject
 
 settings.register_profile(
     "suite", deadline=None, max_examples=60, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
@@ -52,6 +68,18 @@ def every_layout() -> dict[str, object]:
             codebook=codebook(5, 2),
             dtype=DType.FLOAT16,
         ),
+        "scaled": AffineTensor(
+            k=rng.integers(-3, 4, size=(14, 9)).astype(np.int32),
+            step=1.0,
+            scales=Scales.along_axis(rng.uniform(0.5, 2, size=14).astype(np.float32), (14, 9)),
+        ),
+        "grouped": GroupedTensor(
+            indices=rng.integers(0, 5, size=60).astype(np.uint8),
+            shape=(10, 12),
+            codebook=GroupedCodebook(values=rng.normal(size=(3, 5, 2)).astype(np.float32)),
+            span=20,
+        ),
+        "hashed": HashedTensor(source="raw", shape=(6, 5), seed=99),
         "raw": rng.normal(size=37).astype(np.float32),
         "raw_int": np.arange(-5, 5, dtype=np.int64),
         "brain": RawTensor(bits=rng.integers(0, 1 << 16, size=9).astype(np.uint16), dtype=DType.BFLOAT16),
@@ -71,3 +99,16 @@ def small_file(every_layout: dict[str, object]) -> bytes:
     return nqformat.save(
         every_layout, graph=b"graph bytes, not parsed by nqformat", metadata={"method": "test"}
     )
+
+
+@pytest.fixture
+def forced_plan(monkeypatch: pytest.MonkeyPatch) -> Callable[[Layout, bool], None]:
+    """Return a function that makes the writer store every quantized tensor in one layout and scan."""
+
+    def force(layout: Layout, column_scan: bool) -> None:
+        def only(subject: Subject, **_: object) -> list[Plan]:
+            return [subject.costed(Plan(layout=layout, column_scan=column_scan))]
+
+        monkeypatch.setattr("nqformat.quantized_plans.make_plans", only)
+
+    return force

@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .comparison import Comparison, compare
+    from .comparison import compare
+    from .comparison_table import Comparison
     from .conversion import convert
     from .export import export_onnx
     from .report import Report
@@ -31,7 +32,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Comparison": "comparison",
+    "Comparison": "comparison_table",
     "FineTuning": "training.fine_tuning",
     "ModelSource": "sources",
     "Report": "report",

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,11 @@ import numpy as np
 from nqformat.errors import ConversionError, MissingDependencyError
 
 from .baselines import BASELINES, Baseline, baseline_file
+from .comparison_table import Comparison, ComparisonRow
 from .encoding import Encoding
+from .memory import PeakMemory
 from .network import load_network, network_sensitivities
+from .nncodec import NNCODEC_QPS, nncodec_file, nncodec_missing
 from .presets import ConvertSettings
 from .quantizers import quantizer_names
 from .search import Target, byte_count, search_rate
@@ -28,126 +30,6 @@ from .verification import file_runner
 __all__ = ["Comparison", "ComparisonRow", "compare", "parse_target", "wilson_interval"]
 
 _NORMAL_95 = 1.959963984540054
-_SCHEMA_VERSION = 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ComparisonRow:
-    """One method at one bound.
-
-    Attributes
-    ----------
-    method : str
-        Name of a quantizer, ``original``, ``pruned``, or a baseline such as ``int8+lzma``.
-    target : str
-        The bound, as given; empty without one.
-    file_bytes : int or None
-        None if the bound was missed or there is no file.
-    setting : str
-        The value of the searched setting.
-    accuracy, low, high : float or None
-        Top-1, with Wilson's 95 % interval.
-    lost, won : int or None
-        Test samples that the original gets right and this one wrong, and the reverse: the paired comparison.
-    seconds : float
-        Search, quantization and encoding.
-    note : str
-        Why there is no file.
-    """
-
-    method: str
-    target: str = ""
-    file_bytes: int | None = None
-    setting: str = ""
-    accuracy: float | None = None
-    low: float | None = None
-    high: float | None = None
-    lost: int | None = None
-    won: int | None = None
-    seconds: float = 0.0
-    note: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
-    """A table of methods.
-
-    Attributes
-    ----------
-    rows : tuple of ComparisonRow
-        The original first.
-    original_bytes : int
-        Of the tensors, uncompressed.
-    n_values, n_test : int
-        Values of the model; test samples, 0 without a test.
-    notes : tuple of str
-    """
-
-    rows: tuple[ComparisonRow, ...]
-    original_bytes: int
-    n_values: int
-    n_test: int
-    notes: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the comparison as plain JSON types."""
-        return {
-            "schema_version": _SCHEMA_VERSION,
-            "original_bytes": self.original_bytes,
-            "n_values": self.n_values,
-            "n_test": self.n_test,
-            "rows": [asdict(row) for row in self.rows],
-            "notes": list(self.notes),
-        }
-
-    def __str__(self) -> str:
-        header = (
-            "method",
-            "target",
-            "bytes",
-            "ratio",
-            "bits/value",
-            "accuracy",
-            "95 %",
-            "-/+",
-            "s",
-            "setting",
-        )
-        table = [header, *(self._cells(row) for row in self.rows)]
-        widths = [max(len(cells[i]) for cells in table) for i in range(len(header))]
-        lines = [
-            "  ".join(c.ljust(w) for c, w in zip(cells, widths, strict=True)).rstrip() for cells in table
-        ]
-        lines.insert(1, "  ".join("-" * width for width in widths))
-        if self.n_test:
-            lines.append(f"accuracy: {self.n_test} test samples; -/+: lost and won against the original")
-        return "\n".join(lines + [f"note: {note}" for note in self.notes])
-
-    def _cells(self, row: ComparisonRow) -> tuple[str, ...]:
-        if row.file_bytes is None:
-            size = ("-", "", "")
-        else:
-            ratio = self.original_bytes / row.file_bytes
-            size = (f"{row.file_bytes:,}", f"{ratio:.1f}", f"{8 * row.file_bytes / self.n_values:.3f}")
-        accuracy = "" if row.accuracy is None else f"{100 * row.accuracy:.2f}"
-        interval = "" if row.low is None or row.high is None else f"{100 * row.low:.2f}-{100 * row.high:.2f}"
-        pair = "" if row.lost is None else f"{row.lost}/{row.won}"
-        tail = (f"{row.seconds:.1f}", row.note or row.setting)
-        return (row.method, row.target, *size, accuracy, interval, pair, *tail)
-
-    def save_plot(self, path: str | os.PathLike[str]) -> None:
-        """Draw size against accuracy into an image file.
-
-        Raises
-        ------
-        MissingDependencyError
-            If matplotlib is missing.
-        ConversionError
-            If no accuracy was measured.
-        """
-        from .comparison_plot import draw_comparison
-
-        draw_comparison(self, path)
 
 
 def compare(
@@ -163,6 +45,7 @@ def compare(
     optimizer_state: Any = None,
     sensitivity: str = "auto",
     samples: int = 1000,
+    sensitivity_power: float = 1.0,
     scope: str = "global",
     density: float | None = None,
     baselines: bool = True,
@@ -188,11 +71,13 @@ def compare(
     sensitivity : str
         As in :class:`~nqconvert.presets.ConvertSettings`; used by the methods that weight errors.
     samples : int
+    sensitivity_power : float
+        As in :class:`~nqconvert.presets.ConvertSettings`.
     scope : {"global", "layer"}
     density : float, optional
         Share of weights that magnitude pruning keeps, without retraining.
     baselines : bool
-        Whether to add int8 and int4 per channel with zstd (if installed) and lzma.
+        Whether to add int8 and int4 per channel with zstd and lzma, and NNCodec, where they are installed.
     batch_size : int
         Test samples in a run.
     seed : int
@@ -218,6 +103,7 @@ def compare(
         density=density,
         sensitivity=sensitivity,
         samples=samples,
+        sensitivity_power=sensitivity_power,
         seed=seed,
     )
     network = load_network(model, settings, example_inputs=example_inputs, weights=weights, progress=say)
@@ -237,12 +123,16 @@ def compare(
     for baseline in BASELINES if baselines else ():
         say(f"comparing: {baseline.name}")
         rows.append(_baseline_row(baseline, source, judge))
+    missing = nncodec_missing() if baselines else ""
+    for qp in NNCODEC_QPS if baselines and not missing else ():
+        say(f"comparing: nncodec at qp {qp}")
+        rows.append(_nncodec_row(qp, source, judge))
     return Comparison(
         rows=tuple(rows),
         original_bytes=sum(array.nbytes for array in source.tensors.values()),
         n_values=sum(array.size for array in source.tensors.values()),
         n_test=judge.n_samples,
-        notes=(*source.notes, *notes),
+        notes=(*source.notes, *notes, *([missing] if missing else [])),
     )
 
 
@@ -361,31 +251,26 @@ class _Judge:
 
 
 def _lossless_row(label: str, encoding: Encoding, base: ConvertSettings, judge: _Judge) -> ComparisonRow:
-    started = time.perf_counter()
     settings = replace(base, method="none")
-    content = encoding.content(settings, encoding.quantize(settings))
-    seconds = time.perf_counter() - started
-    return judge.file(ComparisonRow(method=label, file_bytes=len(content), seconds=seconds), content)
+    with _Costs() as costs:
+        content = encoding.content(settings, encoding.quantize(settings))
+    return judge.file(costs.on(ComparisonRow(method=label, file_bytes=len(content))), content)
 
 
 def _quantized_row(
     settings: ConvertSettings, label: str, target: Target, encoding: Encoding, judge: _Judge
 ) -> ComparisonRow:
-    started = time.perf_counter()
     bound = encoding.max_bytes(target)
     assert bound is not None
     row = ComparisonRow(method=settings.method, target=label)
+    costs = _Costs()
     try:
-        found = search_rate(settings, encoding.attempt, bound, lambda line: None)
+        with costs:
+            found = search_rate(settings, encoding.attempt, bound, lambda line: None)
     except ConversionError as error:
-        return replace(row, seconds=time.perf_counter() - started, note=str(error).partition(";")[0])
-    row = replace(
-        row,
-        file_bytes=found.file_bytes,
-        setting=_setting(found.settings),
-        seconds=time.perf_counter() - started,
-    )
-    return judge.file(row, encoding.content(found.settings, found.model))
+        return costs.on(replace(row, note=str(error).partition(";")[0]))
+    row = replace(row, file_bytes=found.file_bytes, setting=_setting(found.settings))
+    return judge.file(costs.on(row), encoding.content(found.settings, found.model))
 
 
 def _setting(settings: ConvertSettings) -> str:
@@ -397,14 +282,47 @@ def _setting(settings: ConvertSettings) -> str:
 
 
 def _baseline_row(baseline: Baseline, source: ModelSource, judge: _Judge) -> ComparisonRow:
-    started = time.perf_counter()
     row = ComparisonRow(method=baseline.name)
     try:
-        n_bytes, tensors = baseline_file(baseline, source)
+        with _Costs() as costs:
+            n_bytes, tensors = baseline_file(baseline, source)
     except MissingDependencyError as error:
         return replace(row, note=str(error))
-    row = replace(row, file_bytes=n_bytes, seconds=time.perf_counter() - started)
-    decoded: Mapping[str, np.ndarray] = tensors
-    encoding = Encoding(source=replace(source, tensors=dict(decoded)))
+    return _judged_tensors(costs.on(replace(row, file_bytes=n_bytes)), tensors, source, judge)
+
+
+def _nncodec_row(qp: int, source: ModelSource, judge: _Judge) -> ComparisonRow:
+    with _Costs() as costs:
+        n_bytes, tensors = nncodec_file(source, qp)
+    row = ComparisonRow(method="nncodec", file_bytes=n_bytes, setting=f"qp {qp}")
+    return _judged_tensors(costs.on(row), tensors, source, judge)
+
+
+def _judged_tensors(
+    row: ComparisonRow, tensors: Mapping[str, np.ndarray], source: ModelSource, judge: _Judge
+) -> ComparisonRow:
+    """Run a file of exactly these tensors."""
+    encoding = Encoding(source=replace(source, tensors=dict(tensors)))
     settings = ConvertSettings(method="none")
     return judge.file(row, encoding.content(settings, encoding.quantize(settings)))
+
+
+class _Costs:
+    """Seconds and peak memory of the work in a block."""
+
+    def __init__(self) -> None:
+        self._memory = PeakMemory()
+        self._started = self._seconds = 0.0
+
+    def __enter__(self) -> _Costs:
+        self._memory.__enter__()
+        self._started = time.perf_counter()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._seconds = time.perf_counter() - self._started
+        self._memory.__exit__(*error)
+
+    def on(self, row: ComparisonRow) -> ComparisonRow:
+        """Return the row with its costs."""
+        return replace(row, seconds=self._seconds, peak_bytes=self._memory.peak_bytes)

@@ -9,7 +9,7 @@ from nqformat.errors import ConversionError
 from nqformat.optional_packages import require_package
 
 if TYPE_CHECKING:
-    from .comparison import Comparison
+    from .comparison_table import Comparison
 
 __all__ = ["draw_comparison"]
 

@@ -8,16 +8,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from nqformat.dtypes import DType
 from nqformat.errors import ConversionError
 from nqformat.files import replaced_when_done
+from nqformat.tensor import HashedTensor, ViewTensor
 
 from .encoding import Encoding
+from .memory import PeakMemory, StageClock
 from .network import Network, load_network, network_sensitivities
 from .presets import ConvertSettings, preset_settings
 from .quantization import QuantizedModel, is_weight
 from .quantizers import get_quantizer
 from .report import Report, measure_file
 from .search import Target, search_rate
+from .sensitivity.loss_check import LossCheck, check_losses
+from .sensitivity.settings import SensitivitySettings
 from .sources import ModelSource
 from .training.fine_tuning import FineTuning, fine_tune_centres
 from .training.stage import Training
@@ -44,8 +49,11 @@ def convert(
     rest: str | None = None,
     step: float | None = None,
     rate_penalty: float | None = None,
+    width: int | None = None,
+    product: bool | None = None,
     sensitivity: str | None = None,
     samples: int | None = None,
+    sensitivity_power: float | None = None,
     calibration: Any = None,
     loss: Callable[[Any, Any], Any] | None = None,
     optimizer_state: Any = None,
@@ -80,7 +88,9 @@ def convert(
     evaluate : callable, optional
         Takes a function from feeds to outputs and returns an accuracy; called for the original and for the
         file.
-    method, clusters, scope, density, rest, step, rate_penalty, sensitivity, samples, seed : optional
+    method, clusters, scope, density, rest, step, rate_penalty, width, product : optional
+        Override single settings of the preset; see :class:`~nqconvert.presets.ConvertSettings`.
+    sensitivity, samples, sensitivity_power, seed : optional
         Override single settings of the preset; see :class:`~nqconvert.presets.ConvertSettings`.
     calibration : array, tuple, mapping or iterable, optional
         Inputs, or inputs with targets, to measure sensitivities on; see
@@ -121,6 +131,7 @@ def convert(
     MissingDependencyError
         If an optional package is missing; names the extra.
     """
+    clock = StageClock()
     started = time.perf_counter()
     say = progress or _silent
     settings = preset_settings(
@@ -132,52 +143,70 @@ def convert(
         rest=rest,
         step=step,
         rate_penalty=rate_penalty,
+        width=width,
+        product=product,
         sensitivity=sensitivity,
         samples=samples,
+        sensitivity_power=sensitivity_power,
         seed=seed,
     )
     target = Target(bits=target_bits, size=target_size, ratio=target_ratio)
     get_quantizer(settings.method)
-    network = load_network(
-        model,
-        settings,
-        example_inputs=example_inputs,
-        weights=weights,
-        training=training,
-        dynamic_batch=dynamic_batch,
-        progress=say,
-    )
-    feeds = network.feeds(example_inputs)
-    sensitivities, sensitivity_notes = network_sensitivities(
-        network,
-        settings,
-        calibration=calibration,
-        loss=loss,
-        optimizer_state=optimizer_state,
-        progress=say,
-    )
-    encoding = Encoding(
-        source=network.pruned(settings.density),
-        sensitivities=sensitivities,
-        full_metadata=full_metadata,
-        edge=edge,
-        prefer=prefer,
-    )
-    max_bytes = encoding.max_bytes(target)
-    quantized = _quantize(encoding, settings, max_bytes, say)
-    if fine_tuning is not None:
-        quantized = _fine_tune(network, quantized, fine_tuning, say)
-    _check_strict(quantized.model.exact, network.source, strict)
-    before = None if evaluate is None else accuracy_of(evaluate, network.run)
-    say("encoding")
-    with replaced_when_done(path) as staged:
-        encoding.write(quantized.settings, quantized.model, staged)
-        _check_bound(staged, max_bytes)
-        say("verifying the written file")
-        verification = verify_file(staged, network, feeds, evaluate)
-        file = measure_file(staged)
+    with PeakMemory() as memory:
+        with clock.stage("load"):
+            network = load_network(
+                model,
+                settings,
+                example_inputs=example_inputs,
+                weights=weights,
+                training=training,
+                dynamic_batch=dynamic_batch,
+                progress=say,
+            )
+            feeds = network.feeds(example_inputs)
+        with clock.stage("sensitivities"):
+            sensitivities, sensitivity_notes = network_sensitivities(
+                network,
+                settings,
+                calibration=calibration,
+                loss=loss,
+                optimizer_state=optimizer_state,
+                progress=say,
+            )
+        encoding = Encoding(
+            source=network.pruned(settings.density),
+            sensitivities=sensitivities,
+            full_metadata=full_metadata,
+            edge=edge,
+            prefer=prefer,
+        )
+        max_bytes = encoding.max_bytes(target)
+        with clock.stage("quantize"):
+            quantized = _quantize(encoding, settings, max_bytes, say)
+        if fine_tuning is not None:
+            with clock.stage("fine-tune"):
+                quantized = _fine_tune(network, quantized, fine_tuning, say)
+        _check_strict(quantized.model.exact, network.source, strict)
+        losses = _LossCheck()
+        if calibration is not None and (loss is not None or evaluate is not None):
+            with clock.stage("check losses"):
+                checked = SensitivitySettings(
+                    samples=settings.samples, seed=settings.seed, loss=loss, progress=say
+                )
+                losses = _check_losses(encoding, quantized.model, calibration, checked)
+        with clock.stage("evaluate"):
+            before = None if evaluate is None else accuracy_of(evaluate, network.run)
+        say("encoding")
+        with replaced_when_done(path) as staged:
+            with clock.stage("encode"):
+                encoding.write(quantized.settings, quantized.model, staged)
+            _check_bound(staged, max_bytes)
+            say("verifying the written file")
+            with clock.stage("verify"):
+                verification = verify_file(staged, network, feeds, evaluate)
+                file = measure_file(staged)
     after = verification.accuracy
-    notes = (*network.source.notes, *network.notes, *sensitivity_notes, *quantized.notes)
+    notes = (*network.source.notes, *network.notes, *sensitivity_notes, *quantized.notes, *losses.notes)
     return Report(
         path=os.fspath(path),
         preset=settings.preset,
@@ -192,7 +221,18 @@ def convert(
         notes=(*notes, *verification.notes),
         warnings=() if settings.method == "none" else verification.warnings,
         seconds=time.perf_counter() - started,
+        stage_seconds=clock.seconds,
+        peak_bytes=memory.peak_bytes,
+        loss_check=losses.found,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _LossCheck:
+    """Predicted against measured losses, or why they could not be measured."""
+
+    found: LossCheck | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,6 +275,25 @@ def _fine_tune(network: Network, quantized: _Quantized, tuning: FineTuning, say:
     if first is not None and best is not None:
         note += f": validation loss {first:.4g} -> {best:.4g}"
     return replace(quantized, model=replace(quantized.model, tensors=tensors), notes=(note,))
+
+
+def _check_losses(
+    encoding: Encoding, model: QuantizedModel, calibration: Any, settings: SensitivitySettings
+) -> _LossCheck:
+    """Compare what the sensitivities predict with the loss of the quantized network."""
+    source, sensitivities = encoding.source, encoding.sensitivities
+    if not sensitivities or source.graph is None:
+        return _LossCheck()
+    made = {name: model.tensors[name] for name in sensitivities}
+    quantized = {
+        name: tensor.decode()
+        for name, tensor in made.items()
+        if not isinstance(tensor, HashedTensor | ViewTensor) and tensor.dtype is DType.FLOAT32
+    }
+    try:
+        return _LossCheck(found=check_losses(source, quantized, sensitivities, calibration, settings))
+    except ConversionError as error:
+        return _LossCheck(notes=(f"predicted and measured losses were not compared: {error}",))
 
 
 def _check_bound(path: os.PathLike[str], max_bytes: int | None) -> None:

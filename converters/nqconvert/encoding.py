@@ -11,7 +11,7 @@ import numpy as np
 
 import nqformat
 from nqformat.dtypes import DType
-from nqformat.tensor import CodebookTensor, Tensor
+from nqformat.tensor import HashedTensor, RawTensor, Tensor, ViewTensor
 
 from .presets import ConvertSettings
 from .quantization import QuantizedModel, quantize_tensors
@@ -97,7 +97,7 @@ class Encoding:
         filling = float(np.mean([array.mean() for array in given.values()])) if given else 1.0
         total = 0.0
         for name, tensor in model.tensors.items():
-            if not isinstance(tensor, CodebookTensor) or tensor.dtype is DType.BFLOAT16:
+            if isinstance(tensor, RawTensor | ViewTensor | HashedTensor) or tensor.dtype is DType.BFLOAT16:
                 continue
             error = np.square(self.source.tensors[name] - tensor.decode(), dtype=np.float64)
             weighted = error * given[name] if name in given else error * filling

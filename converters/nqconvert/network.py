@@ -144,7 +144,12 @@ def network_sensitivities(
         {name: array for name, array in network.source.tensors.items() if is_weight(array)},
         settings.sensitivity,
         StageData(module=network.module, calibration=calibration, loss=loss, optimizer_state=optimizer_state),
-        SensitivitySettings(samples=settings.samples, seed=settings.seed, progress=progress),
+        SensitivitySettings(
+            samples=settings.samples,
+            seed=settings.seed,
+            power=settings.sensitivity_power,
+            progress=progress,
+        ),
     )
 
 

@@ -26,8 +26,8 @@ class ConvertSettings:
         Name of a quantizer, ``none`` for lossless.
     clusters : int
         Most codebook entries, not counting the zero of pruned tensors.
-    scope : {"layer", "global"}
-        One codebook for each tensor or one for all.
+    scope : {"layer", "global", "channel"}
+        One codebook for each tensor, one for all, or one for each channel.
     density : float or None
         Share of weights that pruning keeps; None leaves the zeros that are there.
     smaller_of_lossless : bool
@@ -38,11 +38,17 @@ class ConvertSettings:
         Step of uniform grids, in units of the root mean square (method ``uniform``).
     rate_penalty : float or None
         Cost of one bit as a share of the mean square (method ``ecsq``).
+    width : int
+        Elements of an entry (method ``vq``).
+    product : bool
+        A codebook for each place in a row (method ``vq``).
     sensitivity : str
         How errors of weights are weighted: a name of :func:`nqconvert.sensitivity.sensitivity_names`, or
         ``auto`` for what the model and the data allow.
     samples : int
         Most calibration samples to measure sensitivities on.
+    sensitivity_power : float
+        Sensitivities are raised to it; 0.5 trusts their extremes less.
     seed : int
     """
 
@@ -55,8 +61,11 @@ class ConvertSettings:
     rest: str = "float32"
     step: float | None = None
     rate_penalty: float | None = None
+    width: int = 4
+    product: bool = False
     sensitivity: str = "none"
     samples: int = 1000
+    sensitivity_power: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -66,6 +75,8 @@ class ConvertSettings:
             raise ValueError(f"rest must be one of {', '.join(REST_DTYPES)}, not {self.rest!r}")
         if self.samples < 1:
             raise ValueError(f"samples must be at least 1, not {self.samples}")
+        if not self.sensitivity_power > 0:
+            raise ValueError(f"sensitivity_power must be positive, not {self.sensitivity_power}")
         self.quantizer_settings()
 
     def quantizer_settings(self) -> QuantizerSettings:
@@ -76,6 +87,8 @@ class ConvertSettings:
             codebook_dtype=DType.FLOAT16,
             step=self.step,
             rate_penalty=self.rate_penalty,
+            width=self.width,
+            product=self.product,
             seed=self.seed,
         )
 
@@ -139,6 +152,10 @@ PRESETS: dict[str, Preset] = {
     "inq": Preset(
         settings=ConvertSettings(preset="inq", method="inq", clusters=16, smaller_of_lossless=False),
         purpose="Zhou et al. 2017: zero and powers of two, 5 bits, without the retraining",
+    ),
+    "vq": Preset(
+        settings=ConvertSettings(preset="vq", method="vq"),
+        purpose="Gong et al. 2014: k-means of 4 weights at a time, 256 entries for each tensor",
     ),
 }
 

@@ -9,17 +9,18 @@ import numpy as np
 
 from nqformat.dtypes import DType, dtype_of, storage_bits
 from nqformat.errors import ConversionError
-from nqformat.tensor import CodebookTensor, RawTensor, Tensor, round_codebook
+from nqformat.tensor import RawTensor, Tensor, round_codebook
 
 from .presets import ConvertSettings
 from .quantizers import get_quantizer
+from .quantizers.distinct import without_negative_zeros
 from .quantizers.lossless import lossless_tensor
 from .quantizers.rate import estimate_bits
+from .quantizers.signs import few_valued_tensor
 
 __all__ = ["QuantizedModel", "is_weight", "quantize_tensors"]
 
 MIN_WEIGHTS = 64
-_TERNARY = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +46,9 @@ def quantize_tensors(
 ) -> QuantizedModel:
     """Quantize weights and keep the rest.
 
+    Weights of two or three values, as they are or up to a factor for each channel, are kept exactly whatever
+    the method (-0.0 becomes 0.0 unless that is ``none``).
+
     Raises
     ------
     ConversionError
@@ -58,11 +62,14 @@ def quantize_tensors(
     exact = {name: reason for name, array in tensors.items() if (reason := _reason_exact(array))}
     for name, array in tensors.items():
         _require_finite(name, array)
-    weights = {name: array for name, array in tensors.items() if name not in exact}
+    few_valued = {
+        name: found
+        for name, array in tensors.items()
+        if name not in exact and (found := few_valued_tensor(without_negative_zeros(array))) is not None
+    }
+    weights = {name: a for name, a in tensors.items() if name not in exact and name not in few_valued}
     quantized = quantizer(weights, sensitivities, settings.quantizer_settings()) if weights else {}
     for name, tensor in quantized.items():
-        if _is_exact_ternary(tensor, tensors[name]):
-            continue
         if settings.smaller_of_lossless:
             kept = lossless_tensor(tensors[name])
             if estimate_bits(kept) <= estimate_bits(tensor):
@@ -70,6 +77,7 @@ def quantize_tensors(
                 exact[name] = "lossless is smaller than quantized"
         if isinstance(quantized[name], RawTensor) and name not in exact:
             exact[name] = "too few weights for a codebook to pay"
+    quantized.update(few_valued)
     made = {
         name: quantized[name] if name in quantized else _rest(tensors[name], settings.rest)
         for name in tensors
@@ -77,21 +85,20 @@ def quantize_tensors(
     return QuantizedModel(tensors=made, exact=exact)
 
 
-def _is_exact_ternary(tensor: Tensor, array: np.ndarray) -> bool:
-    """Whether a tensor of two or three values is held as such, all of them exactly."""
-    if not isinstance(tensor, CodebookTensor) or tensor.codebook.values.size > _TERNARY:
-        return False
-    return np.array_equal(tensor.decode(), storage_bits(array))
-
-
 def _lossless(tensors: Mapping[str, np.ndarray]) -> QuantizedModel:
-    made = {name: lossless_tensor(array) for name, array in tensors.items()}
+    made = {name: _smallest_exact(array) for name, array in tensors.items()}
     exact = {
         name: "no codebook, zeros or grid found"
         for name, tensor in made.items()
         if isinstance(tensor, RawTensor)
     }
     return QuantizedModel(tensors=made, exact=exact)
+
+
+def _smallest_exact(array: np.ndarray) -> Tensor:
+    """Return the smaller of what the lossless quantizer finds and signs with scales."""
+    kept, few = lossless_tensor(array), few_valued_tensor(array)
+    return kept if few is None or estimate_bits(kept) <= estimate_bits(few) else few
 
 
 def is_weight(array: np.ndarray) -> bool:

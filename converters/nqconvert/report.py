@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import nqformat
 from nqformat.accounting import FileBytes, TensorBytes, account
 
+from .sensitivity.loss_check import LossCheck
 from .verification import OutputComparison
 
 __all__ = ["SCHEMA_VERSION", "Report", "file_json", "file_table"]
@@ -42,6 +43,13 @@ class Report:
         Why a tensor was not quantized, by name.
     notes, warnings : tuple of str
     seconds : float
+    stage_seconds : dict of str to float
+        Wall-clock seconds by stage.
+    peak_bytes : int or None
+        Largest resident memory above that at the start; None if the system does not tell.
+    loss_check : LossCheck or None
+        Predicted against measured change of the loss, where sensitivities, calibration data and a loss or an
+        evaluation were given.
     """
 
     path: str
@@ -57,6 +65,9 @@ class Report:
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
     seconds: float
+    stage_seconds: dict[str, float] = field(default_factory=dict)
+    peak_bytes: int | None = None
+    loss_check: LossCheck | None = None
 
     @property
     def file_bytes(self) -> int:
@@ -85,6 +96,9 @@ class Report:
             "notes": list(self.notes),
             "warnings": list(self.warnings),
             "seconds": self.seconds,
+            "stage_seconds": self.stage_seconds,
+            "peak_bytes": self.peak_bytes,
+            "loss_check": None if self.loss_check is None else self.loss_check.to_json(),
             **file_json(self.file),
         }
 
@@ -105,10 +119,22 @@ class Report:
         if self.accuracy is not None:
             before, after = self.accuracy
             lines.append(f"accuracy: {before:.4f} before, {after:.4f} after")
+        if self.loss_check is not None:
+            lines.append(str(self.loss_check))
+        lines += _cost_lines(self.stage_seconds, self.peak_bytes)
         lines += _exact_lines(self.exact)
         lines += [f"note: {note}" for note in self.notes]
         lines += [f"warning: {warning}" for warning in self.warnings]
         return "\n".join(lines)
+
+
+def _cost_lines(stage_seconds: dict[str, float], peak_bytes: int | None) -> list[str]:
+    lines = []
+    if stage_seconds:
+        lines.append("seconds: " + ", ".join(f"{name} {s:.1f}" for name, s in stage_seconds.items()))
+    if peak_bytes is not None:
+        lines.append(f"peak memory: {peak_bytes / 1e6:,.0f} MB above that at the start")
+    return lines
 
 
 def _outputs_json(outputs: OutputComparison | None) -> dict[str, Any] | None:

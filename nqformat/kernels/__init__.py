@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import blocks
-from .objects import KernelLibrary, kernel_library
+from .objects import KernelLibrary, Part, is_loaded, kernel_library
 from .reference import (
     count_symbols_reference,
     decode_prefix_reference,
@@ -26,18 +26,29 @@ from .reference import (
     pack_bits_reference,
     pack_codes_reference,
 )
-from .tables import MAX_LENGTH, DecodeTable, build_decode_table, spread_table, stream_block
+from .tables import (
+    MAX_LENGTH,
+    MAX_TABLE_LOG2,
+    DecodeTable,
+    TansTables,
+    build_decode_table,
+    spread_table,
+    stream_block,
+    tans_decode_table,
+)
 from .tans_reference import decode_tans_reference, encode_tans_reference
 
 if TYPE_CHECKING:
     from nqformat.prefix_code import PrefixCode
 
 __all__ = [
+    "SLOW_TANS",
+    "TansTables",
     "count_symbols",
     "decode_prefix_streams",
     "decode_table",
     "decode_tans_streams",
-    "encode_tans",
+    "encode_tans_streams",
     "join_hybrid",
     "join_planes",
     "native",
@@ -45,6 +56,9 @@ __all__ = [
     "pack_codes",
     "use_numba",
 ]
+
+SLOW_TANS = 4
+"""How many times slower than other symbols tANS symbols are without compiled kernels."""
 
 _WORTH_LOADING_SYMBOLS = 200_000
 _WORTH_COMPILING_SYMBOLS = 20_000_000
@@ -59,16 +73,16 @@ def _choice() -> str:
     return choice
 
 
-def native(n_symbols: int) -> KernelLibrary | None:
-    """Return the compiled kernels if work on `n_symbols` shall use them, else None."""
+def native(n_symbols: int, part: Part = Part.DECODER) -> KernelLibrary | None:
+    """Return the compiled kernels of a part if work on `n_symbols` shall use them, else None."""
     choice = _choice()
     if choice == "numpy":
         return None
     if choice == "numba":
-        return kernel_library(compile_missing=True)
-    if n_symbols < _WORTH_LOADING_SYMBOLS and not _is_loaded():
+        return kernel_library(part, compile_missing=True)
+    if n_symbols < _WORTH_LOADING_SYMBOLS and not is_loaded(part):
         return None
-    return kernel_library(compile_missing=n_symbols >= _WORTH_COMPILING_SYMBOLS)
+    return kernel_library(part, compile_missing=n_symbols >= _WORTH_COMPILING_SYMBOLS)
 
 
 def use_numba(n_symbols: int) -> bool:
@@ -79,12 +93,6 @@ def use_numba(n_symbols: int) -> bool:
     if choice == "auto" and "numba" not in sys.modules and n_symbols < _WORTH_NUMBA_SYMBOLS:
         return False
     return importlib.util.find_spec("numba") is not None
-
-
-def _is_loaded() -> bool:
-    from .objects import _loader
-
-    return _loader.library is not None
 
 
 def run(library: KernelLibrary, kernel: int, *parameters: int) -> int:
@@ -105,7 +113,7 @@ def decode_table(lengths: tuple[int, ...]) -> DecodeTable | None:
 
     The tables of the last codes are kept: at most 64 of 20 to 80 KB.
     """
-    library = kernel_library(compile_missing=True)
+    library = kernel_library(Part.DECODER, compile_missing=True)
     return None if library is None else build_decode_table(library, lengths)
 
 
@@ -117,7 +125,7 @@ def pack_bits(values: np.ndarray, widths: np.ndarray) -> bytes:
     values : ndarray of uint64, shape (n,), value < 2**width
     widths : ndarray of uint8, shape (n,), each at most 56
     """
-    library = native(values.size)
+    library = native(values.size, Part.ENCODER)
     if library is None:
         return pack_bits_reference(values, widths).tobytes()
     values = np.ascontiguousarray(values, dtype=np.uint64)
@@ -139,13 +147,15 @@ def pack_codes(symbols: np.ndarray, bounds: list[int], codes: np.ndarray, length
         Codewords, first bit lowest.
     lengths : ndarray of uint8, shape (256,), each at most 13
     """
-    library = native(symbols.size)
+    library = native(symbols.size, Part.ENCODER)
     if library is None:
         return [pack_codes_reference(symbols[a:b], codes, lengths) for a, b in pairwise(bounds)]
     symbols = np.ascontiguousarray(symbols, dtype=np.uint8)
     assert bounds[0] >= 0 and bounds[-1] <= symbols.size and int(lengths.max()) <= MAX_LENGTH
     table = codes.astype(np.uint32) | lengths.astype(np.uint32) << np.uint32(16)
-    out = np.empty(max(b - a for a, b in pairwise(bounds)) * MAX_LENGTH // 8 + 24, dtype=np.uint8)
+    if len(bounds) == 5 and int(np.count_nonzero(lengths)) ** 2 <= symbols.size:
+        return _pack_pairs(library, symbols, bounds, table)
+    out = _packed_area(max(b - a for a, b in pairwise(bounds)))
     parts = []
     for a, b in pairwise(bounds):
         n_bits = run(library, blocks.PACK_CODES, address(symbols) + a, b - a, address(table), address(out))
@@ -153,9 +163,38 @@ def pack_codes(symbols: np.ndarray, bounds: list[int], codes: np.ndarray, length
     return parts
 
 
+def _packed_area(n_symbols: int) -> np.ndarray:
+    """Room for codewords, and the words that the kernels store beyond them."""
+    return np.empty(n_symbols * MAX_LENGTH // 8 + 24, dtype=np.uint8)
+
+
+def _pack_pairs(
+    library: KernelLibrary, symbols: np.ndarray, bounds: list[int], table: np.ndarray
+) -> list[bytes]:
+    """Pack four sub-streams at once, two symbols a look-up."""
+    pairs = _pair_table(library, table.tobytes())
+    lengths = [b - a for a, b in pairwise(bounds)]
+    areas = [_packed_area(n) for n in lengths]
+    starts = [address(symbols) + a for a in bounds[:-1]]
+    block = np.array(
+        (address(pairs), address(table), *starts, *lengths, *map(address, areas)), dtype=np.int64
+    )
+    library.run(blocks.PACK_PAIRS, address(block))
+    return [area[: (int(n) + 7) // 8].tobytes() for area, n in zip(areas, block[6:10], strict=True)]
+
+
+@lru_cache(maxsize=8)
+def _pair_table(library: KernelLibrary, codes: bytes) -> np.ndarray:
+    """Codewords of all pairs of symbols: uint32, shape (65536,), 256 KB of which few pages are touched."""
+    table = np.frombuffer(codes, dtype=np.uint32)
+    pairs = np.zeros(1 << 16, dtype=np.uint32)
+    run(library, blocks.JOIN_PAIRS, address(table), address(pairs))
+    return pairs
+
+
 def count_symbols(symbols: np.ndarray) -> np.ndarray:
     """Histogram of bytes: int64, shape (256,)."""
-    library = native(symbols.size) if symbols.dtype == np.uint8 else None
+    library = native(symbols.size, Part.ENCODER) if symbols.dtype == np.uint8 else None
     if library is None:
         return count_symbols_reference(symbols)
     symbols = np.ascontiguousarray(symbols)
@@ -247,18 +286,11 @@ def decode_prefix_streams(
     ndarray of uint8, shape (symbol_bounds[-1],), or None
         None if a sub-stream is corrupt (wrong end or padding).
     """
-    n_symbols = symbol_bounds[-1]
-    library = native(n_symbols)
+    library = native(symbol_bounds[-1])
     table = None if library is None else decode_table(code.lengths)
-    out = np.empty(n_symbols, dtype=np.uint8)
     if library is not None and table is not None:
-        row = np.zeros(blocks.CODED, dtype=np.int64)
-        row[0] = byte_bounds[0]
-        row[1 : len(byte_bounds)] = np.diff(byte_bounds)
-        row[5:8] = len(byte_bounds) - 1, n_symbols, n_symbols
-        stream = stream_block(buffer, row, 1, spread_table(1, 256), table=table)
-        status = run(library, blocks.BYTES, address(stream), address(out), 0, 0, 0, 0, 0, 0, 1, n_symbols)
-        return out if status == 0 else None
+        return _decode_streams(library, table, buffer, byte_bounds, symbol_bounds[-1])
+    out = np.empty(symbol_bounds[-1], dtype=np.uint8)
     for i in range(len(byte_bounds) - 1):
         part = out[symbol_bounds[i] : symbol_bounds[i + 1]]
         stored = buffer[byte_bounds[i] : byte_bounds[i + 1]]
@@ -267,40 +299,60 @@ def decode_prefix_streams(
     return out
 
 
-def encode_tans(
-    symbols: np.ndarray,
-    frequencies: np.ndarray,
-    first_place: np.ndarray,
-    states: np.ndarray,
-    table_log2: int,
-    *,
-    numba: bool | None = None,
-) -> bytes:
-    """Encode one sub-stream; arrays as in :func:`.tans_reference.encode_tans_reference`."""
-    if numba is None:
-        numba = use_numba(symbols.size)
-    if numba:
-        from . import tans
+def _decode_streams(
+    library: KernelLibrary, table: DecodeTable, buffer: np.ndarray, byte_bounds: list[int], n_symbols: int
+) -> np.ndarray | None:
+    """Decode the sub-streams of a chunk; None if one is corrupt."""
+    out = np.empty(n_symbols, dtype=np.uint8)
+    row = np.zeros(blocks.CODED, dtype=np.int64)
+    row[0] = byte_bounds[0]
+    row[1 : len(byte_bounds)] = np.diff(byte_bounds)
+    row[5:8] = len(byte_bounds) - 1, n_symbols, n_symbols
+    stream = stream_block(buffer, row, 1, spread_table(1, 256), table=table)
+    status = run(library, blocks.BYTES, address(stream), address(out), 0, 0, 0, 0, 0, 0, 1, n_symbols)
+    return out if status == 0 else None
 
-        n = symbols.size + min(2, symbols.size)
-        numbers, widths = np.empty(n, dtype=np.uint64), np.empty(n, dtype=np.uint8)
-        status = tans.encode_tans(symbols, frequencies, first_place, states, table_log2, numbers, widths)
-        assert status == 0
-    else:
-        numbers, widths = encode_tans_reference(symbols, frequencies, first_place, states, table_log2)
-    return pack_bits(numbers, widths)
+
+def encode_tans_streams(symbols: np.ndarray, bounds: list[int], tables: TansTables) -> list[bytes]:
+    """Encode the symbols between each two bounds under a tANS code.
+
+    Parameters
+    ----------
+    symbols : ndarray of uint8
+        Each of a positive frequency.
+    bounds : list of int, length n_parts + 1
+    tables : TansTables
+
+    Raises
+    ------
+    ValueError
+        If a symbol has no frequency.
+    """
+    library = native(SLOW_TANS * symbols.size, Part.ENCODER)
+    if library is None:
+        pairs = [encode_tans_reference(symbols[a:b], tables) for a, b in pairwise(bounds)]
+        return [pack_bits(numbers, widths) for numbers, widths in pairs]
+    symbols = np.ascontiguousarray(symbols, dtype=np.uint8)
+    assert bounds[0] >= 0 and bounds[-1] <= symbols.size and tables.table_log2 <= MAX_TABLE_LOG2
+    if count_symbols(symbols)[tables.frequencies == 0].any():
+        raise ValueError("a symbol has no frequency in the tANS code")
+    most = max(b - a for a, b in pairwise(bounds))
+    bit_counts, offsets = tables.encoder_steps
+    buffer = np.empty(most, dtype=np.uint32)
+    out = np.empty((most + 2) * MAX_TABLE_LOG2 // 8 + 24, dtype=np.uint8)
+    shared = (*map(address, (bit_counts, offsets, tables.first_place, tables.states)), tables.table_log2)
+    parts = []
+    for a, b in pairwise(bounds):
+        places = (address(symbols) + a, b - a, *shared, address(buffer), address(out))
+        n_bits = run(library, blocks.ENCODE_TANS, *places)
+        parts.append(out[: (n_bits + 7) // 8].tobytes())
+    return parts
 
 
 def decode_tans_streams(
-    buffer: np.ndarray,
-    byte_bounds: list[int],
-    table: np.ndarray,
-    table_log2: int,
-    symbol_bounds: list[int],
-    *,
-    numba: bool | None = None,
+    buffer: np.ndarray, byte_bounds: list[int], table: np.ndarray, table_log2: int, symbol_bounds: list[int]
 ) -> np.ndarray | None:
-    """Decode adjacent sub-streams of one tANS code.
+    """Decode adjacent sub-streams, one or four, of one tANS code.
 
     Parameters
     ----------
@@ -313,15 +365,11 @@ def decode_tans_streams(
     ndarray of uint8, shape (symbol_bounds[-1],), or None
         None if a sub-stream is corrupt (wrong end or padding).
     """
+    library = native(SLOW_TANS * symbol_bounds[-1])
+    if library is not None:
+        decoder = tans_decode_table(table, table_log2)
+        return _decode_streams(library, decoder, buffer, byte_bounds, symbol_bounds[-1])
     out = np.empty(symbol_bounds[-1], dtype=np.uint8)
-    if numba is None:
-        numba = use_numba(out.size)
-    if numba:
-        from . import tans
-
-        bounds = (np.array(byte_bounds, dtype=np.int64), np.array(symbol_bounds, dtype=np.int64))
-        status = tans.decode_tans_streams(buffer, bounds[0], table, table_log2, bounds[1], out)
-        return out if status == 0 else None
     for i in range(len(byte_bounds) - 1):
         part = out[symbol_bounds[i] : symbol_bounds[i + 1]]
         if decode_tans_reference(buffer[byte_bounds[i] : byte_bounds[i + 1]], table, table_log2, part):

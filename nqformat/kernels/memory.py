@@ -81,6 +81,47 @@ def count_ones(typing_context, value):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
+def stream_line(typing_context, source, target):  # type: ignore[no-untyped-def]
+    """Copy 64 bytes past the cache; `target`, and only it, is a multiple of 64. See :func:`order_stores`."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        line = ir.VectorType(_WORD, 8).as_pointer()
+        loaded = builder.load(builder.inttoptr(arguments[0], line))
+        loaded.align = 1
+        stored = builder.store(loaded, builder.inttoptr(arguments[1], line))
+        stored.align = 64
+        hint = builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])
+        stored.set_metadata("nontemporal", hint)
+        return context.get_dummy_value()
+
+    return types.none(types.uint64, types.uint64), generate
+
+
+@intrinsic
+def order_stores(typing_context):  # type: ignore[no-untyped-def]
+    """Make all stores before, also those past the cache, visible before any store after."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.none(), generate
+
+
+@intrinsic
+def copy_bytes(typing_context, source, target, n_bytes):  # type: ignore[no-untyped-def]
+    """Copy `n_bytes` with the C library's memcpy; the areas do not overlap."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        byte = ir.IntType(8).as_pointer()
+        start, stop = builder.inttoptr(arguments[0], byte), builder.inttoptr(arguments[1], byte)
+        cgutils.raw_memcpy(builder, stop, start, arguments[2], 1)
+        return context.get_dummy_value()
+
+    return types.none(types.uint64, types.uint64, types.uint64), generate
+
+
+@intrinsic
 def clear_bytes(typing_context, address, n_bytes):  # type: ignore[no-untyped-def]
     """Write `n_bytes` zeros with the C library's memset, which reads nothing into the cache first."""
 

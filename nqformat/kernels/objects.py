@@ -1,9 +1,10 @@
-"""The compiled kernels as one object file, kept in a cache folder and loaded without importing Numba.
+"""The compiled kernels as two object files, kept in a cache folder and loaded without importing Numba.
 
-The object is keyed by the sources, the CPU with its features and the versions that produced it. A folder that
-is missing or cannot be written costs a compilation a process and nothing else; a file that is damaged, or
-that another user may have written, is ignored. The environment variable ``NQFORMAT_CACHE_DIR`` names another
-folder; an empty value switches the cache off.
+Decoding and encoding have an object each, so that a reader compiles no encoder. An object is keyed by the
+sources, the CPU with its features and the versions that produced it. A folder that is missing or cannot be
+written costs a compilation a process and nothing else; a file that is damaged, or that another user may have
+written, is ignored. The environment variable ``NQFORMAT_CACHE_DIR`` names another folder; an empty value
+switches the cache off.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
+import importlib
 import importlib.util
 import os
 import platform
@@ -19,14 +21,38 @@ import stat
 import sys
 import threading
 from collections.abc import Callable
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
-__all__ = ["KernelLibrary", "kernel_library"]
+__all__ = ["KernelLibrary", "Part", "is_loaded", "kernel_library"]
 
-_SOURCES = ("blocks.py", "memory.py", "bitstream.py", "objects.py")
+_SHARED_SOURCES = ("blocks.py", "memory.py", "words.py", "objects.py")
 _SETTINGS = ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "NUMBA_OPT", "NUMBA_SLP_VECTORIZE")
 _DIGEST_BYTES = 32
+
+
+class Part(Enum):
+    """The object files: each holds the kernels that its entry module of this name calls."""
+
+    DECODER = "decoder"
+    ENCODER = "encoder"
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Files of this package that the object is made from."""
+        if self is Part.ENCODER:
+            return (*_SHARED_SOURCES, "encoder.py", "packing.py")
+        return (
+            *_SHARED_SOURCES,
+            "decoder.py",
+            "chunk_symbols.py",
+            "dense.py",
+            "lookup.py",
+            "prefix.py",
+            "sparse.py",
+            "tans.py",
+        )
 
 
 class KernelLibrary:
@@ -50,23 +76,30 @@ class KernelLibrary:
 
 
 class _Loader:
-    """Holds the library of the process, once there is one."""
+    """Holds a library of the process, once there is one."""
 
-    def __init__(self) -> None:
+    def __init__(self, part: Part) -> None:
+        self.part = part
         self.lock = threading.Lock()
         self.library: KernelLibrary | None = None
         self.missed_cache = False
         self.failed = False
 
 
-_loader = _Loader()
+_loaders = {part: _Loader(part) for part in Part}
 
 
-def kernel_library(*, compile_missing: bool) -> KernelLibrary | None:
+def is_loaded(part: Part) -> bool:
+    """Whether the kernels of a part are in memory."""
+    return _loaders[part].library is not None
+
+
+def kernel_library(part: Part, *, compile_missing: bool) -> KernelLibrary | None:
     """Return the kernels, from memory, from the cache or by compilation.
 
     Parameters
     ----------
+    part : Part
     compile_missing : bool
         Compile if the cache has no object: some seconds, once for each machine.
 
@@ -75,30 +108,32 @@ def kernel_library(*, compile_missing: bool) -> KernelLibrary | None:
     KernelLibrary or None
         None without Numba, or if nothing is cached and compiling is not wanted.
     """
-    if _loader.library is not None or _loader.failed or (_loader.missed_cache and not compile_missing):
-        return _loader.library
-    with _loader.lock:
-        if _loader.library is None and not _loader.failed:
+    loader = _loaders[part]
+    if loader.library is not None or loader.failed or (loader.missed_cache and not compile_missing):
+        return loader.library
+    with loader.lock:
+        if loader.library is None and not loader.failed:
             try:
-                _find_library(compile_missing)
+                _find_library(loader, compile_missing)
             except ImportError:
-                _loader.failed = True
-    return _loader.library
+                loader.failed = True
+    return loader.library
 
 
-def _find_library(compile_missing: bool) -> None:
+def _find_library(loader: _Loader, compile_missing: bool) -> None:
     if importlib.util.find_spec("llvmlite") is None:
-        _loader.failed = True
+        loader.failed = True
         return
-    path = _object_path()
-    if path is not None and not _loader.missed_cache:
-        _loader.library = _load_object(path)
-        _loader.missed_cache = _loader.library is None
-    if _loader.library is None and compile_missing:
+    path = _object_path(loader.part)
+    if path is not None and not loader.missed_cache:
+        loader.library = _load_object(path)
+        loader.missed_cache = loader.library is None
+    if loader.library is None and compile_missing:
         if importlib.util.find_spec("numba") is None:
-            _loader.failed = True
+            loader.failed = True
             return
-        _loader.library, content = _compile()
+        loader.library, content = _compile(loader.part)
+        loader.failed = loader.library is None
         if path is not None:
             _save_object(path, content)
 
@@ -114,7 +149,7 @@ def _cache_folder() -> Path | None:
     return Path(base) / "nqformat" if base and os.path.isabs(base) else None
 
 
-def _object_path() -> Path | None:
+def _object_path(part: Part) -> Path | None:
     """Where the object of this machine and these versions belongs; None without a cache folder."""
     folder = _cache_folder()
     if folder is None:
@@ -123,13 +158,13 @@ def _object_path() -> Path | None:
     import llvmlite.binding as llvm
 
     here = Path(__file__).parent
-    parts = [(here / name).read_bytes() for name in _SOURCES]
+    parts = [(here / name).read_bytes() for name in part.sources]
     words = [llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten(), llvm.get_process_triple()]
     words += [llvmlite.__version__, _numba_version()]
     words += [platform.machine(), str(ctypes.sizeof(ctypes.c_void_p))]
     words += [os.environ.get(name, "") for name in _SETTINGS]
     key = hashlib.sha256(b"\0".join([*parts, *(word.encode() for word in words)])).hexdigest()
-    return folder / f"kernels-{key[:32]}.bin"
+    return folder / f"{part.value}-{key[:32]}.bin"
 
 
 def _numba_version() -> str:
@@ -180,38 +215,39 @@ def _link_object(symbol: str, machine_code: bytes) -> KernelLibrary | None:
     return KernelLibrary(entry, (engine, machine)) if entry else None
 
 
-def _compile() -> tuple[KernelLibrary | None, bytes]:
-    """Compile the kernels with Numba; returns them with the content of their cache file."""
+def _compile(part: Part) -> tuple[KernelLibrary | None, bytes]:
+    """Compile kernels with Numba; returns them with the content of their cache file.
+
+    None and no content if the code needs more than the C library's memory functions.
+    """
     from numba.core import compiler, types
     from numba.core.registry import cpu_target
 
-    from . import bitstream
+    from .words import ObjectLibrary
 
+    entry_module = importlib.import_module(f".{part.value}", __package__)
     flags = compiler.Flags()
     flags.no_cpython_wrapper = True
     flags.no_cfunc_wrapper = True
     flags.error_model = "numpy"
+    codegen = cpu_target.target_context.codegen()
     compile_extra: Callable[..., Any] = compiler.compile_extra
     compiled = compile_extra(
         cpu_target.typing_context,
         cpu_target.target_context,
-        bitstream.run_kernel,
+        entry_module.run_kernel,
         (types.int64, types.int64),
         types.int64,
         flags,
         {},
+        library=ObjectLibrary(codegen, part.value),
     )
-    symbol = compiled.fndesc.llvm_func_name
-    code_library = compiled.library
-    module = code_library._final_module
-    foreign = [
-        f.name for f in module.functions if f.is_declaration and not f.name.startswith(("llvm.", "mem"))
-    ]
-    machine_code = b"" if foreign else code_library.codegen._tm.emit_object(module)
-    entry = code_library.get_pointer_to_function(symbol)
+    module = compiled.library._final_module
+    if any(f.is_declaration and not f.name.startswith(("llvm.", "mem")) for f in module.functions):
+        return None, b""
+    symbol, machine_code = compiled.fndesc.llvm_func_name, codegen._tm.emit_object(module)
     rest = symbol.encode() + b"\0" + machine_code
-    content = hashlib.sha256(rest).digest() + rest if machine_code else b""
-    return KernelLibrary(entry, compiled), content
+    return _link_object(symbol, machine_code), hashlib.sha256(rest).digest() + rest
 
 
 def _save_object(path: Path, content: bytes) -> None:

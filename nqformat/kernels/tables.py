@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from . import blocks
 from .objects import KernelLibrary
 
 MAX_LENGTH = 13
+MAX_TABLE_LOG2 = 12
 _WIDE_WINDOW = 12
 _NARROW_WINDOW = 13
 _WIDE_UP_TO_BITS = 3.8
@@ -34,7 +35,8 @@ class DecodeTable:
     Attributes
     ----------
     kind : int
-        WIDE: uint64 entries of up to six symbols; NARROW: uint32 entries of up to three.
+        WIDE: uint64 entries of up to six symbols; NARROW: uint32 entries of up to three; TANS: uint32 entries
+        of the states.
     window : int
         Bits that index the tables.
     entries : ndarray, shape (2**window,)
@@ -82,6 +84,45 @@ def stream_block(
 def _address(array: np.ndarray) -> int:
     pointer: int = array.__array_interface__["data"][0]
     return pointer
+
+
+@dataclass(frozen=True, kw_only=True)
+class TansTables:
+    """What encodes under a tANS code (spec 5.3).
+
+    Attributes
+    ----------
+    frequencies, first_place : ndarray of int64, shape (256,)
+        States of each symbol, and where they begin in `states`.
+    states : ndarray of uint16, shape (2**table_log2,)
+        In the order of (symbol, state).
+    table_log2 : int
+    """
+
+    frequencies: np.ndarray
+    first_place: np.ndarray
+    states: np.ndarray
+    table_log2: int
+
+    @cached_property
+    def encoder_steps(self) -> tuple[np.ndarray, np.ndarray]:
+        """Bit counts (uint64) and state offsets (int64) of the symbols.
+
+        A symbol in state s takes ``(s + 2**table_log2 + bit_count) >> 16`` bits, and the rest of the state
+        and the offset are the place of the next state: Collet's FSE.
+        """
+        counts = np.maximum(self.frequencies, 1)
+        most = self.table_log2 - np.frexp((counts - 1).astype(np.float64))[1] + 1
+        most[counts == 1] = self.table_log2
+        bit_counts = (most << 16) - (counts << most)
+        return bit_counts.astype(np.uint64), (self.first_place - self.frequencies).astype(np.int64)
+
+
+def tans_decode_table(entries: np.ndarray, table_log2: int) -> DecodeTable:
+    """Wrap the table of a tANS code: ``n_bits | symbol << 8 | next_state_base << 16`` for each state."""
+    assert entries.shape == (1 << table_log2,) and table_log2 <= MAX_TABLE_LOG2
+    entries = np.ascontiguousarray(entries, dtype=np.uint32)
+    return DecodeTable(kind=blocks.TANS, window=table_log2, entries=entries, singles=entries, most=1)
 
 
 def build_decode_table(library: KernelLibrary, lengths: tuple[int, ...]) -> DecodeTable:

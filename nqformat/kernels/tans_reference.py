@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
+from .tables import TansTables
 
-def encode_tans_reference(
-    symbols: np.ndarray,
-    frequencies: np.ndarray,
-    first_place: np.ndarray,
-    states: np.ndarray,
-    table_log2: int,
-) -> tuple[np.ndarray, np.ndarray]:
+
+def encode_tans_reference(symbols: np.ndarray, tables: TansTables) -> tuple[np.ndarray, np.ndarray]:
     """Bits of one sub-stream in reading order.
 
     Parameters
     ----------
     symbols : ndarray of uint8, shape (n,)
         Each of a positive frequency.
-    frequencies, first_place : ndarray of int64, shape (256,)
-    states : ndarray of uint16, shape (2**table_log2,)
-        In the order of (symbol, state).
+    tables : TansTables
 
     Returns
     -------
@@ -30,8 +24,9 @@ def encode_tans_reference(
     n = symbols.size
     n_lanes = min(2, n)
     numbers, widths = [0] * (n + n_lanes), [0] * (n + n_lanes)
-    counts, places, after = frequencies.tolist(), first_place.tolist(), states.tolist()
-    n_states = 1 << table_log2
+    counts, places = tables.frequencies.tolist(), tables.first_place.tolist()
+    after = tables.states.tolist()
+    n_states = 1 << tables.table_log2
     lane_states = [-1, -1]
     text = symbols.tolist()
     for i in range(n - 1, -1, -1):
@@ -49,7 +44,7 @@ def encode_tans_reference(
         widths[n_lanes + i] = n_bits
         lane_states[i & 1] = after[places[symbol] + (whole >> n_bits) - count]
     for lane in range(n_lanes):
-        numbers[lane], widths[lane] = lane_states[lane], table_log2
+        numbers[lane], widths[lane] = lane_states[lane], tables.table_log2
     return np.array(numbers, dtype=np.uint64), np.array(widths, dtype=np.uint8)
 
 
@@ -61,7 +56,7 @@ def decode_tans_reference(buffer: np.ndarray, table: np.ndarray, table_log2: int
     buffer : ndarray of uint8
         The whole sub-stream and nothing else.
     table : ndarray of uint32, shape (2**table_log2,)
-        ``symbol | n_bits << 8 | next_state_base << 16``.
+        ``n_bits | symbol << 8 | next_state_base << 16``.
     out : ndarray of uint8, shape (n_symbols,)
 
     Returns
@@ -86,9 +81,9 @@ def decode_tans_reference(buffer: np.ndarray, table: np.ndarray, table_log2: int
     symbols = bytearray(n)
     for i in range(n):
         entry = entries[states[i & 1]]
-        symbols[i] = entry & 0xFF
+        symbols[i] = entry >> 8 & 0xFF
         if i + 2 < n:
-            n_bits = entry >> 8 & 0xFF
+            n_bits = entry & 0xFF
             byte = position >> 3
             word = int.from_bytes(words[byte : byte + 3], "little") >> (position & 7)
             states[i & 1] = (entry >> 16) + (word & ((1 << n_bits) - 1))

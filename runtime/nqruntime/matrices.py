@@ -6,7 +6,7 @@ Every matrix has shape (n_rows, n_columns), rows being outputs, and computes ``m
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Protocol
 
@@ -79,8 +79,8 @@ class Symbols:
 
 
 def symbols_of(packed: PackedTensor) -> Symbols | None:
-    """Return a packed float32 tensor as symbols; None if that takes a codebook of over 65,536 entries."""
-    if packed.dtype is not DType.FLOAT32:
+    """Return a packed float32 tensor as symbols; None if it has scales or over 65,536 entries."""
+    if packed.dtype is not DType.FLOAT32 or packed.scales is not None:
         return None
     codebook, numbers = packed.codebook, packed.symbols
     if codebook is None:
@@ -199,6 +199,36 @@ class SparseMatrix:
         )
 
 
+class ScaledMatrix:
+    """A matrix whose rows have a factor each, multiplied after the product."""
+
+    def __init__(self, matrix: Matrix, factors: np.ndarray) -> None:
+        self._matrix = matrix
+        self._factors = factors[:, None]
+        self.weight_bytes = matrix.weight_bytes + factors.nbytes
+        self.label = f"{matrix.label}, scaled rows"
+
+    def multiply(self, right: np.ndarray) -> np.ndarray:
+        """Return the product with `right`."""
+        product = self._matrix.multiply(right)
+        product *= self._factors
+        return product
+
+
+def _row_factors(
+    packed: PackedTensor, permutation: tuple[int, ...], shape: tuple[int, int]
+) -> np.ndarray | None:
+    """Return the scales of a tensor if each row of its matrix has one, else None."""
+    scales, stored = packed.scales, packed.shape
+    if scales is None:
+        return None
+    for axis, n_rows in enumerate(stored):
+        span = math.prod(stored[axis:][1:])
+        if scales.span == span and scales.values.size == n_rows == shape[0] and permutation[0] == axis:
+            return scales.values
+    return None
+
+
 def _size_label(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
 
@@ -216,16 +246,32 @@ def build_matrix(
         None takes the NumPy kernels.
     """
     packed = constant.packed() if math.prod(shape) else None
-    symbols = None if packed is None else symbols_of(packed[0])
-    if packed is None or symbols is None:
-        return DenseMatrix(constant.array().reshape(shape))
-    permutation = packed[1]
+    found = None if packed is None else _compressed_matrix(*packed, shape, order, workers)
+    return found or DenseMatrix(constant.array().reshape(shape))
+
+
+def _compressed_matrix(
+    packed: PackedTensor,
+    permutation: tuple[int, ...],
+    shape: tuple[int, int],
+    order: StorageOrder,
+    workers: Workers | None,
+) -> Matrix | None:
+    """Return a matrix that stays compressed; None if there is none for such a tensor."""
+    if packed.scales is not None:
+        factors = _row_factors(packed, permutation, shape)
+        plain = replace(packed, scales=None)
+        matrix = None if factors is None else _compressed_matrix(plain, permutation, shape, order, workers)
+        return None if matrix is None or factors is None else ScaledMatrix(matrix, factors)
+    symbols = symbols_of(packed)
+    if symbols is None:
+        return None
     if symbols.positions is not None and symbols.density < _SPARSE_BELOW_DENSITY:
         rows, columns = _coordinates(symbols.positions, symbols.shape, permutation, shape)
         return SparseMatrix(symbols, rows=rows, columns=columns, shape=shape, order=order, workers=workers)
     full = with_zeros_stored(symbols)
     if full is None:
-        return DenseMatrix(constant.array().reshape(shape))
+        return None
     every = full.symbols.reshape(symbols.shape).transpose(permutation).reshape(shape)
     return PaletteMatrix(every, full.codebook, numba=workers is not None)
 

@@ -10,7 +10,17 @@ from pathlib import Path
 import numpy as np
 
 import nqformat
-from nqformat import Codebook, CodebookTensor, DType
+from nqformat import (
+    AffineTensor,
+    Codebook,
+    CodebookTensor,
+    DType,
+    GroupedCodebook,
+    GroupedTensor,
+    HashedTensor,
+    RawTensor,
+    Scales,
+)
 
 FOLDER = Path(__file__).parent
 
@@ -71,11 +81,114 @@ def escaped_groups() -> bytes:
     return nqformat.save({"levels": CodebookTensor(indices=indices, codebook=_levels(25))}, edge=True)
 
 
+def scaled_channels() -> bytes:
+    """Return a file of steps by output channel, of blocks of a row, and of scaled codebook entries."""
+    numbers = np.arange(40 * 24)
+    k = ((numbers * 37 % 19 - 9) // (1 + numbers % 3)).astype(np.int32).reshape(40, 24)
+    thin = np.where(numbers.reshape(40, 24) % 7 == 3, k, 0).astype(np.int32)
+    steps = np.ldexp(1 + np.arange(40) % 8 / 8, -4 - np.arange(40) % 3).astype(np.float32)
+    rows = Scales.along_axis(steps, k.shape, stored_as=DType.BFLOAT16)
+    blocks = Scales(values=np.resize(steps, 120) + np.float32(1) / 3, span=8)
+    columns = Scales.along_axis(steps[:24], k.shape, axis=1, stored_as=DType.FLOAT16)
+    indices = (numbers * 5 % 4).astype(np.uint8).reshape(40, 24)
+    tensors = {
+        "rows": AffineTensor(k=k, step=1.0, scales=rows),
+        "sparse": AffineTensor(k=thin, step=0.5, scales=blocks),
+        "half": CodebookTensor(indices=indices, codebook=_levels(4), dtype=DType.FLOAT16, scales=columns),
+        "example": AffineTensor(
+            k=np.array([[1, -2, 3], [4, 0, -1]], dtype=np.int32),
+            step=1.0,
+            scales=Scales(values=np.array([0.5, 0.25], dtype=np.float32), span=3),
+        ),
+    }
+    return nqformat.save(tensors, edge=True)
+
+
+def grouped_codebooks() -> bytes:
+    """Return a file of codebooks by channel, of vectors, of both, and of the specification's example."""
+    numbers = np.arange(24 * 30)
+    by_channel = GroupedCodebook(
+        values=((np.arange(24)[:, None] % 5 - 2) + np.arange(6) / 4).astype(np.float32)[:, :, None],
+        stored_as=DType.FLOAT16,
+    )
+    vectors = np.zeros((1, 9, 4), dtype=np.float32)
+    vectors[0, 1:] = (np.arange(32) * 11 % 17 - 8).reshape(8, 4) / 8
+    places = np.concatenate([vectors, -2 * vectors, vectors / 4])[:, :, :3]
+    example = np.array([[[1, 2], [3, 4]], [[10, 20], [30, 40]]], dtype=np.float32)
+    rare = np.where(numbers[:180] * 13 % 7 == 2, 1 + numbers[:180] % 8, 0).astype(np.uint8)
+    tensors = {
+        "channels": GroupedTensor(
+            indices=(numbers * 7 % 6 * (numbers % 3 > 0)).astype(np.uint8),
+            shape=(24, 30),
+            codebook=by_channel,
+            span=30,
+        ),
+        "vectors": GroupedTensor(
+            indices=rare,
+            shape=(24, 30),
+            codebook=GroupedCodebook(values=vectors, stored_as=DType.BFLOAT16),
+            column_scan=True,
+        ),
+        "places": GroupedTensor(
+            indices=(numbers[:34] % 9).astype(np.uint8),
+            shape=(10, 10),
+            codebook=GroupedCodebook(values=np.ascontiguousarray(places)),
+            dtype=DType.FLOAT16,
+        ),
+        "example": GroupedTensor(
+            indices=np.array([1, 0, 0, 1], dtype=np.uint8),
+            shape=(2, 4),
+            codebook=GroupedCodebook(values=example),
+        ),
+    }
+    return nqformat.save(tensors, edge=True)
+
+
+def hashed_matrix() -> bytes:
+    """Return a file of two hashed matrices, one with signs, and the values they share."""
+    values = (np.arange(40, dtype=np.float32) - 17) / 16
+    tensors = {
+        "values": values,
+        "plain": HashedTensor(source="values", shape=(12, 10), seed=7, signs=False),
+        "signed": HashedTensor(source="values", shape=(5, 6, 7), seed=0xDEADBEEF),
+    }
+    return nqformat.save(tensors, edge=True)
+
+
+def preset_dictionary() -> bytes:
+    """Return a file whose directory, graph and metadata are deflated behind the preset dictionary."""
+    tensors = {
+        f"fc{i}.{part}": np.full(4 * i, i, np.float32) for i in range(1, 7) for part in ("weight", "bias")
+    }
+    graph = b"".join(b'\x12\x01%c"\x04Gemm*\r\n\x06transB\x18\x01\xa0\x01\x02' % (97 + i) for i in range(5))
+    return nqformat.save(tensors, graph=graph, metadata={"method": "kmeans", "seed": 1})
+
+
+def raw_sparse() -> bytes:
+    """Return a file of pruned float16, bfloat16 and int32 arrays with their own bits."""
+    numbers = np.arange(600)
+    kept = numbers * 13 % 29 < 4
+    weights = np.where(kept, np.sin(numbers).round(2), 0).astype(np.float32)
+    weights[numbers % 200 == 7] = -0.0
+    brain = np.where(kept, 0x3F80 + numbers % 90, 0).astype(np.uint16)[:400]
+    tensors = {
+        "weights": weights.reshape(20, 30).astype(np.float16),
+        "brain": RawTensor(bits=brain.reshape(4, 100), dtype=DType.BFLOAT16),
+        "numbers": np.where(numbers % 17 == 3, numbers * numbers, 0).astype(np.int32),
+    }
+    return nqformat.save(tensors, edge=True)
+
+
 VALID = {
     "001-worked-example": worked_example,
     "002-tans": tans_codes,
     "003-line-classes": line_classes,
     "004-escaped-groups": escaped_groups,
+    "005-scales": scaled_channels,
+    "006-grouped-codebooks": grouped_codebooks,
+    "007-hashed": hashed_matrix,
+    "008-preset-dictionary": preset_dictionary,
+    "009-raw-sparse": raw_sparse,
 }
 
 

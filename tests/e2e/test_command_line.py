@@ -309,3 +309,31 @@ def test_permission_bits_of_a_replaced_file_are_kept(state_dict: Path, folder: P
     target.chmod(0o640)
     assert main(["convert", str(state_dict), "-q"]) == 0
     assert stat.S_IMODE(target.stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize(
+    "options, shape",
+    [
+        (["--preset", "vq", "--clusters", "16", "--width", "2"], (1, 16, 2)),
+        (["--method", "vq", "--clusters", "4", "--width", "10", "--product"], (2, 4, 10)),
+        (["--scope", "channel", "--clusters", "4"], (120, 4, 1)),
+    ],
+)
+def test_grouped_codebooks_from_conversion_to_export(
+    options: list[str],
+    shape: tuple[int, int, int],
+    mlp_onnx: Path,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    settings = ["--preset", "deep-compression", *options] if "--preset" not in options else options
+    assert main(["convert", str(mlp_onnx), "-o", "m.nqz", *settings]) == 0
+    assert main(["verify", "m.nqz"]) == 0
+    capsys.readouterr()
+    assert main(["inspect", "m.nqz", "--json"]) == 0
+    described = {t["name"]: t for t in json.loads(capsys.readouterr().out)["tensors"]}["w1"]
+    found = tuple(described[f"codebook_{what}"] for what in ("groups", "entries", "width"))
+    assert found[::2] == shape[::2] and found[1] <= shape[1]
+    assert main(["export", "m.nqz", "-o", "m2.onnx", "--form", "codebook"]) == 0
+    assert main(["decompress", "m.nqz", "-o", "m.safetensors"]) == 0
+    assert (folder / "m2.onnx").exists() and (folder / "m.safetensors").exists()

@@ -11,8 +11,11 @@ import pytest
 
 import nqconvert
 import nqformat
+import nqruntime
 from nqconvert.cli import main
 from nqconvert.presets import PRESETS
+from nqconvert.sensitivity.settings import SensitivitySettings
+from nqconvert.sensitivity.stage import StageData, source_sensitivities
 from nqconvert.training.fine_tuning import FineTuning, fine_tune_centres
 from nqformat import CodebookTensor, ConversionError
 
@@ -74,6 +77,68 @@ def test_every_preset_converts_a_module_with_calibration_inputs(preset, trained,
         with nqformat.safe_open(tmp_path / "m.nqz") as file:
             books = {n: file.get_packed(n).codebook for n in ("conv.weight", "hidden.weight")}
         assert set(books["conv.weight"]) <= set(books["hidden.weight"])
+
+
+def test_the_report_has_seconds_memory_and_predicted_against_measured_losses(trained, tmp_path):
+    module, images, labels = trained
+    data = (images[:200], labels[:200])
+    report = nqconvert.convert(
+        module,
+        tmp_path / "m.nqz",
+        example_inputs=images[:50],
+        calibration=data,
+        loss=functional.cross_entropy,
+        preset="choi-uniform",
+        step=0.5,
+    )
+    check = report.loss_check
+    assert check is not None and check.n_samples == 200
+    assert {c.name for c in check.tensors} == {"conv.weight", "hidden.weight", "out.weight"}
+    assert check.together.predicted == pytest.approx(sum(c.predicted for c in check.tensors))
+    with torch.no_grad():
+        original = float(functional.cross_entropy(module(images[:200]), labels[:200]))
+    session = nqruntime.InferenceSession(tmp_path / "m.nqz")
+    logits = session.run(None, {session.get_inputs()[0].name: images[:200].numpy()})[0]
+    after = float(functional.cross_entropy(torch.tensor(logits), labels[:200]))
+    assert check.original_loss == pytest.approx(original, rel=1e-3)
+    assert check.together.measured == pytest.approx(after - original, rel=1e-2, abs=1e-4)
+    stages = ["load", "sensitivities", "quantize", "check losses", "evaluate", "encode", "verify"]
+    assert list(report.stage_seconds) == stages
+    assert sum(report.stage_seconds.values()) <= report.seconds
+    assert report.peak_bytes is None or report.peak_bytes > 0
+    assert "predicted" in str(report) and "seconds: load" in str(report)
+    assert json.loads(json.dumps(report.to_json(), allow_nan=False))["loss_check"]["n_samples"] == 200
+
+
+def test_sensitivities_are_raised_to_a_power(trained):
+    module, images, _ = trained
+    source = nqconvert.load_source(module, example_inputs=images[:2])
+    weights = {n: a for n, a in source.tensors.items() if a.ndim > 1}
+    data = StageData(module=module, calibration=images[:40])
+    plain, _ = source_sensitivities(source, weights, "becker", data, SensitivitySettings())
+    root, _ = source_sensitivities(source, weights, "becker", data, SensitivitySettings(power=0.5))
+    assert plain is not None and root is not None and set(root) == set(plain)
+    for name, array in plain.items():
+        np.testing.assert_allclose(root[name], np.sqrt(array), rtol=1e-6)
+    with pytest.raises(ValueError, match="sensitivity_power must be positive"):
+        nqconvert.convert(module, "never.nqz", example_inputs=images[:2], sensitivity_power=0.0)
+    with pytest.raises(ValueError, match="power must be positive"):
+        SensitivitySettings(power=-1.0)
+
+
+def test_losses_are_not_checked_without_need_and_a_reason_is_given_where_they_cannot_be(trained, tmp_path):
+    module, images, _ = trained
+    settings = {"example_inputs": images[:10], "calibration": images[:50], "preset": "choi-uniform"}
+    assert nqconvert.convert(module, tmp_path / "m.nqz", **settings).loss_check is None
+    report = nqconvert.convert(
+        module,
+        tmp_path / "m.nqz",
+        sensitivity="activation",
+        loss=lambda outputs, targets: (outputs - targets).square().mean(),
+        **settings,
+    )
+    assert report.loss_check is None
+    assert any("were not compared: labels cannot be sampled" in note for note in report.notes)
 
 
 def test_presets_work_without_data_and_say_so(tmp_path):

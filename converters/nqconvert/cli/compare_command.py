@@ -12,7 +12,7 @@ from nqconvert.cli.model_options import add_model_options, model_keywords, model
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_model_options(parser)
-    parser.set_defaults(scope="global", sensitivity="auto", samples=1000, seed=0)
+    parser.set_defaults(scope="global", sensitivity="auto", samples=1000, sensitivity_power=1.0, seed=0)
     parser.add_argument("--methods", default="all", help="quantizers, separated by commas; default all")
     parser.add_argument(
         "--targets", default="3,4,5bits", help="bounds on the file such as 3,4,5bits or 10kB,20kB or 20x,40x"

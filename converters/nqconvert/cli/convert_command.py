@@ -8,6 +8,7 @@ from pathlib import Path
 from nqconvert.cli.console import StageLines, call_object, emit, load_object
 from nqconvert.cli.model_options import add_model_options, is_factory, model_keywords, model_of
 from nqconvert.presets import PRESETS, REST_DTYPES
+from nqconvert.quantizers.settings import SCOPES
 from nqconvert.search import byte_count
 
 
@@ -20,12 +21,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", help="the .nqz file; default: beside the model, or in this folder")
     parser.add_argument("--preset", default="auto", help="a named bundle of settings (below); default auto")
     parser.add_argument(
-        "--method", help="quantizer: kmeans, hessian-kmeans, uniform, ecsq, inq, none, or of another package"
+        "--method",
+        help="kmeans, hessian-kmeans, uniform, ecsq, inq, vq, none, or a quantizer of another package",
     )
     parser.add_argument("--clusters", type=int, help="most codebook entries")
+    parser.add_argument(
+        "--scope", choices=SCOPES, help="one codebook for each tensor, for all, or for each channel"
+    )
     parser.add_argument("--rest", choices=REST_DTYPES, help="precision of biases, norms and small tensors")
     parser.add_argument("--step", type=float, help="step of uniform grids, in root mean squares")
     parser.add_argument("--rate-penalty", type=float, help="cost of a bit for ecsq, as a share of the signal")
+    parser.add_argument("--width", type=int, help="weights that share an index, for vq")
+    parser.add_argument(
+        "--product", action="store_true", default=None, help="vq: codebooks by place in a row"
+    )
     parser.add_argument("--fine-tune", help="package.module:function that returns nqconvert.FineTuning")
     targets = parser.add_mutually_exclusive_group()
     targets.add_argument("--target-bits", type=float, help="most bits of the file for a value of the model")
@@ -58,6 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
             rest=arguments.rest,
             step=arguments.step,
             rate_penalty=arguments.rate_penalty,
+            width=arguments.width,
+            product=arguments.product,
             fine_tuning=call_object(arguments.fine_tune) if arguments.fine_tune else None,
             target_bits=arguments.target_bits,
             target_size=arguments.target_size,

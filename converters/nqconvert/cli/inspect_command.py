@@ -52,6 +52,9 @@ def _describe(file: nqformat.NqzFile, name: str) -> dict[str, Any]:
         "shape": list(info.shape),
         "n_stored": info.n_stored,
         "codebook_entries": info.codebook_entries,
+        "codebook_groups": info.codebook_groups,
+        "codebook_width": info.codebook_width,
+        "n_scales": info.n_scales,
         "sources": list(info.sources),
         "unsupported": info.unsupported,
     }

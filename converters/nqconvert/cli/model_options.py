@@ -28,6 +28,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sensitivity", help="how errors are weighted: auto, fisher, becker, activation, adam, none, ..."
     )
+    parser.add_argument(
+        "--sensitivity-power", type=float, help="sensitivities are raised to it; default 1, try 0.5"
+    )
     parser.add_argument("--samples", type=int, help="most calibration samples to use; default 1000")
     parser.add_argument("--calibration", help=".npy or .npz of inputs (labels as 'targets'), or shape=...")
     parser.add_argument("--loss", help="package.module:function of outputs and targets")
@@ -55,6 +58,7 @@ def model_keywords(arguments: argparse.Namespace) -> dict[str, Any]:
         "density": arguments.density,
         "sensitivity": arguments.sensitivity,
         "samples": arguments.samples,
+        "sensitivity_power": arguments.sensitivity_power,
         "calibration": read_calibration(arguments.calibration) if arguments.calibration else None,
         "loss": load_object(arguments.loss) if arguments.loss else None,
         "optimizer_state": arguments.optimizer_state,

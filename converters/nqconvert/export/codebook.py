@@ -15,6 +15,7 @@ import numpy as np
 
 from nqconvert.graphs.scope import all_names, count_uses, defined_names, unique_name, walk_graphs
 from nqformat import TensorInfo
+from nqformat.dtypes import DType
 from nqformat.optional_packages import require_package
 
 from .codebook_table import CodebookTable, read_table
@@ -130,11 +131,57 @@ def _add_lookup(rewrite: _Rewrite, info: TensorInfo, table: CodebookTable) -> No
     name = info.name
     indices = _add_indices(rewrite, info, table, uint4=rewrite.uint4 and table.n_entries <= UINT4_ENTRIES)
     codebook = _add_codebook(rewrite, name, table)
-    wide = unique_name(f"{name}.index", rewrite.taken)
-    helper = require_package("onnx").helper
-    rewrite.decoders.append(helper.make_node("Cast", [indices.name], [wide], to=_INT32))
-    rewrite.decoders.append(helper.make_node("Gather", [codebook, wide], [name], axis=0))
+    decoder = _Chain(rewrite, name, indices.name)
+    decoder.add("Cast", "index", to=_INT32)
+    if table.offsets is not None:
+        decoder.add("Add", "place", decoder.constant("group", table.offsets, DType.INT32))
+    decoder.add("Gather", "entry", codebook, table_first=True, axis=0)
+    if table.columns:
+        decoder.reshape("columns", (-1, table.columns))
+        decoder.add("Transpose", "rows", perm=[1, 0])
+    if table.scales is not None:
+        decoder.reshape("blocks", (-1, table.scales.size, table.span))
+        decoder.add("Mul", "scaled", decoder.constant("scales", table.scales, DType.FLOAT32))
+    if table.shape is not None:
+        decoder.reshape("whole", table.shape)
+    decoder.end()
     _report_table(rewrite, info, table, indices)
+
+
+class _Chain:
+    """Nodes that decode a weight, one after the other."""
+
+    def __init__(self, rewrite: _Rewrite, name: str, start: str) -> None:
+        self._rewrite = rewrite
+        self._name = name
+        self._last = start
+        self._nodes: list[Any] = []
+
+    def add(
+        self, op_type: str, label: str, *others: str, table_first: bool = False, **attributes: Any
+    ) -> None:
+        """Append a node that takes what the last one gave, and others."""
+        inputs = [*others, self._last] if table_first else [self._last, *others]
+        self._last = unique_name(f"{self._name}.{label}", self._rewrite.taken)
+        self._nodes.append(
+            require_package("onnx").helper.make_node(op_type, inputs, [self._last], **attributes)
+        )
+
+    def constant(self, label: str, array: np.ndarray, dtype: DType) -> str:
+        """Add an initializer; return its name."""
+        name = unique_name(f"{self._name}.{label}", self._rewrite.taken)
+        self._rewrite.pending.append(array_initializer(name, array, dtype))
+        return name
+
+    def reshape(self, label: str, shape: tuple[int, ...]) -> None:
+        """Append a Reshape."""
+        wanted = self.constant(f"{label}.shape", np.array(shape, dtype=np.int64), DType.INT64)
+        self.add("Reshape", label, wanted)
+
+    def end(self) -> None:
+        """Let the last node give the weight."""
+        self._nodes[-1].output[0] = self._name
+        self._rewrite.decoders.extend(self._nodes)
 
 
 def _add_gathered_lookup(rewrite: _Rewrite, info: TensorInfo, table: CodebookTable) -> None:
@@ -169,7 +216,7 @@ def _add_indices(
     pending = PendingInitializer(
         name=unique_name(f"{info.name}.indices", rewrite.taken),
         data_type=data_type,
-        shape=info.shape,
+        shape=table.indices.shape,
         n_bytes=n_bytes,
         read=lambda: pack_nibbles(table.indices) if uint4 else table.indices.tobytes(),
     )
@@ -191,7 +238,7 @@ def _report_table(
 ) -> None:
     """Note how a tensor was exported."""
     label = {_UINT4: "uint4", _UINT8: "uint8", _UINT16: "uint16"}[indices.data_type]
-    n_bytes = indices.n_bytes + table.entries.nbytes
+    n_bytes = indices.n_bytes + table.side_bytes
     rewrite.tensors.append(_exported(info, f"codebook {label}", n_bytes))
 
 
@@ -204,7 +251,8 @@ def _exported(info: TensorInfo, form: str, stored_bytes: int, reason: str = "") 
 
 def _table_bytes(table: CodebookTable) -> int:
     """Return the bytes of a table in the model, nodes included, with the widest indices it may get."""
-    return table.indices.nbytes + table.entries.nbytes + _NODE_BYTES
+    n_nodes = 1 + (table.offsets is not None) + 2 * (table.scales is not None) + 2 * bool(table.columns)
+    return table.indices.nbytes + table.side_bytes + _NODE_BYTES * n_nodes
 
 
 def _embeddings(graph: Any, tables: Mapping[str, CodebookTable]) -> frozenset[str]:
@@ -216,7 +264,8 @@ def _embeddings(graph: Any, tables: Mapping[str, CodebookTable]) -> frozenset[st
             gathered[name] = gathered.get(name, 0) + 1
         hidden.update(set(defined_names(scope)) & set(tables))
     uses = count_uses(graph)
-    return frozenset(name for name in tables if gathered.get(name, 0) == uses[name] and name not in hidden)
+    plain = [name for name, table in tables.items() if table.shape is None]
+    return frozenset(name for name in plain if gathered.get(name, 0) == uses[name] and name not in hidden)
 
 
 def _gathered_names(graph: Any) -> Iterator[str]:

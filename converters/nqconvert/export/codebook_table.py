@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from nqformat import TensorInfo
 from nqformat.dtypes import DType
-from nqformat.tensor import Layout, PackedTensor, affine_values, cast_values
+from nqformat.tensor import GroupedTensor, Layout, PackedTensor, Scales, affine_values, cast_values
 
 from .restore import TensorFile
 
 MAX_ENTRIES = 1 << 16
 _MAX_COUNTED_RANGE = 1 << 20
+_RAW = (Layout.RAW, Layout.RAW_SPARSE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,16 +28,37 @@ class CodebookTable:
     entries : ndarray, shape (n_entries,)
         In the tensor's storage dtype.
     dtype : DType
+    offsets : ndarray of int32, or None
+        Added to the indices first, broadcast: where the group of each index starts in `entries`.
+    columns : int
+        Not 0: what was looked up is a matrix of so many columns, and transposed.
+    scales : ndarray of float32, shape (n_scales, 1), or None
+        Factors of what was looked up, reshaped to (-1, n_scales, `span`).
+    span : int
+    shape : tuple of int, or None
+        What the result is reshaped to, if that is another shape than that of the indices.
     """
 
     indices: np.ndarray
     entries: np.ndarray
     dtype: DType
+    offsets: np.ndarray | None = None
+    columns: int = 0
+    scales: np.ndarray | None = None
+    span: int = 1
+    shape: tuple[int, ...] | None = None
 
     @property
     def n_entries(self) -> int:
-        """Number of table entries."""
-        return int(self.entries.size)
+        """Number of values that an index can take."""
+        groups = 1 if self.offsets is None else self.offsets.size
+        return int(self.entries.shape[0]) // groups
+
+    @property
+    def side_bytes(self) -> int:
+        """Bytes of everything but the indices."""
+        others = (self.offsets, self.scales)
+        return self.entries.nbytes + sum(array.nbytes for array in others if array is not None)
 
 
 def read_table(file: TensorFile, info: TensorInfo) -> CodebookTable | str:
@@ -46,13 +68,19 @@ def read_table(file: TensorFile, info: TensorInfo) -> CodebookTable | str:
     """
     if info.dtype is None or not info.dtype.is_float:
         return "not floating point"
-    if info.layout is Layout.RAW:
+    if info.layout in _RAW:
         return "stored raw in the file"
     if info.n_elements == 0:
         return "empty"
-    if info.layout is Layout.VIEW and any(file.info(name).layout is Layout.RAW for name in info.sources):
+    if info.layout is Layout.VIEW and any(file.info(name).layout in _RAW for name in info.sources):
         return "view of a tensor stored raw in the file"
+    if info.codebook_groups > 1 or info.codebook_width > 1:
+        grouped = file.get_grouped(info.name)
+        assert grouped is not None
+        return table_of_grouped(grouped)
     packed = file.get_packed(info.name)
+    if isinstance(packed, PackedTensor) and packed.scales is not None:
+        return _scaled_table(packed, packed.scales)
     if isinstance(packed, PackedTensor):
         found = table_of_packed(packed)
     else:
@@ -78,6 +106,62 @@ def table_of_packed(packed: PackedTensor) -> CodebookTable | None:
         dense[packed.positions] = positions
         positions = dense
     return _table(positions.reshape(packed.shape), entries, packed.dtype)
+
+
+def table_of_grouped(tensor: GroupedTensor) -> CodebookTable | str:
+    """Return a tensor with grouped or vector codebooks as a table, or the reason why it has none.
+
+    Indices stand in the shape (repetitions, groups, span), so that the start of each group is added to them.
+    """
+    codebook = tensor.codebook
+    n_elements = math.prod(tensor.shape)
+    if tensor.dtype is not DType.FLOAT32 and tensor.scales is not None:
+        return f"scales of a {tensor.dtype.label} tensor"
+    if tensor.indices.size * codebook.width != n_elements:
+        return "its last unit reaches beyond its elements"
+    if tensor.indices.size % (codebook.groups * tensor.span):
+        return "groups of unequal length"
+    if codebook.entries > MAX_ENTRIES:
+        return f"more than {MAX_ENTRIES} distinct values"
+    scales = _factors(tensor.scales, n_elements)
+    if isinstance(scales, str):
+        return scales
+    entries = cast_values(codebook.values.reshape(-1, codebook.width), tensor.dtype)
+    offsets = (codebook.entries * np.arange(codebook.groups, dtype=np.int32))[:, None]
+    return CodebookTable(
+        indices=tensor.indices.astype(np.uint8 if codebook.entries <= 256 else np.uint16).reshape(
+            -1, codebook.groups, tensor.span
+        ),
+        entries=np.ascontiguousarray(entries) if codebook.width > 1 else entries.reshape(-1),
+        dtype=tensor.dtype,
+        offsets=offsets if codebook.groups > 1 else None,
+        columns=tensor.shape[0] if tensor.column_scan else 0,
+        scales=scales,
+        span=1 if tensor.scales is None else tensor.scales.span,
+        shape=tensor.shape,
+    )
+
+
+def _scaled_table(packed: PackedTensor, scales: Scales) -> CodebookTable | str:
+    """Return a tensor with scales as a table of what is scaled, or the reason why it has none."""
+    if packed.dtype is not DType.FLOAT32:
+        return f"scales of a {packed.dtype.label} tensor"
+    factors = _factors(scales, math.prod(packed.shape))
+    if isinstance(factors, str):
+        return factors
+    table = table_of_packed(replace(packed, scales=None))
+    if table is None:
+        return f"more than {MAX_ENTRIES} distinct values"
+    return replace(table, scales=factors, span=scales.span, shape=packed.shape)
+
+
+def _factors(scales: Scales | None, n_elements: int) -> np.ndarray | str | None:
+    """Return scales as a column, or the reason why no broadcast product gives them."""
+    if scales is None:
+        return None
+    if n_elements % (scales.values.size * scales.span):
+        return "scales of blocks of unequal length"
+    return scales.values[:, None]
 
 
 def table_of_values(bits: np.ndarray, dtype: DType) -> CodebookTable | None:

@@ -12,7 +12,7 @@ from nqconvert.graphs.scope import free_names
 from nqformat import TensorInfo
 from nqformat.errors import ConversionError, CorruptError
 from nqformat.optional_packages import require_package
-from nqformat.tensor import PackedTensor
+from nqformat.tensor import GroupedTensor, PackedTensor
 
 
 class TensorFile(Protocol):
@@ -36,6 +36,10 @@ class TensorFile(Protocol):
 
     def get_packed(self, name: str) -> PackedTensor | np.ndarray:
         """Undo a tensor's entropy coding only."""
+        ...
+
+    def get_grouped(self, name: str) -> GroupedTensor | None:
+        """Undo the entropy coding of a tensor with grouped or vector codebooks; None for any other."""
         ...
 
 

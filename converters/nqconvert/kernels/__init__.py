@@ -35,6 +35,7 @@ MAX_REFERENCE_VALUES = 2048
 
 _REFERENCE_WORK = 5_000_000
 _MANY_VALUES = 1 << 20
+_MANY_STEPS = 1 << 16
 _MANY_COSTS = 1 << 23
 _CHUNK = 1 << 20
 
@@ -84,10 +85,10 @@ def partition_values(values: np.ndarray, weights: np.ndarray, n_parts: int) -> n
     return partition_values_parametric(values, weights, n_parts)
 
 
-def _worth_a_pass(n_steps: int) -> bool:
+def _worth_a_pass(n_steps: int, many: int = _MANY_VALUES) -> bool:
     if not numba_available():
         return False
-    return _forced_path() == "numba" or n_steps > _MANY_VALUES
+    return _forced_path() == "numba" or n_steps > many
 
 
 def nearest_entries(values: np.ndarray, entries: np.ndarray) -> np.ndarray:
@@ -157,7 +158,7 @@ def cheapest_entries(
     ndarray of uint16, shape (n,)
     """
     indices = np.empty(points.size, dtype=np.uint16)
-    if _worth_a_pass(points.size * centres.size):
+    if _worth_a_pass(points.size * centres.size, _MANY_STEPS):  # called a hundred times with the same sizes
         from .entropy_cells import fill_cheapest
 
         status = fill_cheapest(points, masses, counts, centres, prices, float(prices.min()), indices)

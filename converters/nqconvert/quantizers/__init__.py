@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from importlib.metadata import entry_points
 from typing import cast
+
+from nqconvert.method_registry import MethodRegistry
 
 from .settings import Quantizer, QuantizerSettings
 
@@ -19,7 +19,10 @@ _BUILT_IN = {
     "kmeans": "nqconvert.quantizers.kmeans:quantize_kmeans",
     "none": "nqconvert.quantizers.lossless:quantize_lossless",
     "uniform": "nqconvert.quantizers.uniform:quantize_uniform",
+    "vq": "nqconvert.quantizers.vq:quantize_vq",
 }
+
+_METHODS = MethodRegistry(kind="quantizer", group=ENTRY_POINT_GROUP, built_in=_BUILT_IN)
 
 
 def quantizer_names() -> list[str]:
@@ -30,7 +33,7 @@ def quantizer_names() -> list[str]:
     >>> {"kmeans", "none"} <= set(quantizer_names())
     True
     """
-    return sorted(_BUILT_IN.keys() | {point.name for point in entry_points(group=ENTRY_POINT_GROUP)})
+    return _METHODS.names()
 
 
 def get_quantizer(name: str) -> Quantizer:
@@ -46,9 +49,4 @@ def get_quantizer(name: str) -> Quantizer:
     >>> get_quantizer("kmeans").__name__
     'quantize_kmeans'
     """
-    if name in _BUILT_IN:
-        module, _, attribute = _BUILT_IN[name].partition(":")
-        return cast(Quantizer, getattr(import_module(module), attribute))
-    for point in entry_points(group=ENTRY_POINT_GROUP, name=name):
-        return cast(Quantizer, point.load())
-    raise ValueError(f"unknown quantizer {name!r}; known: {', '.join(quantizer_names())}")
+    return cast(Quantizer, _METHODS.find(name))

@@ -10,8 +10,9 @@ import numpy as np
 from nqconvert.kernels import cheapest_entries
 from nqformat.tensor import Tensor
 
+from .channels import quantize_scoped
 from .clustering import MAX_EXACT_VALUES
-from .pools import Fit, Pool, quantize_pools
+from .pools import Fit, Pool
 from .settings import MAX_CLUSTERS, QuantizerSettings
 from .uniform import cell_means, grid_cells, least_step
 
@@ -59,7 +60,7 @@ def quantize_ecsq(
     >>> sizes[0] > sizes[1]
     True
     """
-    return quantize_pools(weights, sensitivities, settings or QuantizerSettings(), _fit)
+    return quantize_scoped(weights, sensitivities, settings or QuantizerSettings(), _fit)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,8 @@ import numpy as np
 
 from nqformat.tensor import Tensor
 
-from .pools import Fit, Pool, quantize_pools
+from .channels import quantize_scoped
+from .pools import Fit, Pool
 from .settings import QuantizerSettings
 
 __all__ = ["power_entries", "quantize_inq"]
@@ -51,7 +52,7 @@ def quantize_inq(
     >>> tensor.codebook.values.tolist()
     [-1.0, -0.5, 0.0, 0.5, 1.0]
     """
-    return quantize_pools(weights, None, settings or QuantizerSettings(), _fit)
+    return quantize_scoped(weights, None, settings or QuantizerSettings(), _fit)
 
 
 def _fit(pool: Pool, settings: QuantizerSettings) -> Fit:

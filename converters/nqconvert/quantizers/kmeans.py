@@ -8,8 +8,9 @@ import numpy as np
 
 from nqformat.tensor import Tensor
 
+from .channels import quantize_scoped
 from .clustering import cluster_1d
-from .pools import PRUNED_SHARE, Fit, Pool, quantize_pools
+from .pools import PRUNED_SHARE, Fit, Pool
 from .settings import QuantizerSettings
 
 __all__ = ["PRUNED_SHARE", "cluster_1d", "quantize_hessian_kmeans", "quantize_kmeans"]
@@ -55,7 +56,7 @@ def quantize_kmeans(
     >>> tensor.indices.dtype.name, tensor.codebook.values.size
     ('uint8', 16)
     """
-    return quantize_pools(weights, None, settings or QuantizerSettings(), _fit)
+    return quantize_scoped(weights, None, settings or QuantizerSettings(), _fit)
 
 
 def quantize_hessian_kmeans(
@@ -77,7 +78,7 @@ def quantize_hessian_kmeans(
 
     Source : Choi, El-Khamy, Lee 2017, eq. (9)
     """
-    return quantize_pools(weights, sensitivities, settings or QuantizerSettings(), _fit)
+    return quantize_scoped(weights, sensitivities, settings or QuantizerSettings(), _fit)
 
 
 def _fit(pool: Pool, settings: QuantizerSettings) -> Fit:

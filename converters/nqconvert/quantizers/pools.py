@@ -18,13 +18,25 @@ from .lossless import exact_codebook_tensor, index_dtype, lossless_tensor
 from .rate import estimate_bits
 from .settings import QuantizerSettings
 
-__all__ = ["PRUNED_SHARE", "Fit", "Pool", "quantize_pools"]
+__all__ = [
+    "PRUNED_SHARE",
+    "Fit",
+    "Member",
+    "Pool",
+    "common_units",
+    "in_range",
+    "mean_square",
+    "quantize_pools",
+    "sort_out",
+    "with_used_entries",
+]
 
 PRUNED_SHARE = 0.1
 """Share of exact zeros from which a tensor counts as pruned."""
 
 _TERNARY = 3
 _MIN_TERNARY = 64
+_LEAST_USES = 4
 _HARM = 0.01
 _JUDGED_VALUES = 1 << 20
 _CHUNK = 1 << 22
@@ -92,7 +104,7 @@ class Fit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Member:
+class Member:
     """One tensor on its way to a codebook: its values as float32 or float64, and their weights if any."""
 
     name: str
@@ -111,7 +123,7 @@ def quantize_pools(
 
     - Tensors of at most `clusters` distinct values, and always those of two or three (binary and ternary
       networks), are kept exactly (-0.0 becomes 0.0); so are integers and booleans. With one pool for all,
-      tensors that no codebook of their own would make smaller join it instead.
+      tensors whose distinct values are used less than four times each join it instead.
     - Entries are rounded to the codebook dtype; equal and unused ones are dropped. Where float16 (or
       bfloat16) overflows or adds more than 1 % to the squared error, the codebook is float32. float16 and
       bfloat16 tensors have codebooks of their own dtype.
@@ -122,9 +134,36 @@ def quantize_pools(
     ConversionError
         If a weight is NaN or infinite, or sensitivities have another shape, are negative or not finite.
     """
+    result, everything = sort_out(weights, sensitivities, settings)
+    pools: dict[str | DType, list[Member]] = {}
+    for member in everything:
+        pools.setdefault(member.dtype if settings.scope == "global" else member.name, []).append(member)
+    filling, energy = common_units(everything)
+    for members in pools.values():
+        pool = _pool_of(members, filling, energy, keep_zeros=settings.keep_zeros)
+        made = with_used_entries(pool, fit(pool, settings), settings) if in_range(pool.values) else None
+        for name in (member.name for member in members):
+            result[name] = RawTensor.from_array(weights[name])
+        if made is not None:
+            result.update(_split(members, *made))
+    return {name: result[name] for name in weights}
+
+
+def sort_out(
+    weights: Mapping[str, np.ndarray],
+    sensitivities: Mapping[str, np.ndarray] | None,
+    settings: QuantizerSettings,
+) -> tuple[dict[str, Tensor], list[Member]]:
+    """Return the tensors that need no quantizer, and the others with their values checked.
+
+    Raises
+    ------
+    ConversionError
+        As :func:`quantize_pools`.
+    """
     _check_sensitivities(weights, sensitivities or {})
     result: dict[str, Tensor] = {}
-    pools: dict[str | DType, list[_Member]] = {}
+    members: list[Member] = []
     for name, array in weights.items():
         dtype = dtype_of(array)
         if not dtype.is_float:
@@ -132,26 +171,18 @@ def quantize_pools(
             continue
         values = _finite_values(name, array, dtype)
         kept = _kept_exactly(array, max(settings.clusters, _TERNARY))
-        joins = (
-            settings.scope == "global" and isinstance(kept, RawTensor) and np.unique(values).size > _TERNARY
-        )
-        if kept is not None and not joins:
+        if kept is not None and not (settings.scope == "global" and _gains_by_joining(kept, values)):
             result[name] = kept
             continue
         sensitivity = None if sensitivities is None else sensitivities.get(name)
-        member = _Member(name=name, values=values, sensitivity=sensitivity, dtype=dtype)
-        pools.setdefault(dtype if settings.scope == "global" else name, []).append(member)
-    everything = [member for members in pools.values() for member in members]
-    filling = _mean_sensitivity(everything)
-    energy = None if filling is None else _mean_energy(everything, filling)
-    for members in pools.values():
-        pool = _pool_of(members, filling, energy, keep_zeros=settings.keep_zeros)
-        made = _with_used_entries(pool, fit(pool, settings), settings) if _in_range(pool.values) else None
-        for name in (member.name for member in members):
-            result[name] = RawTensor.from_array(weights[name])
-        if made is not None:
-            result.update(_split(members, *made))
-    return {name: result[name] for name in weights}
+        members.append(Member(name=name, values=values, sensitivity=sensitivity, dtype=dtype))
+    return result, members
+
+
+def common_units(members: Sequence[Member]) -> tuple[float | None, float | None]:
+    """Return the means of sensitivity and of sensitivity x value^2; None where no sensitivity is known."""
+    filling = _mean_sensitivity(members)
+    return filling, None if filling is None else _mean_energy(members, filling)
 
 
 def _check_sensitivities(weights: Mapping[str, np.ndarray], given: Mapping[str, np.ndarray]) -> None:
@@ -189,14 +220,22 @@ def _kept_exactly(array: np.ndarray, most: int) -> Tensor | None:
     return found if n_entries > 1 and estimate_bits(found) < estimate_bits(raw) else raw
 
 
-def _mean_sensitivity(members: Sequence[_Member]) -> float | None:
+def _gains_by_joining(kept: Tensor, values: np.ndarray) -> bool:
+    """Whether a tensor of few distinct values should share a codebook: its own would serve few weights."""
+    n_distinct = int(np.unique(values).size)
+    if n_distinct <= _TERNARY:
+        return False
+    return isinstance(kept, RawTensor) or int(np.count_nonzero(values)) < _LEAST_USES * n_distinct
+
+
+def _mean_sensitivity(members: Sequence[Member]) -> float | None:
     """Return the mean of all sensitivities, or None if none is above zero."""
     given = [member.sensitivity for member in members if member.sensitivity is not None]
     total = sum(float(array.sum(dtype=np.float64)) for array in given)
     return total / sum(array.size for array in given) if total > 0 else None
 
 
-def _mean_energy(members: Sequence[_Member], filling: float) -> float:
+def _mean_energy(members: Sequence[Member], filling: float) -> float:
     """Return the mean of sensitivity x value^2 over all members."""
     total = 0.0
     for member in members:
@@ -216,18 +255,23 @@ def _energy(flat: np.ndarray, weights: np.ndarray | None) -> float:
     return total
 
 
+def mean_square(values: np.ndarray) -> float:
+    """Return the mean of the squared values."""
+    return _energy(values, None) / values.size
+
+
 def _chunks(size: int) -> Iterator[slice]:
     for start in range(0, size, _CHUNK):
         yield slice(start, start + _CHUNK)
 
 
-def _in_range(values: np.ndarray) -> bool:
+def in_range(values: np.ndarray) -> bool:
     """Whether float32 can hold entries for the values."""
     return values.dtype == np.float32 or bool(np.abs(values).max() <= np.finfo(np.float32).max)
 
 
 def _pool_of(
-    members: Sequence[_Member], filling: float | None, energy: float | None, *, keep_zeros: bool
+    members: Sequence[Member], filling: float | None, energy: float | None, *, keep_zeros: bool
 ) -> Pool:
     values = _joined([member.values.reshape(-1) for member in members])
     zero_share = 1.0 - np.count_nonzero(values) / values.size
@@ -236,12 +280,12 @@ def _pool_of(
         weights=None if filling is None else _pooled_weights(members, filling),
         dtype=members[0].dtype,
         has_zero=keep_zeros and bool(zero_share >= PRUNED_SHARE),
-        energy=_energy(values, None) / values.size if energy is None else energy,
+        energy=mean_square(values) if energy is None else energy,
     )
 
 
 def _split(
-    members: Sequence[_Member], codebook: Codebook, indices: np.ndarray
+    members: Sequence[Member], codebook: Codebook, indices: np.ndarray
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield each member's share of the indices."""
     start = 0
@@ -255,7 +299,7 @@ def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _pooled_weights(members: Sequence[_Member], filling: float) -> np.ndarray | None:
+def _pooled_weights(members: Sequence[Member], filling: float) -> np.ndarray | None:
     """Return the members' sensitivities in one array, or None if no weight would be above zero."""
     parts = [
         np.full(m.values.size, filling, dtype=np.float32)
@@ -267,7 +311,7 @@ def _pooled_weights(members: Sequence[_Member], filling: float) -> np.ndarray | 
     return pooled if pooled.any() else None
 
 
-def _with_used_entries(
+def with_used_entries(
     pool: Pool, found: Fit, settings: QuantizerSettings
 ) -> tuple[Codebook, np.ndarray] | None:
     """Return a codebook of the rounded entries in use and the indices into it, or None."""

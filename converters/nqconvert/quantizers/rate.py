@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from nqformat.dtypes import DType
-from nqformat.tensor import AffineTensor, CodebookTensor, RawTensor, Tensor, ViewTensor
+from nqformat.tensor import (
+    AffineTensor,
+    CodebookTensor,
+    GroupedTensor,
+    HashedTensor,
+    RawTensor,
+    Tensor,
+    ViewTensor,
+    cast_values,
+)
 
 __all__ = ["estimate_bits"]
 
@@ -35,6 +46,14 @@ def estimate_bits(tensor: Tensor) -> float:
     """
     if isinstance(tensor, RawTensor):
         return _RECORD_BITS + _raw_bits(tensor)
+    if not isinstance(tensor, ViewTensor | HashedTensor) and tensor.scales is not None:
+        scales = cast_values(tensor.scales.values, tensor.scales.stored_as)
+        own = _raw_bits(RawTensor(bits=scales, dtype=tensor.scales.stored_as))
+        return own + estimate_bits(replace(tensor, scales=None))
+    if isinstance(tensor, GroupedTensor):
+        entries = tensor.codebook.entries
+        payload = _symbol_bits(tensor.indices) if entries <= 256 else _number_bits(tensor.indices)
+        return _RECORD_BITS + payload + 8.0 * tensor.codebook.values.size * tensor.codebook.stored_as.itemsize
     if isinstance(tensor, CodebookTensor):
         entries = tensor.codebook.values.size
         payload = _symbol_bits(tensor.indices) if entries <= 256 else _number_bits(tensor.indices)
@@ -44,7 +63,7 @@ def estimate_bits(tensor: Tensor) -> float:
         k = tensor.k.astype(np.int64)
         parameters = _STEP_AND_OFFSET_BITS if tensor.dtype.is_float else 0.0
         return _RECORD_BITS + parameters + _number_bits(np.where(k < 0, -2 * k - 1, 2 * k))
-    assert isinstance(tensor, ViewTensor)
+    assert isinstance(tensor, ViewTensor | HashedTensor)
     return _RECORD_BITS
 
 

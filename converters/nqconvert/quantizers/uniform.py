@@ -6,10 +6,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from nqformat.tensor import Tensor
+from nqformat.dtypes import DType
+from nqformat.tensor import AffineTensor, Scales, Tensor, are_scales, round_codebook
 
+from .channels import Rows, channel_axis, quantize_scoped
 from .clustering import MAX_EXACT_VALUES, N_BINS, binned_values
-from .pools import Fit, Pool, quantize_pools
+from .pools import Fit, Pool
 from .settings import MAX_CLUSTERS, QuantizerSettings
 
 __all__ = ["cell_means", "grid_cells", "least_step", "quantize_uniform"]
@@ -28,7 +30,9 @@ def quantize_uniform(
     Cell j holds the values whose ``value / step`` rounds to j; its entry is their mean, weighted with the
     sensitivities if there are any. The cell around zero stays zero. `step` counts in the root mean square of
     the pool; with sensitivities in units that make one step cost all pools the same per bit (step^2 times the
-    mean sensitivity is alike). Without `step`, the smallest step that fills at most `clusters` cells.
+    mean sensitivity is alike). Without `step`, the smallest step that fills at most `clusters` cells. With
+    scope ``channel`` each row has a step of its own, rounded to bfloat16, and entries are multiples of it,
+    not means.
 
     Raises
     ------
@@ -45,17 +49,34 @@ def quantize_uniform(
     >>> bool(abs(tensor.decode() - values).max() < 0.5)
     True
     """
-    return quantize_pools(weights, sensitivities, settings or QuantizerSettings(), _fit)
+    return quantize_scoped(weights, sensitivities, settings or QuantizerSettings(), _fit, _channel_steps)
 
 
-def _fit(pool: Pool, settings: QuantizerSettings) -> Fit:
+def _step(pool: Pool, settings: QuantizerSettings) -> float:
+    """Return the step of a pool that is not all zero."""
     values, _ = pool.fitted()
     limit = max(float(np.abs(values).max()) / (MAX_CLUSTERS / 2 - 1), 1e-300)
     if settings.step is None:
-        step = least_step(values, pool.clusters(settings), has_zero=pool.has_zero)
-    else:
-        step = settings.step * pool.unit_step
-    cells, lowest = grid_cells(pool.values, max(step, limit))
+        return max(least_step(values, pool.clusters(settings), has_zero=pool.has_zero), limit)
+    return max(settings.step * pool.unit_step, limit)
+
+
+def _channel_steps(rows: Rows, settings: QuantizerSettings) -> Tensor | None:
+    """Return integers with a bfloat16 step for each row; None if a step is beyond float32."""
+    steps = np.array([_step(pool, settings) if pool.values.any() else 0.0 for pool in rows.pools])
+    steps[steps == 0] = np.median(steps[steps > 0])
+    with np.errstate(over="ignore"):
+        stored = round_codebook(steps.astype(np.float32), DType.BFLOAT16)
+    if not are_scales(stored):
+        return None
+    values = np.stack([pool.values for pool in rows.pools])
+    k = np.rint(values / stored[:, None].astype(np.float64)).astype(np.int32).reshape(rows.shape)
+    scales = Scales.along_axis(stored, rows.shape, channel_axis(rows.shape), DType.BFLOAT16)
+    return AffineTensor(k=k, step=1.0, dtype=rows.dtype, scales=scales)
+
+
+def _fit(pool: Pool, settings: QuantizerSettings) -> Fit:
+    cells, lowest = grid_cells(pool.values, _step(pool, settings))
     return cell_means(pool.values, pool.weights, cells, zero_cell=-lowest)
 
 
@@ -116,16 +137,26 @@ def least_step(values: np.ndarray, most: int, *, has_zero: bool) -> float:
     points = points.astype(np.float64)
     largest = float(np.abs(points).max())
 
-    def n_used(step: float, at: np.ndarray) -> int:
-        found = np.unique(np.rint(at / step))
-        return int(np.count_nonzero(found)) if has_zero else found.size
+    def n_used(step: float) -> int:
+        cells = np.rint(points / step)
+        starts = np.append(True, cells[1:] != cells[:-1])
+        return int(np.count_nonzero(starts & (cells != 0) if has_zero else starts))
 
     low, high = largest / (MAX_CLUSTERS / 2 - 1), 4.0 * largest
-    if n_used(low, points) <= most:
+    if n_used(low) <= most:
         return low
     for _ in range(_BISECTIONS):
         middle = (low * high) ** 0.5
-        low, high = (low, middle) if n_used(middle, points) <= most else (middle, high)
-    while points.size < values.size and n_used(high, values.astype(np.float64)) > most:
+        low, high = (low, middle) if n_used(middle) <= most else (middle, high)
+    if values.size <= MAX_EXACT_VALUES:
+        return high
+    while _n_cells(values, high, has_zero=has_zero) > most:
         high *= _WIDER  # bins do not show every value of the tails
     return high
+
+
+def _n_cells(values: np.ndarray, step: float, *, has_zero: bool) -> int:
+    """Count the cells in use, the one around zero only if zeros have no entry of their own."""
+    cells, lowest = grid_cells(values, step)
+    used = np.flatnonzero(np.bincount(cells))
+    return int(np.count_nonzero(used != -lowest)) if has_zero else used.size

@@ -7,11 +7,11 @@ packages add methods as entry points of the group ``nqconvert.sensitivities``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module
-from importlib.metadata import entry_points
 from typing import Any, cast
 
 import numpy as np
+
+from nqconvert.method_registry import MethodRegistry
 
 from .settings import SensitivityMethod, SensitivitySettings
 
@@ -37,6 +37,8 @@ _BUILT_IN = {
     "none": "nqconvert.sensitivity:_measure_none",
 }
 
+_METHODS = MethodRegistry(kind="sensitivity", group=ENTRY_POINT_GROUP, built_in=_BUILT_IN)
+
 
 def _measure_none(model: Any, calibration: Any, settings: SensitivitySettings) -> dict[str, np.ndarray]:
     """Give every weight the same sensitivity (method ``none``)."""
@@ -51,7 +53,7 @@ def sensitivity_names() -> list[str]:
     >>> {"fisher", "none"} <= set(sensitivity_names())
     True
     """
-    return sorted(_BUILT_IN.keys() | {point.name for point in entry_points(group=ENTRY_POINT_GROUP)})
+    return _METHODS.names()
 
 
 def get_sensitivity(name: str) -> SensitivityMethod:
@@ -67,12 +69,7 @@ def get_sensitivity(name: str) -> SensitivityMethod:
     >>> get_sensitivity("fisher").__name__
     'measure_fisher'
     """
-    if name in _BUILT_IN:
-        module, _, attribute = _BUILT_IN[name].partition(":")
-        return cast(SensitivityMethod, getattr(import_module(module), attribute))
-    for point in entry_points(group=ENTRY_POINT_GROUP, name=name):
-        return cast(SensitivityMethod, point.load())
-    raise ValueError(f"unknown sensitivity {name!r}; known: {', '.join(sensitivity_names())}")
+    return cast(SensitivityMethod, _METHODS.find(name))
 
 
 def measure_sensitivities(

@@ -55,7 +55,7 @@ def source_sensitivities(
 
     ``auto`` takes ``adam`` if there is an optimizer's state, ``fisher`` for a module with calibration data,
     ``activation`` for a graph with calibration data, else ``none``. Sensitivities below a thousandth of a
-    tensor's mean are raised to it: calibration data never shows every input.
+    tensor's mean are raised to it: calibration data never shows every input. All are taken to `power` then.
 
     Parameters
     ----------
@@ -93,7 +93,10 @@ def source_sensitivities(
     if not arrays:
         raise ConversionError(f"the sensitivity {chosen!r} fits none of the model's weights")
     seconds = time.perf_counter() - started
-    return _floored(arrays), (f"sensitivities by {chosen!r} took {seconds:.1f} s", *notes)
+    return _raised(_floored(arrays), settings.power), (
+        f"sensitivities by {chosen!r} took {seconds:.1f} s",
+        *notes,
+    )
 
 
 def _chosen(method: str, source: ModelSource, data: StageData) -> str:
@@ -132,6 +135,12 @@ def _notes_of(bound: BoundSensitivities) -> list[str]:
 
 def _notes_of_missing(missing: Any) -> list[str]:
     return [f"no sensitivities, the mean of the others used: {', '.join(missing)}"] if missing else []
+
+
+def _raised(arrays: dict[str, np.ndarray], power: float) -> dict[str, np.ndarray]:
+    if power == 1.0:
+        return arrays
+    return {name: np.power(array, np.float32(power)) for name, array in arrays.items()}
 
 
 def _floored(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

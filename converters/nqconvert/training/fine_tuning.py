@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -148,7 +148,11 @@ class _Tuner:
         self._module = copy.deepcopy(module)
         self._tuning = tuning
         parameters = {n: array_of_torch(n, p) for n, p in module.named_parameters()}
-        quantized = {n: t for n, t in tensors.items() if isinstance(t, CodebookTensor) and n in originals}
+        quantized = {
+            name: tensor
+            for name, tensor in tensors.items()
+            if isinstance(tensor, CodebookTensor) and tensor.scales is None and name in originals
+        }
         links = find_links({name: originals[name] for name in quantized}, parameters)
         self._books: list[Codebook] = []
         self._parts: list[_Part] = []
@@ -265,5 +269,5 @@ class _Tuner:
                 continue
             codebook, place = found
             indices = place.astype(tensor.indices.dtype)[tensor.indices]
-            result[name] = CodebookTensor(indices=indices, codebook=codebook, dtype=tensor.dtype)
+            result[name] = replace(tensor, indices=indices, codebook=codebook)
         return result

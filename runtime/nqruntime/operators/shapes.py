@@ -76,42 +76,31 @@ def expand(context: NodeContext) -> Run:
     return run
 
 
-def _with_axes(
-    context: NodeContext, function: Callable[[np.ndarray, tuple[int, ...] | None], np.ndarray]
-) -> Run:
-    """Take the axes from the second input, as opsets from 13 on do."""
-    return lambda x, axes=None: function(x, None if axes is None else tuple(axes.tolist()))
-
-
 def _squeeze(x: np.ndarray, axes: tuple[int, ...] | None) -> np.ndarray:
+    """Drop axes of size 1."""
     return np.squeeze(x, axis=axes)
 
 
 def _unsqueeze(x: np.ndarray, axes: tuple[int, ...] | None) -> np.ndarray:
+    """Insert axes of size 1."""
     return np.expand_dims(x, axes or ())
 
 
-@operator("Squeeze")
-def squeeze_by_attribute(context: NodeContext) -> Run:
-    """Drop axes of size 1."""
-    axes = context.integers("axes")
-    return lambda x: _squeeze(x, axes)
+def _register_with_axes(
+    name: str, function: Callable[[np.ndarray, tuple[int, ...] | None], np.ndarray]
+) -> None:
+    """Register an operator whose axes are an attribute at first and an input from opset 13 on."""
+
+    def prepare_by_attribute(context: NodeContext) -> Run:
+        axes = context.integers("axes")
+        return lambda x: function(x, axes)
+
+    def prepare(context: NodeContext) -> Run:
+        return lambda x, axes=None: function(x, None if axes is None else tuple(axes.tolist()))
+
+    operator(name, 1)(prepare_by_attribute)
+    operator(name, 13)(prepare)
 
 
-@operator("Squeeze", 13)
-def squeeze(context: NodeContext) -> Run:
-    """Drop axes of size 1, given by the second input."""
-    return _with_axes(context, _squeeze)
-
-
-@operator("Unsqueeze")
-def unsqueeze_by_attribute(context: NodeContext) -> Run:
-    """Insert axes of size 1."""
-    axes = context.integers("axes")
-    return lambda x: _unsqueeze(x, axes)
-
-
-@operator("Unsqueeze", 13)
-def unsqueeze(context: NodeContext) -> Run:
-    """Insert axes of size 1, given by the second input."""
-    return _with_axes(context, _unsqueeze)
+_register_with_axes("Squeeze", _squeeze)
+_register_with_axes("Unsqueeze", _unsqueeze)

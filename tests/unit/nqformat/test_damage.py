@@ -93,7 +93,7 @@ def test_an_unknown_critical_flag_is_refused_and_an_ancillary_one_is_not(small_f
         nqformat.load(reseal(bytes(content)))
     content = bytearray(small_file)
     content[11] = 0x55
-    assert len(nqformat.load(reseal(bytes(content)))) == 15
+    assert len(nqformat.load(reseal(bytes(content)))) == 18
 
 
 def test_mutants_with_repaired_checksums_never_raise_a_foreign_error(
@@ -175,7 +175,7 @@ def test_a_second_tensor_of_one_name_is_refused() -> None:
         nqformat.load(with_directory(first + record_bytes(RecordKind.TENSOR, record.to_bytes("a"))))
 
 
-@pytest.mark.parametrize("dims", [1 << 40, 1 << 50, (1 << 62) + 1])
+@pytest.mark.parametrize("dims", [1 << 40, 1 << 50, (1 << 59) + 1])
 def test_huge_declared_tensors_are_refused_without_allocating(dims: int) -> None:
     table = record_bytes(RecordKind.TABLE, PrefixCode(lengths=(), single=0).to_bytes())
     book = record_bytes(

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,14 +17,18 @@ import pytest
 import nqformat
 from nqformat import AffineTensor, Codebook, CodebookTensor, DType, RawTensor, kernels
 from nqformat.chunks import substream_bounds
+from nqformat.decoding import decode_dense, decode_sparse
 from nqformat.errors import FormatError
 from nqformat.hybrid import HybridMapping
-from nqformat.kernels.objects import kernel_library
+from nqformat.kernels.objects import Part, kernel_library
 from nqformat.prefix_code import PrefixCode
+from nqformat.streams import Codec
+from nqformat.tans import TansCode
+from nqformat.workers import Workers
 
 ROOT = Path(__file__).parents[3]
 needs_kernels = pytest.mark.skipif(
-    kernel_library(compile_missing=True) is None, reason="no compiled kernels on this machine"
+    kernel_library(Part.DECODER, compile_missing=True) is None, reason="no compiled kernels on this machine"
 )
 PAGE = mmap.PAGESIZE
 
@@ -51,6 +56,58 @@ def guarded(content: bytes) -> tuple[np.ndarray, mmap.mmap]:
     area[start : n_pages * PAGE] = content
     assert libc.mprotect(ctypes.c_void_p(address + n_pages * PAGE), ctypes.c_size_t(PAGE), 0) == 0
     return np.frombuffer(area, dtype=np.uint8, count=len(content), offset=start), area
+
+
+def guarded_result(n: int, dtype: np.dtype[Any]) -> tuple[np.ndarray, mmap.mmap]:
+    """An array of n elements that ends where a forbidden page begins, and what keeps it alive."""
+    found, area = guarded(b"\xa5" * (n * dtype.itemsize))
+    return found.view(dtype), area
+
+
+@needs_kernels
+@pytest.mark.parametrize("past_cache_from", [0, 1 << 40])
+def test_damaged_chunks_write_only_into_their_result(
+    past_cache_from: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NQFORMAT_KERNELS", "numba")
+    monkeypatch.setattr("nqformat.decoding._PAST_CACHE_FROM_BYTES", past_cache_from)
+    rng = np.random.default_rng(14)
+    values = np.append(0.0, rng.normal(size=20)).astype(np.float16).astype(np.float32)
+    dense = np.minimum(rng.geometric(0.4, size=(129, 301)) - 1, 20).astype(np.uint8)
+    tensors = {
+        f"{name} {dtype.label}": CodebookTensor(
+            indices=numbers[:, :width], codebook=Codebook(values=values), dtype=dtype
+        )
+        for name, numbers in (("dense", dense), ("sparse", np.where(rng.random(dense.shape) < 0.1, dense, 0)))
+        for dtype, width in ((DType.FLOAT32, 301), (DType.FLOAT16, 299))
+    }
+    content = nqformat.save(tensors, prefer="speed")
+    refused = 0
+    for _ in range(25):
+        mutant = bytearray(content)
+        for _ in range(int(rng.integers(1, 12))):
+            mutant[int(rng.integers(len(content) // 4, len(mutant)))] ^= int(rng.integers(1, 256))
+        source, source_area = guarded(bytes(mutant))
+        with nqformat.from_bytes(memoryview(source), verify=False, threads=1) as file:
+            for name, tensor in tensors.items():
+                record = file._record(name)
+                part = file.decoder.coded(name, file.decoder.slice_of(record, "values"))
+                table, values_of = file.decoder.value_rule(record, record.fields, part.record)
+                out, area = guarded_result(tensor.indices.size, record.dtype.storage_dtype)
+                rule = {"table": table, "values_of": values_of, "out": out, "workers": Workers(1)}
+                for columns in (None, tensor.indices.shape):
+                    try:
+                        if name.startswith("dense"):
+                            decode_dense(part, base=0, **rule)
+                        else:
+                            gaps = file.decoder.coded(name, file.decoder.slice_of(record, "positions"))
+                            decode_sparse(part, gaps, columns=columns, **rule)
+                    except FormatError:
+                        refused += 1
+                assert not any(area[: len(area) - PAGE - out.nbytes])
+                del out, rule
+        del source, source_area, part
+    assert refused > 10
 
 
 @needs_kernels
@@ -106,6 +163,72 @@ def test_damaged_chunks_are_judged_alike_and_nothing_beyond_them_is_read(
 
 
 @needs_kernels
+def test_damaged_tans_chunks_are_judged_alike_and_nothing_beyond_them_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = np.random.default_rng(9)
+    refused = 0
+    for round_number in range(120):
+        width, n = int(rng.integers(2, 256)), int(rng.integers(1, 6000))
+        symbols = np.minimum(rng.geometric(rng.uniform(0.05, 0.95), n) - 1, width - 1).astype(np.uint8)
+        counts = np.bincount(np.append(symbols, [0, 1]), minlength=256)
+        code = TansCode.from_counts(counts, 2, int(rng.integers(8, 13)))
+        symbol_bounds = substream_bounds(n, int(rng.choice([1, 4])))
+        parts = kernels.encode_tans_streams(symbols, symbol_bounds, code.encode_tables)
+        damaged = bytearray(b"".join(parts))
+        byte_bounds = [0, *np.cumsum([len(p) for p in parts]).tolist()]
+        for _ in range(int(rng.integers(0, 3))):
+            damaged[int(rng.integers(len(damaged)))] ^= int(rng.integers(1, 256))
+        if round_number % 3 == 0:
+            moved = sorted(int(b) for b in rng.integers(0, len(damaged) + 1, len(byte_bounds) - 2))
+            byte_bounds = [0, *moved, len(damaged)]
+        buffer, area = guarded(bytes(damaged))
+        outcomes = []
+        for path in ("numba", "numpy"):
+            monkeypatch.setenv("NQFORMAT_KERNELS", path)
+            outcomes.append(
+                kernels.decode_tans_streams(
+                    buffer, byte_bounds, code.decode_table, code.table_log2, symbol_bounds
+                )
+            )
+        assert (outcomes[0] is None) == (outcomes[1] is None)
+        if outcomes[0] is None or outcomes[1] is None:
+            refused += 1
+        else:
+            assert np.array_equal(outcomes[0], outcomes[1])
+        del buffer, area
+    assert refused > 20
+
+
+@needs_kernels
+def test_tensors_under_tans_codes_decode_alike_on_both_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nqformat.code_cost._TANS_GAIN", 2.0)
+    monkeypatch.setattr("nqformat.code_cost._TANS_GAIN_LARGE", 2.0)
+    rng = np.random.default_rng(5)
+    values = np.append(0.0, rng.normal(size=39)).astype(np.float16).astype(np.float32)
+    tensors = {}
+    for levels in (2, 16, 40):
+        indices = np.minimum(rng.geometric(0.3, size=(401, 303)), levels) - 1
+        kept = np.where(rng.random((401, 303)) < 0.1, indices, 0)
+        for name, numbers in (("dense", indices), ("sparse", kept)):
+            tensors[f"{name} {levels}"] = CodebookTensor(
+                indices=numbers.astype(np.uint8), codebook=Codebook(values=values[:levels])
+            )
+    contents = {}
+    for path in ("numba", "numpy"):
+        monkeypatch.setenv("NQFORMAT_KERNELS", path)
+        contents[path] = nqformat.save(tensors)
+    assert contents["numba"] == contents["numpy"]
+    for path in ("numba", "numpy"):
+        monkeypatch.setenv("NQFORMAT_KERNELS", path)
+        with nqformat.from_bytes(contents[path], threads=2) as file:
+            part = file.decoder.slice_of(file._record("dense 16"), "values")
+            assert file.decoder.coded("dense 16", part).record.codec is Codec.TANS
+            for name, tensor in tensors.items():
+                assert file.get_tensor(name).tobytes() == tensor.decode().tobytes(), (path, name)
+
+
+@needs_kernels
 def test_hybrid_numbers_are_judged_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(3)
     for split, mantissa in ((0, 0), (4, 1), (7, 3)):
@@ -132,6 +255,23 @@ def test_hybrid_numbers_are_judged_alike(monkeypatch: pytest.MonkeyPatch) -> Non
                 assert np.array_equal(found[0], found[1])
             if damage == 0:
                 assert np.array_equal(found[0], numbers)
+
+
+@needs_kernels
+@pytest.mark.parametrize("n", [0, 5, 63, 4099, 70_001])
+def test_codewords_are_packed_alike_alone_and_in_pairs(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(n)
+    for n_used in (2, 16, 60, 256):
+        code = random_code(rng, n_used, 8.0)
+        symbols = rng.choice(np.flatnonzero(code.lengths), n).astype(np.uint8)
+        codes, lengths = code.codewords
+        uneven = [0, n // 5, n // 2, n // 2, n]
+        for bounds in (substream_bounds(n, 1), substream_bounds(n, 4), uneven):
+            packed = []
+            for path in ("numba", "numpy"):
+                monkeypatch.setenv("NQFORMAT_KERNELS", path)
+                packed.append(kernels.pack_codes(symbols, bounds, codes, lengths))
+            assert packed[0] == packed[1]
 
 
 @needs_kernels
@@ -206,6 +346,26 @@ def test_large_tensors_of_every_kind_decode_alike_on_both_paths_and_with_threads
     with nqformat.from_bytes(content, bfloat16="uint16") as file:
         for name in some[::5]:
             assert file.get_tensor(name).tobytes() == tensors[name].decode().tobytes(), name
+
+
+@needs_kernels
+def test_results_written_past_the_cache_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NQFORMAT_KERNELS", "numba")
+    monkeypatch.setattr("nqformat.decoding._PAST_CACHE_FROM_BYTES", 0)
+    rng = np.random.default_rng(12)
+    for levels in (3, 16, 40):
+        for dtype in (DType.FLOAT32, DType.FLOAT16, DType.FLOAT64):
+            values = np.append(0.0, rng.normal(size=levels - 1)).astype(np.float16).astype(np.float32)
+            dense = rng.binomial(levels - 1, 0.4, size=(331, 401)).astype(np.uint8)
+            rare = np.where(rng.random((331, 401)) < 0.05, dense, 0).astype(np.uint8)
+            rare[7:210] = 0
+            tensors = {
+                name: CodebookTensor(indices=numbers, codebook=Codebook(values=values), dtype=dtype)
+                for name, numbers in (("dense", dense), ("sparse", rare), ("columns", rare.T.copy()))
+            }
+            decoded = nqformat.load(nqformat.save(tensors, prefer="speed"), threads=2)
+            for name, tensor in tensors.items():
+                assert decoded[name].tobytes() == tensor.decode().tobytes(), (levels, dtype, name)
 
 
 @needs_kernels

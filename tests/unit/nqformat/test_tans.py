@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -19,10 +20,19 @@ def code_of(symbols: np.ndarray, resolution: int = 2, table_log2: int = 12) -> T
     return TansCode.from_counts(np.bincount(symbols, minlength=256), resolution, table_log2)
 
 
+@contextmanager
+def path_of(compiled: bool) -> Iterator[None]:
+    """Take the compiled kernels, or NumPy."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NQFORMAT_KERNELS", "numba" if compiled else "numpy")
+        yield
+
+
 def encoded(code: TansCode, symbols: np.ndarray, n_streams: int, numba: bool) -> list[bytes]:
-    bounds = pairwise(substream_bounds(symbols.size, n_streams))
-    tables = (code.frequencies, code.first_place, code.states_by_symbol, code.table_log2)
-    return [kernels.encode_tans(symbols[a:b], *tables, numba=numba) for a, b in bounds]
+    with path_of(numba):
+        return kernels.encode_tans_streams(
+            symbols, substream_bounds(symbols.size, n_streams), code.encode_tables
+        )
 
 
 def decoded(
@@ -30,21 +40,17 @@ def decoded(
 ) -> np.ndarray | None:
     byte_bounds = [0, *np.cumsum([len(p) for p in parts]).tolist()]
     content = np.frombuffer(b"".join(parts) if buffer is None else buffer, dtype=np.uint8)
-    return kernels.decode_tans_streams(
-        content,
-        byte_bounds,
-        code.decode_table,
-        code.table_log2,
-        substream_bounds(n_symbols, len(parts)),
-        numba=numba,
-    )
+    with path_of(numba):
+        return kernels.decode_tans_streams(
+            content, byte_bounds, code.decode_table, code.table_log2, substream_bounds(n_symbols, len(parts))
+        )
 
 
 def test_the_example_of_the_specification() -> None:
     assert frequencies_of_weights((0, 1, 1), 0, 5) == (16, 8, 8)
     code = TansCode(weights=(0, 1, 1), resolution=0, table_log2=5)
     assert [int(code.symbol_of_state[s]) for s in (0, 23, 14, 5)] == [0, 0, 0, 0]
-    n_bits = code.decode_table >> 8 & 0xFF
+    n_bits = code.decode_table & 0xFF
     assert sorted(n_bits[code.symbol_of_state == 0].tolist()) == [1] * 16
     assert sorted(n_bits[code.symbol_of_state == 2].tolist()) == [2] * 8
 

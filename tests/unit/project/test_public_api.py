@@ -8,9 +8,10 @@ import pytest
 
 PUBLIC = {
     "nqformat": """
-        AffineTensor BadMagicError Codebook CodebookTensor ConversionError CorruptError DType FormatError
-        Layout LimitExceededError Limits MissingDependencyError NqError NqzFile PackedTensor RawTensor Tensor
-        TensorInfo TruncatedError UnsupportedFeatureError UnsupportedVersionError ViewSource ViewTensor
+        AffineTensor BadMagicError Codebook CodebookTensor ConversionError CorruptError DType
+        FormatError GroupedCodebook GroupedTensor HashedTensor Layout LimitExceededError Limits
+        MissingDependencyError NqError NqzFile PackedTensor RawTensor Scales Tensor TensorInfo
+        TruncatedError UnsupportedFeatureError UnsupportedVersionError ViewSource ViewTensor
         from_bytes load load_file safe_open save save_file
     """,
     "nqruntime": "InferenceSession",

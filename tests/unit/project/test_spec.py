@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 import nqformat
+from nqformat.deflate import deflate, inflate
+from nqformat.preset_dictionary import PRESET_DICTIONARY
 
 ROOT = Path(__file__).parents[3]
 SPEC = ROOT / "spec" / "nqz.md"
@@ -63,6 +65,27 @@ def test_the_example_decodes_to_what_the_text_says() -> None:
         assert (np.diff(positions, prepend=-1) - 1)[:10].tolist() == [3, 10, 8, 14, 10, 2, 22, 9, 4, 11]
         assert weight.reshape(-1)[positions][:8].tolist() == [0.5, 0.5, -1.5, 0.5, 2.25, 0.5, -1.5, 0.5]
         assert file.get_tensor("fc.bias").tolist() == [0.25, -1, 2, 0.5]
+
+
+def test_annex_a_is_the_preset_dictionary() -> None:
+    text = SPEC.read_text()
+    annex = text[text.index("\n## Annex A. ") :]
+    lines = re.findall(r"^([0-9a-f]{4})  ((?:[0-9a-f]{2})+)$", annex, re.MULTILINE)
+    assert [int(offset, 16) for offset, _ in lines] == list(range(0, 32 * len(lines), 32))
+    content = bytes.fromhex("".join(line for _, line in lines))
+    assert content == PRESET_DICTIONARY
+    assert f"{len(content):,} bytes with the CRC-32 {zlib.crc32(content):08x}" in annex
+
+
+def test_a_deflate_stream_needs_the_dictionary() -> None:
+    graph = b'"\x04Relu"\x07MaxPool"\x06Concat"\x04Gemm'
+    packed = deflate(graph)
+    assert len(packed) < len(graph) // 2
+    with pytest.raises(zlib.error):
+        zlib.decompress(packed, -15)
+    assert inflate(packed, len(graph), 1000, "GRAPH") == graph
+    with pytest.raises(nqformat.CorruptError):
+        inflate(packed[:-1], len(graph), 1000, "GRAPH")
 
 
 def test_the_script_still_describes_the_vectors() -> None:

@@ -15,7 +15,7 @@ from nqconvert.quantizers import QuantizerSettings, get_quantizer
 from nqconvert.quantizers import ecsq as ecsq_module
 from nqconvert.quantizers.ecsq import Cells, iterate_ecsq, quantize_ecsq
 from nqconvert.quantizers.inq import quantize_inq
-from nqconvert.quantizers.uniform import quantize_uniform
+from nqconvert.quantizers.uniform import least_step, quantize_uniform
 from nqformat import CodebookTensor, ConversionError, DType
 
 
@@ -224,3 +224,26 @@ def test_kernels_give_what_their_references_give(dtype, monkeypatch):
             cheapest_entries(points, masses, counts, centres, prices),
             cheapest_entries_reference(points, masses, counts, centres, prices),
         )
+
+
+def test_a_small_tensor_joins_the_common_pool_unless_it_looks_quantized():
+    rng = np.random.default_rng(5)
+    large = rng.normal(size=(100, 100)).astype(np.float32)
+    few = np.where(rng.random((30, 30)) < 0.1, rng.normal(size=(30, 30)), 0).astype(np.float32)
+    quantized = rng.choice(np.float32([-0.3, 0.1, 0.2, 0.7]), size=(30, 30))
+    settings = QuantizerSettings(clusters=128, scope="global", rate_penalty=1e-2)
+    for quantize in (quantize_uniform, quantize_ecsq):
+        made = quantize({"large": large, "few": few, "quantized": quantized}, None, settings)
+        assert np.array_equal(made["few"].codebook.values, made["large"].codebook.values)
+        assert np.array_equal(made["quantized"].decode(), quantized)
+
+
+def test_the_least_step_is_that_of_a_full_count():
+    rng = np.random.default_rng(6)
+    for has_zero in (False, True):
+        values = rng.normal(size=3000)
+        step = least_step(values, 20, has_zero=has_zero)
+        cells = np.unique(np.rint(values / step))
+        assert (np.count_nonzero(cells) if has_zero else cells.size) <= 20
+        finer = np.unique(np.rint(values / (0.97 * step)))
+        assert (np.count_nonzero(finer) if has_zero else finer.size) > 20

@@ -5,24 +5,24 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
-from nqconvert import quantizers
+from nqconvert import method_registry, quantizers
 from nqconvert.quantizers import get_quantizer, quantizer_names
 from nqconvert.quantizers.kmeans import quantize_kmeans
 from nqconvert.quantizers.lossless import quantize_lossless
 
 
 def test_own_quantizers_are_known_without_installed_metadata(monkeypatch):
-    monkeypatch.setattr(quantizers, "entry_points", lambda **_: [])
+    monkeypatch.setattr(method_registry, "entry_points", lambda **_: [])
     assert get_quantizer("none") is quantize_lossless
     assert get_quantizer("kmeans") is quantize_kmeans
-    assert quantizer_names() == ["ecsq", "hessian-kmeans", "inq", "kmeans", "none", "uniform"]
+    assert quantizer_names() == ["ecsq", "hessian-kmeans", "inq", "kmeans", "none", "uniform", "vq"]
 
 
 def test_a_plugin_is_found_and_cannot_replace_our_own(monkeypatch):
     point = EntryPoint("mine", "math:sqrt", quantizers.ENTRY_POINT_GROUP)
     rival = EntryPoint("kmeans", "math:sqrt", quantizers.ENTRY_POINT_GROUP)
     monkeypatch.setattr(
-        quantizers,
+        method_registry,
         "entry_points",
         lambda group, name=None: [p for p in (point, rival) if name in (None, p.name)],
     )

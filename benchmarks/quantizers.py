@@ -1,0 +1,216 @@
+"""Quantizers side by side on trained networks: bytes, loss, accuracy, seconds, memory.
+
+    NQZ_DATA=path/to/data [NQZ_PEERS=path NQZ_PEERS_PYTHON=python] python benchmarks/quantizers.py [part ...]
+
+Parts: ordering, goals, why, speed, memory, adam; all without an argument. Each writes its key of
+benchmarks/results/quantizers.json; with --fresh no point of an earlier run is taken from there. Bytes are of
+whole files, graph included; losses and accuracies are of the files, read back. Rates are chosen on training
+images, never on test images.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+import torch
+from harness import RESULTS, loaders, machine, required_data_folder, write
+from networks import NETWORKS
+from quantizer_costs import memory, speed
+from quantizer_curves import Point, Workbench, against_first, base_settings
+from quantizer_reasons import reasons
+
+CURVES: dict[str, dict[str, Any]] = {
+    "kmeans": {"method": "kmeans", "sensitivity": "none"},
+    "hessian-kmeans": {"method": "hessian-kmeans", "sensitivity": "fisher"},
+    "uniform + fisher": {"method": "uniform", "sensitivity": "fisher"},
+    "ecsq + fisher": {"method": "ecsq", "sensitivity": "fisher", "clusters": 64},
+    "ecsq + root of fisher": {"method": "ecsq", "sensitivity": "root-fisher", "clusters": 64},
+}
+KNOBS = {"ecsq": "rate_penalty", "uniform": "step"}
+PER_LAYER = {
+    "lenet300_p8": ("hessian-kmeans", "ecsq + fisher"),
+    "lenet5_p8": ("hessian-kmeans", "ecsq + fisher"),
+    "resnet32_jpegft": ("hessian-kmeans",),
+}
+NNCODEC_BYTES = {"lenet300_p8": 18_759, "lenet5_p8": 30_801}
+MAX_DROP = 0.001
+GOALS: dict[str, list[dict[str, Any]]] = {
+    "with fisher": [
+        {"method": "ecsq", "sensitivity": "root-fisher", "clusters": k, "rate_penalty": p}
+        for k in (32, 64)
+        for p in (0.03, 0.06, 0.12)
+    ],
+    "without data": [
+        {"method": "uniform", "sensitivity": "none", "step": 1.0},
+        *(
+            {"method": "ecsq", "sensitivity": "root-noise", "clusters": k, "rate_penalty": p}
+            for k in (24, 32, 48)
+            for p in (0.06, 0.065, 0.07, 0.08)
+        ),
+    ],
+}
+RATES: dict[str, dict[str, tuple[float, ...]]] = {
+    "lenet300_p8": {
+        "clusters": (6, 8, 10, 13, 18),
+        "step": (0.7, 0.9, 1.1, 1.4, 1.7),
+        "ecsq + fisher": (5e-4, 1e-3, 3e-3, 1e-2, 3e-2),
+        "ecsq + root of fisher": (1e-2, 3e-2, 6e-2, 1.2e-1, 2.2e-1),
+    },
+    "lenet5_p8": {
+        "clusters": (6, 8, 10, 13, 18),
+        "step": (0.7, 0.9, 1.1, 1.4, 1.7),
+        "ecsq + fisher": (3e-3, 1e-2, 2e-2, 4e-2, 7e-2),
+        "ecsq + root of fisher": (3e-2, 6e-2, 1e-1, 1.6e-1, 2.5e-1),
+    },
+    "resnet32_jpegft": {
+        "clusters": (16, 26, 42),
+        "step": (0.15, 0.25, 0.4),
+        "ecsq + fisher": (3e-4, 1.5e-3, 6e-3),
+        "ecsq + root of fisher": (3e-4, 1.5e-3, 6e-3),
+    },
+}
+
+
+def curve(bench: Workbench, name: str, *, scope: str) -> list[Point]:
+    """One method at several rates; points that an interrupted run measured are taken from the results."""
+    rates = RATES[bench.network.name]
+    knob = next((k for word, k in KNOBS.items() if name.startswith(word)), "clusters")
+    points = []
+    for value in rates[name] if knob == "rate_penalty" else rates[knob]:
+        key = f"{bench.network.name}, {name}, {scope}, {knob} {value:g}"
+        known = read_results().get("points", {}).get(key)
+        if known is None:
+            p = bench.point(base_settings(**{**CURVES[name], "scope": scope, knob: value}), knob)
+            save_results({"points": {key: asdict(p)}})
+        else:
+            p = Point(**known)
+        points.append(p)
+        print(
+            f"{key}: {p.file_bytes:,} bytes, loss {p.loss:.4f}, accuracy {100 * p.accuracy:.2f} %, "
+            f"{p.seconds:.1f} s",
+            flush=True,
+        )
+    return points
+
+
+def ordering(network: str) -> dict[str, Any]:
+    """Choi et al.'s order of methods, and one codebook for all layers against one for each."""
+    folder = required_data_folder()
+    bench = Workbench.of(NETWORKS[network](folder, loaders(folder)))
+    seconds = bench.measure("fisher")
+    bench.add_root("fisher")
+    original = bench.original(bench.network.test)
+    curves = {name: curve(bench, name, scope="global") for name in CURVES}
+    scopes = {}
+    for name in PER_LAYER[network]:
+        pair = {"joint": curves[name], "per layer": curve(bench, name, scope="layer")}
+        scopes[name] = against_first(pair, original[0]) | {
+            "seconds": {
+                scope: sum(p.seconds for p in points) / len(points) for scope, points in pair.items()
+            },
+            "accuracy": {scope: [p.accuracy for p in points] for scope, points in pair.items()},
+        }
+    kmeans = {name: curves[name] for name in ("kmeans", "hessian-kmeans")}
+    return {
+        "original": {"loss": original[0], "accuracy": original[1]},
+        "n_test": len(bench.network.test[1]),
+        "fisher_seconds": seconds,
+        "huffman": against_first(curves, original[0]),
+        "fixed_length": against_first(kmeans, original[0], fixed=True),
+        "scope": scopes,
+    }
+
+
+def goals(network: str, label: str) -> dict[str, Any]:
+    """The smallest file whose accuracy on training images drops by at most 0.1 point; test images once."""
+    folder = required_data_folder()
+    bench = Workbench.of(NETWORKS[network](folder, loaders(folder)))
+    if label == "with fisher":
+        bench.measure("fisher")
+        bench.add_root("fisher")
+    else:
+        bench.measure_without_data()
+        bench.add_root("noise")
+    train, test = bench.original(bench.network.training)[1], bench.original(bench.network.test)[1]
+    best: tuple[int, bytes, dict[str, Any], float] | None = None
+    for settings in GOALS[label]:
+        content, _ = bench.content(base_settings(**settings))
+        if best is not None and len(content) >= best[0]:
+            continue
+        accuracy = bench.judge(content, bench.network.training)[1]
+        if accuracy >= train - MAX_DROP:
+            best = len(content), content, settings, accuracy
+    assert best is not None
+    after = bench.judge(best[1], bench.network.test)[1]
+    change = f"test {100 * test:.2f} -> {100 * after:.2f} %"
+    print(f"{network} {label}: {best[0]:,} bytes, {change}, {best[2]}", flush=True)
+    return {
+        "original": {"training": train, "test": test},
+        "file_bytes": best[0],
+        "bytes_without_graph": best[0] - bench.graph_bytes(best[1]),
+        "settings": best[2],
+        "training": best[3],
+        "test": after,
+        "nncodec_bytes": NNCODEC_BYTES[network],
+    }
+
+
+def why(network: str) -> dict[str, Any]:
+    """What makes the order of methods: see quantizer_reasons.py."""
+    folder = required_data_folder()
+    bench = Workbench.of(NETWORKS[network](folder, loaders(folder)))
+    bench.measure("fisher")
+    found = reasons(bench)
+    for label, ratios in found.items():
+        print(f"{network}, sensitivities {label}: {ratios}", flush=True)
+    return found
+
+
+def read_results() -> dict[str, Any]:
+    path = RESULTS / "quantizers.json"
+    return dict(json.loads(path.read_text())) if path.exists() else {}
+
+
+def save_results(changes: dict[str, Any]) -> None:
+    """Add to the results; parts may run side by side."""
+    RESULTS.mkdir(exist_ok=True)
+    with open(RESULTS / "quantizers.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        known = read_results()
+        points = {**known.get("points", {}), **changes.pop("points", {})}
+        write("quantizers", {**known, **changes, "points": points})
+
+
+PARTS: dict[str, Callable[[], dict[str, Any]]] = {
+    **{f"ordering {name}": partial(ordering, name) for name in NETWORKS},
+    **{f"goals {name} {label}": partial(goals, name, label) for name in NNCODEC_BYTES for label in GOALS},
+    **{f"why {name}": partial(why, name) for name in NETWORKS},
+    "speed": speed,
+    "memory": memory,
+}
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    wanted = [word for word in sys.argv[1:] if word != "--fresh"]
+    if "--fresh" in sys.argv:
+        (RESULTS / "quantizers.json").unlink(missing_ok=True)
+    for name, part in PARTS.items():
+        if wanted and not any(name.startswith(word) for word in wanted):
+            continue
+        started = time.perf_counter()
+        found = part()
+        found["wall_seconds"] = round(time.perf_counter() - started, 1)
+        versions = machine("numpy", "numba", "torch", "onnxruntime", "flash1dkmeans")
+        save_results({"machine": versions, name: found})
+
+
+if __name__ == "__main__":
+    main()
