@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nqconvert.cli.console import call_object, load_object, read_arrays, read_calibration
+from nqconvert.quantizers.settings import SCOPES
 
 __all__ = ["add_model_options", "is_factory", "model_keywords", "model_of"]
 
@@ -22,7 +23,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help=".npy, .npz or shape=1,1,28,28: needed for a module; outputs are compared on it",
     )
     parser.add_argument(
-        "--scope", choices=("layer", "global"), help="one codebook for each tensor or one for all"
+        "--scope", choices=SCOPES, help="one codebook for each tensor, for all, or for each channel"
     )
     parser.add_argument("--density", type=float, help="share of weights that pruning keeps")
     parser.add_argument(

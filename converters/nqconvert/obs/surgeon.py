@@ -28,6 +28,7 @@ from nqformat.tensor import (
     round_codebook,
 )
 
+from . import NO_CALIBRATION
 from .layer import Layer, prepare_layer
 from .plain import add_plain_moments
 from .statistics import LayerHessians, new_hessians
@@ -65,6 +66,21 @@ class CalibrationSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Bias:
+    """A bias that took up errors.
+
+    Attributes
+    ----------
+    values : ndarray of float64, shape (n,)
+    tensor : AffineTensor
+        On the grid that the penalty asks for.
+    """
+
+    values: np.ndarray
+    tensor: AffineTensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
     """A network quantized with one penalty.
 
@@ -72,14 +88,14 @@ class Operation:
     ----------
     tensors : dict of str to Tensor
         Weights by the names of stored tensors.
-    biases : dict of str to AffineTensor
-        Biases that took up errors, on grids of their own.
+    biases : dict of str to Bias
+        Biases that took up errors.
     loss : float
         Predicted rise of the loss.
     """
 
     tensors: dict[str, Tensor]
-    biases: dict[str, AffineTensor]
+    biases: dict[str, Bias]
     loss: float
 
 
@@ -118,7 +134,7 @@ class Surgeon:
         """
         penalty = (DEFAULT_RATE_PENALTY if rate_penalty is None else rate_penalty) / max(1, self.n_weights)
         tensors: dict[str, Tensor] = {}
-        biases: dict[str, AffineTensor] = {}
+        biases: dict[str, Bias] = {}
         loss = 0.0
         for name, layer in self.layers.items():
             best = self._best(name, layer, penalty)
@@ -126,7 +142,8 @@ class Surgeon:
             tensors[name] = self._tensor(name, best)
             bias = layer.statistics.product.bias
             if best.bias is not None and bias is not None:
-                biases[bias] = _on_grid(best.bias, self.dtypes[bias], layer.bias_curvature, penalty)
+                grid = _on_grid(best.bias, self.dtypes[bias], layer.bias_curvature, penalty)
+                biases[bias] = Bias(values=best.bias, tensor=grid)
         return Operation(tensors=tensors, biases=biases, loss=loss)
 
     def _best(self, name: str, layer: Layer, penalty: float) -> LayerResult:
@@ -211,13 +228,8 @@ def prepare_surgeon(
     ConversionError
         If there is no calibration data or no graph, or no weight has a product.
     """
-    if calibration is None:
-        raise ConversionError(
-            "method 'obs' needs calibration inputs, a few hundred without labels; "
-            "without any there are 'ecsq' and 'uniform'"
-        )
-    if source.graph is None:
-        raise ConversionError("method 'obs' needs a graph; a state dict has none")
+    if calibration is None or source.graph is None:
+        raise ConversionError(NO_CALIBRATION)
     arrays = {**source.tensors, **{name: v.assemble(source.tensors) for name, v in source.views.items()}}
     model = require_package("onnx").ModelProto.FromString(source.graph)
     used = _used_products(model.graph, arrays, weights, source.views)
