@@ -32,8 +32,9 @@ class GaussNewtonSettings:
     temperature : float
         Of the softmax whose log-probabilities are differentiated; the Hessian is multiplied by its square,
         which leaves it in nats of the plain cross entropy.
-    passes : int
-        Random mixtures of classes, a backward pass each.
+    passes, row_passes : int
+        Random mixtures of classes, a backward pass each; `row_passes` if a layer has Hessians of single
+        outputs, to which only its own gradients add.
     sketches : int
         Random mixtures of a layer's outputs that its Hessian is summed over for each pass, if it has more
         outputs than that.
@@ -42,6 +43,7 @@ class GaussNewtonSettings:
 
     temperature: float = 3.0
     passes: int = 2
+    row_passes: int = 8
     sketches: int = 8
     seed: int = 0
 
@@ -141,9 +143,10 @@ def _backward(
     scores = _scores(values[answer], settings.temperature)
     order = list(outputs)
     gradients: dict[str, list[Tensor]] = {name: [] for name in order}
-    for number in range(settings.passes):
-        mixture = (scores * signs.draw(*scores.shape)).sum() / settings.passes**0.5
-        last = number + 1 == settings.passes
+    n_passes = settings.passes if all(layer.rows is None for layer in layers) else settings.row_passes
+    for number in range(n_passes):
+        mixture = (scores * signs.draw(*scores.shape)).sum() / n_passes**0.5
+        last = number + 1 == n_passes
         found = torch.autograd.grad(
             mixture, [outputs[name] for name in order], retain_graph=not last, allow_unused=True
         )
@@ -172,7 +175,8 @@ def _add_product(
     """Add some samples at a time, so that windows of a convolution do not fill the memory."""
     n_outputs, n_inputs = layer.scales.size, layer.blocks[-1].stop
     n_positions = gradients[0].numel() // max(1, n_samples * n_outputs)
-    per_sample = n_inputs * product.n_groups * (n_positions + (0 if layer.rows is None else n_outputs))
+    n_gradients = 0 if layer.rows is None else n_outputs * len(gradients)
+    per_sample = n_inputs * product.n_groups * (n_positions + n_gradients)
     share = max(1, _MAX_ELEMENTS // max(1, per_sample))
     whole = share >= n_samples or activation.shape[0] != n_samples
     for start in range(0, n_samples, n_samples if whole else share):
@@ -180,8 +184,8 @@ def _add_product(
         inputs = _inputs(product, activation[part], n_samples if whole else activation[part].shape[0])
         if layer.n_free:
             inputs = torch.cat([inputs, torch.ones_like(inputs[:, :, :1])], dim=2)
-        for gradient in gradients:
-            add(_outputs(product, gradient[part], len(inputs)), inputs)
+        outputs = [_outputs(product, gradient[part], len(inputs)) for gradient in gradients]
+        add(torch.stack(outputs, dim=2), inputs)
 
 
 def _inputs(product: Product, activation: Tensor, n_samples: int) -> Tensor:
@@ -224,16 +228,27 @@ def _add_moments(
     signs: _Signs,
     sketches: int,
 ) -> None:
-    """Add the squares of per-sample gradients ``G = sum over positions of g x^T``."""
+    """Add the squares of per-sample gradients ``G = sum over positions of g x^T``.
+
+    Parameters
+    ----------
+    outputs : torch.Tensor, shape (samples, groups, passes, outputs, positions)
+    inputs : torch.Tensor, shape (samples, groups, inputs, positions)
+    """
+    n, _, n_passes, n_outputs, _ = outputs.shape
+    outputs = outputs.flatten(2, 3)
     if layer.rows is not None:
-        gradients = torch.matmul(outputs, inputs.transpose(2, 3))  # samples, groups, outputs, inputs
-        layer.scales += torch.square(gradients).sum(dim=(0, 3)).double().numpy()
-        _add_rows(layer, gradients.flatten(1, 2))
+        gradients = torch.matmul(outputs, inputs.transpose(2, 3))
+        gradients = gradients.reshape(n, -1, n_passes, n_outputs, gradients.shape[-1])
+        layer.scales += torch.square(gradients).sum(dim=(0, 2, 4)).double().numpy()
+        _add_rows(layer, gradients.transpose(1, 2).flatten(2, 3).flatten(0, 1))
         return
-    layer.scales += _squares(outputs, inputs).double().numpy()
-    n, _, n_outputs, _ = outputs.shape
+    squares = _squares(outputs, inputs).reshape(-1, n_passes, n_outputs)
+    layer.scales += squares.sum(dim=1).double().numpy()
+    n_mixtures = sketches * n_passes
     if n_outputs > sketches:
-        outputs = torch.matmul(signs.draw(n, 1, sketches, n_outputs), outputs) / sketches**0.5
+        drawn = signs.draw(n, 1, n_mixtures, n_outputs * n_passes)
+        outputs = torch.matmul(drawn, outputs) / n_mixtures**0.5
     assert layer.shared is not None
     for block, *hessians in zip(layer.blocks, *layer.shared, strict=True):
         mixtures = torch.matmul(outputs, inputs[:, :, block.start : block.stop].transpose(2, 3))
@@ -251,6 +266,7 @@ def _squares(outputs: Tensor, inputs: Tensor) -> Tensor:
 
 
 def _add_rows(layer: LayerHessians, gradients: Tensor) -> None:
+    """Add to the Hessians of single outputs; `gradients` are (samples, outputs, inputs)."""
     assert layer.rows is not None
     constant = [gradients.shape[2] - 1] * layer.n_free
     for row, (kept, hessian) in enumerate(zip(layer.kept, layer.rows, strict=True)):

@@ -109,7 +109,7 @@ def prepare_layer(statistics: LayerHessians, weight: np.ndarray, bias: np.ndarra
             matrices=matrices,
             bias=wide_bias,
             curvature=curvature,
-            bias_curvature=float(np.mean([row.hessian[-1, -1] for row in rows])),
+            bias_curvature=float(np.mean([r.hessian[-1, -1] for r in rows])) if statistics.n_free else 0.0,
             rows=rows,
         )
     factors, curvature = _factored(statistics)

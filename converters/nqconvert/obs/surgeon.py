@@ -41,7 +41,8 @@ _STEPS = (1.0, 1.25, 1.625)
 """Of an octave: with few bits, so that small multiples are exact in float16."""
 _PATIENCE = 2
 _DECISION_SHARE = 0.15
-_BATCH = 50
+_BATCH_VALUES = 1 << 18
+_BATCH_BOUNDS = (8, 250)
 _MAX_CODEBOOK = 32
 _LEAST_STEP = 1e-30
 
@@ -303,6 +304,13 @@ def _stored_name(name: str, arrays: Mapping[str, np.ndarray], views: Mapping[str
     return view.sources[0].name
 
 
+def _batch_size(calibration: Any) -> int:
+    """Return fewer samples of larger inputs."""
+    first = next(calibration_batches(calibration, batch_size=1, samples=1))
+    n_values = sum(int(np.prod(value.shape)) for value in (*first.args, *first.kwargs.values()))
+    return int(np.clip(_BATCH_VALUES // max(1, n_values), *_BATCH_BOUNDS))
+
+
 def _measured(
     source: ModelSource,
     model: Any,
@@ -315,7 +323,8 @@ def _measured(
     """Measure by gradients if possible, else from inputs alone."""
 
     def feeds() -> Iterator[dict[str, np.ndarray]]:
-        for batch in calibration_batches(calibration, batch_size=_BATCH, samples=settings.samples):
+        size = _batch_size(calibration)
+        for batch in calibration_batches(calibration, batch_size=size, samples=settings.samples):
             yield feeds_of(batch, source.input_names)
 
     def empty(*, rows: bool) -> dict[str, LayerHessians]:
