@@ -91,8 +91,15 @@ def add_gauss_newton(
             for layer in layers:
                 for product in layer.products:
                     seen, found = values[product.activation], gradients[product.output]
-                    moments = partial(_add_moments, layer, signs=signs, sketches=settings.sketches)
-                    _add_product(layer, product, seen, found, n_samples=n_samples, add=moments)
+                    _add_product(
+                        layer,
+                        product,
+                        seen,
+                        found,
+                        n_samples=n_samples,
+                        signs=signs,
+                        sketches=settings.sketches,
+                    )
             done += n_samples
             progress(f"measuring Hessians: {done} samples")
     for layer in layers:
@@ -170,13 +177,15 @@ def _add_product(
     gradients: list[Tensor],
     *,
     n_samples: int,
-    add: Callable[[Tensor, Tensor], None],
+    signs: _Signs,
+    sketches: int,
 ) -> None:
     """Add some samples at a time, so that windows of a convolution do not fill the memory."""
     n_outputs, n_inputs = layer.scales.size, layer.blocks[-1].stop
     n_positions = gradients[0].numel() // max(1, n_samples * n_outputs)
-    n_gradients = 0 if layer.rows is None else n_outputs * len(gradients)
-    per_sample = n_inputs * product.n_groups * (n_positions + n_gradients)
+    n_gradients = n_outputs * len(gradients)
+    per_sample = n_inputs * product.n_groups * (n_positions + (0 if layer.rows is None else n_gradients))
+    per_sample += n_gradients * (n_positions + sketches)
     share = max(1, _MAX_ELEMENTS // max(1, per_sample))
     whole = share >= n_samples or activation.shape[0] != n_samples
     for start in range(0, n_samples, n_samples if whole else share):
@@ -185,7 +194,7 @@ def _add_product(
         if layer.n_free:
             inputs = torch.cat([inputs, torch.ones_like(inputs[:, :, :1])], dim=2)
         outputs = [_outputs(product, gradient[part], len(inputs)) for gradient in gradients]
-        add(torch.stack(outputs, dim=2), inputs)
+        _add_moments(layer, torch.stack(outputs, dim=2), inputs, signs=signs, sketches=sketches)
 
 
 def _inputs(product: Product, activation: Tensor, n_samples: int) -> Tensor:
@@ -236,22 +245,21 @@ def _add_moments(
     inputs : torch.Tensor, shape (samples, groups, inputs, positions)
     """
     n, _, n_passes, n_outputs, _ = outputs.shape
-    outputs = outputs.flatten(2, 3)
+    stacked = outputs.flatten(2, 3)
     if layer.rows is not None:
-        gradients = torch.matmul(outputs, inputs.transpose(2, 3))
+        gradients = torch.matmul(stacked, inputs.transpose(2, 3))
         gradients = gradients.reshape(n, -1, n_passes, n_outputs, gradients.shape[-1])
         layer.scales += torch.square(gradients).sum(dim=(0, 2, 4)).double().numpy()
         _add_rows(layer, gradients.transpose(1, 2).flatten(2, 3).flatten(0, 1))
         return
-    squares = _squares(outputs, inputs).reshape(-1, n_passes, n_outputs)
+    squares = _squares(stacked, inputs).reshape(-1, n_passes, n_outputs)
     layer.scales += squares.sum(dim=1).double().numpy()
-    n_mixtures = sketches * n_passes
     if n_outputs > sketches:
-        drawn = signs.draw(n, 1, n_mixtures, n_outputs * n_passes)
-        outputs = torch.matmul(drawn, outputs) / n_mixtures**0.5
+        mixed = torch.matmul(signs.draw(n, 1, n_passes, sketches, n_outputs), outputs)
+        stacked = mixed.flatten(2, 3) / sketches**0.5
     assert layer.shared is not None
     for block, *hessians in zip(layer.blocks, *layer.shared, strict=True):
-        mixtures = torch.matmul(outputs, inputs[:, :, block.start : block.stop].transpose(2, 3))
+        mixtures = torch.matmul(stacked, inputs[:, :, block.start : block.stop].transpose(2, 3))
         for group, hessian in enumerate(hessians):
             flat = mixtures[:, group].flatten(0, 1)
             hessian += (flat.T @ flat).double().numpy() / n_outputs
