@@ -102,7 +102,7 @@ def _lenet(name: str, module: nn.Module, folder: Path, load: Any) -> Network:
     return Network(
         name=name,
         module=module.eval(),
-        calibration=mnist_images(images[:2000]),
+        calibration=mnist_images(images[:5000]),
         training=(mnist_images(images[-10000:]), labels[-10000:].astype(np.int64)),
         test=(mnist_images(test_images), test_labels.astype(np.int64)),
     )

@@ -41,11 +41,12 @@ PER_LAYER = {
 }
 NNCODEC_BYTES = {"lenet300_p8": 18_759, "lenet5_p8": 30_801}
 MAX_DROP = 0.001
+N_FISHER = 2000
 GOALS: dict[str, list[dict[str, Any]]] = {
     "with fisher": [
         {"method": "ecsq", "sensitivity": "root-fisher", "clusters": k, "rate_penalty": p}
         for k in (32, 64)
-        for p in (0.03, 0.06, 0.12)
+        for p in (0.03, 0.045, 0.06, 0.09, 0.12)
     ],
     "without data": [
         {"method": "uniform", "sensitivity": "none", "step": 1.0},
@@ -104,7 +105,7 @@ def ordering(network: str) -> dict[str, Any]:
     """Choi et al.'s order of methods, and one codebook for all layers against one for each."""
     folder = required_data_folder()
     bench = Workbench.of(NETWORKS[network](folder, loaders(folder)))
-    seconds = bench.measure("fisher")
+    seconds = bench.measure("fisher", bench.network.calibration[:N_FISHER])
     bench.add_root("fisher")
     original = bench.original(bench.network.test)
     curves = {name: curve(bench, name, scope="global") for name in CURVES}
@@ -166,7 +167,7 @@ def why(network: str) -> dict[str, Any]:
     """What makes the order of methods: see quantizer_reasons.py."""
     folder = required_data_folder()
     bench = Workbench.of(NETWORKS[network](folder, loaders(folder)))
-    bench.measure("fisher")
+    bench.measure("fisher", bench.network.calibration[:N_FISHER])
     found = reasons(bench)
     for label, ratios in found.items():
         print(f"{network}, sensitivities {label}: {ratios}", flush=True)

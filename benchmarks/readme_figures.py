@@ -103,8 +103,8 @@ def quantizers(results: dict[str, Any]) -> list[str]:
     chosen = {k.partition(" ")[2]: v for k, v in results.items() if k.startswith("goals ")}
     if chosen:
         lines += [
-            "No retraining, rate chosen so that at most 0.1 point is lost on training images; tensors alone",
-            "is what NNCodec's bytes are of:",
+            "No retraining, rate chosen so that at most 0.1 point is lost on training images; NNCodec's",
+            "bytes are of tensors alone:",
             "",
             "| network | method | file | tensors alone | NNCodec | test accuracy |",
             "|---|---|---|---|---|---|",

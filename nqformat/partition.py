@@ -11,6 +11,9 @@ from .streams import StreamKind
 from .tensor import Layout
 from .tensor_records import Partition, TensorRecord
 
+_SCATTERED_UP_TO = 16
+"""Places for each stored number up to which sorting takes longer than marking all places."""
+
 
 def partition_slices(
     record: TensorRecord, partition: Partition
@@ -62,8 +65,8 @@ def read_partition(
     column_scan: bool,
     numbers: Callable[[str], np.ndarray],
     block_positions: Callable[[str, int, int], np.ndarray],
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return stored numbers and their positions in C order.
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return stored numbers and their positions in C order (None: all elements are stored).
 
     Parameters
     ----------
@@ -84,6 +87,9 @@ def read_partition(
     alive = np.arange(partition.n_cross)
     if partition.alive_stream is not None:
         alive = alive_places(partition, numbers("alive"), where)
+    n_stored = sum(block.n_stored for block in partition.blocks)
+    if record.layout is Layout.DENSE and n_stored == partition.n_lines * partition.n_cross:
+        return _whole_lines(partition, column_scan, numbers, lines), None
     stored: list[np.ndarray] = [np.zeros(0, dtype=np.uint8)]
     positions: list[np.ndarray] = [np.zeros(0, dtype=np.int64)]
     for i, block in enumerate(partition.blocks):
@@ -94,10 +100,47 @@ def read_partition(
         inside = np.arange(n_elements)
         if record.layout is not Layout.DENSE:
             inside = block_positions(f"positions{i}", n_elements, block.n_stored)
-        line, cross = lines[i][inside // partition.n_alive], alive[inside % partition.n_alive]
+        line, cross = np.divmod(inside, partition.n_alive)
+        line, cross = lines[i][line], alive[cross]
         positions.append(
             cross * partition.n_lines + line if column_scan else line * partition.n_cross + cross
         )
-    joined = np.concatenate(positions)
-    order = np.argsort(joined, kind="stable")
-    return np.concatenate(stored)[order], joined[order]
+    return _in_order(stored, positions, partition.n_lines * partition.n_cross)
+
+
+def placing_bytes(partition: Partition, n_stored: int) -> int:
+    """Bytes that bringing the numbers of all blocks into order takes beside these and their positions."""
+    n_places = partition.n_lines * partition.n_cross
+    return 9 * n_places if n_places <= _SCATTERED_UP_TO * n_stored else 0
+
+
+def _whole_lines(
+    partition: Partition,
+    column_scan: bool,
+    numbers: Callable[[str], np.ndarray],
+    lines: list[np.ndarray],
+) -> np.ndarray:
+    """Numbers of all elements in C order, from blocks of whole lines."""
+    blocks = [
+        numbers(f"values{i}") if block.n_stored else np.zeros(0, dtype=np.uint8)
+        for i, block in enumerate(partition.blocks)
+    ]
+    by_line = np.empty((partition.n_lines, partition.n_cross), dtype=np.result_type(*blocks))
+    for block, places in zip(blocks, lines, strict=True):
+        by_line[places] = block.reshape(places.size, partition.n_cross)
+    return (by_line.T if column_scan else by_line).reshape(-1)
+
+
+def _in_order(
+    stored: list[np.ndarray], positions: list[np.ndarray], n_places: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Join numbers of several blocks by ascending position."""
+    joined, values = np.concatenate(positions), np.concatenate(stored)
+    if n_places > _SCATTERED_UP_TO * joined.size:
+        order = np.argsort(joined, kind="stable")
+        return values[order], joined[order]
+    marks = np.zeros(n_places, dtype=bool)
+    marks[joined] = True
+    places = np.empty(n_places, dtype=values.dtype)
+    places[joined] = values
+    return places[marks], np.flatnonzero(marks)

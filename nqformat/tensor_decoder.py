@@ -27,7 +27,7 @@ from .grouped import GroupedCodebook, GroupedTensor, groups_of, n_units
 from .grouping import GroupMapping
 from .hashing import hashed_elements
 from .limits import Limits
-from .partition import read_partition
+from .partition import placing_bytes, read_partition
 from .planes import join_planes
 from .stored_numbers import affine_k, check_indices, index_dtype, legal_affine_k, row_order
 from .streams import ChunkEntry, Code, StreamRecord, decode_chunk, read_chunk_index
@@ -116,6 +116,7 @@ class TensorDecoder:
                 n_bytes += record.n_elements
             if fields.partition is not None:
                 n_bytes += _PACKED_BYTES_PER_ELEMENT * fields.n_stored
+                n_bytes += placing_bytes(fields.partition, fields.n_stored)
                 n_bytes += _PACKED_BYTES_PER_ELEMENT * (fields.partition.n_lines + fields.partition.n_cross)
             if fields.scales is not None:
                 n_bytes += 4 * (record.n_elements + 2 * fields.scales.n_scales)
@@ -434,8 +435,8 @@ class TensorDecoder:
 
     def _partition_numbers(
         self, record: TensorRecord, fields: PackedFields, partition: Partition
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return stored numbers and C-order positions of a tensor in blocks (spec 7.5)."""
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return stored numbers and C-order positions (None: all) of a tensor in blocks (spec 7.5)."""
         return read_partition(
             record,
             partition,

@@ -45,7 +45,7 @@ class _LinkedLibrary(ObjectLibrary):
 
 
 class _LinkedCompiler(Compiler):  # type: ignore[misc]
-    """Numba's compiler without optimizing and loading each helper, which took half of the time."""
+    """Numba's compiler without optimizing and loading each helper, whose code no one calls."""
 
     def __init__(self, typingctx, targetctx, library, *rest):  # type: ignore[no-untyped-def]
         if library is None:
