@@ -36,7 +36,7 @@ from .surgery import LayerResult, quantize_layer, step_at
 
 __all__ = ["DEFAULT_RATE_PENALTY", "CalibrationSettings", "Operation", "Surgeon", "prepare_surgeon"]
 
-DEFAULT_RATE_PENALTY = 0.1
+DEFAULT_RATE_PENALTY = 0.01
 _STEPS = (1.0, 1.25, 1.625)
 """Of an octave: with few bits, so that small multiples are exact in float16."""
 _PATIENCE = 2
@@ -131,7 +131,7 @@ class Surgeon:
         Parameters
         ----------
         rate_penalty : float or None
-            Loss that one bit for every weight may cost, in nats; None: a tenth.
+            Loss that one bit for every weight may cost, in nats; None: a hundredth.
         """
         penalty = (DEFAULT_RATE_PENALTY if rate_penalty is None else rate_penalty) / max(1, self.n_weights)
         tensors: dict[str, Tensor] = {}
