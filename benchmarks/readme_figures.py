@@ -126,9 +126,9 @@ def posttraining(results: dict[str, Any]) -> list[str]:
     if not rows:
         return []
     lines = [
-        "Preset `post-training`: unlabelled training images as calibration inputs, no retraining; whole files. The",
-        "row in bold is the coarsest rate at which the file agrees with the network on 99.5 % of further training",
-        "images (`benchmarks/posttraining.py`):",
+        "Preset `post-training`: unlabelled training images as calibration inputs, no retraining; whole",
+        "files. The row in bold is the coarsest rate at which the file agrees with the network on 99.5 % of",
+        "further training images (`benchmarks/posttraining.py`):",
         "",
         "| network, calibration inputs | test images, accuracy | method | bytes | accuracy |",
         "|---|---|---|---|---|",

@@ -184,7 +184,8 @@ def _add_product(
     n_outputs, n_inputs = layer.scales.size, layer.blocks[-1].stop
     n_positions = gradients[0].numel() // max(1, n_samples * n_outputs)
     n_gradients = n_outputs * len(gradients)
-    per_sample = n_inputs * product.n_groups * (n_positions + (0 if layer.rows is None else n_gradients))
+    whole_gradients = layer.rows is not None and n_positions > 1
+    per_sample = n_inputs * product.n_groups * (n_positions + (n_gradients if whole_gradients else 0))
     per_sample += n_gradients * (n_positions + sketches)
     share = max(1, _MAX_ELEMENTS // max(1, per_sample))
     whole = share >= n_samples or activation.shape[0] != n_samples
@@ -246,6 +247,9 @@ def _add_moments(
     """
     n, _, n_passes, n_outputs, _ = outputs.shape
     stacked = outputs.flatten(2, 3)
+    if layer.rows is not None and outputs.shape[1] == outputs.shape[4] == 1:
+        _add_single_positions(layer, outputs[:, 0, :, :, 0], inputs[:, 0, :, 0])
+        return
     if layer.rows is not None:
         gradients = torch.matmul(stacked, inputs.transpose(2, 3))
         gradients = gradients.reshape(n, -1, n_passes, n_outputs, gradients.shape[-1])
@@ -271,6 +275,18 @@ def _squares(outputs: Tensor, inputs: Tensor) -> Tensor:
         return torch.square(torch.matmul(outputs, inputs.transpose(2, 3))).sum(dim=(0, 3))
     gram = torch.matmul(inputs.transpose(2, 3), inputs)
     return (torch.matmul(outputs, gram) * outputs).sum(dim=(0, 3))
+
+
+def _add_single_positions(layer: LayerHessians, outputs: Tensor, inputs: Tensor) -> None:
+    """Add ``sum over passes of g^2 x x^T`` for each output; (samples, passes, outputs), (samples, inputs)."""
+    assert layer.rows is not None
+    weights = torch.square(outputs).sum(dim=1)
+    layer.scales += (torch.square(inputs).sum(dim=1) @ weights)[None].double().numpy()
+    constant = [inputs.shape[1] - 1] * layer.n_free
+    for row, (kept, hessian) in enumerate(zip(layer.kept, layer.rows, strict=True)):
+        places = torch.from_numpy(np.append(kept, constant).astype(np.int64))
+        part = inputs.index_select(1, places)
+        hessian += ((part * weights[:, row : row + 1]).T @ part).double().numpy()
 
 
 def _add_rows(layer: LayerHessians, gradients: Tensor) -> None:

@@ -75,9 +75,9 @@ def measured(n_samples: int, passes: int, *, rows: bool = False, pruned: bool = 
     replaced = {}
     if pruned:
         rng = np.random.default_rng(3)
-        replaced["gemm"] = np.where(rng.random((12, 64)) < 0.2, rng.normal(size=(12, 64)), 0).astype(
-            np.float32
-        )
+        for name, density in (("gemm", 0.2), ("grouped", 0.4)):
+            kept = rng.random(SHAPES[name]) < density
+            replaced[name] = np.where(kept, rng.normal(size=SHAPES[name]), 0.0).astype(np.float32)
     source = load_source(small_model(**replaced))
     graph = onnx.ModelProto.FromString(source.graph).graph
     products = list(find_products(graph, {n: a.shape for n, a in source.tensors.items()}))
@@ -126,16 +126,19 @@ def test_hessians_are_those_of_brute_force() -> None:
 
 
 def test_a_pruned_layer_has_a_hessian_for_each_output() -> None:
-    torch, source, runner, layers = measured(4, passes=3000, rows=True, pruned=True)
-    layer = layers["gemm"]
-    gradients = brute_force(torch, source, runner, "gemm", 4)
-    for row in (0, 7):
-        kept = np.flatnonzero(source.tensors["gemm"][row])
-        np.testing.assert_array_equal(layer.kept[row], kept)
-        expected = gradients[:, row, kept].T @ gradients[:, row, kept] / 4
-        made = layer.rows[row][:-1, :-1]
-        assert layers["last"].rows is None
-        assert_alike(made[None], expected[None])
+    torch, source, runner, layers = measured(4, passes=200, rows=True, pruned=True)
+    assert layers["last"].rows is None
+    for name in ("gemm", "grouped"):
+        layer = layers[name]
+        gradients = brute_force(torch, source, runner, name, 4)
+        flat = np.array([layer.product.matrices(g) for g in gradients])
+        flat = flat.reshape(len(gradients), -1, flat.shape[-1])
+        weights = layer.product.matrices(source.tensors[name]).reshape(flat.shape[1:])
+        for row in (0, 5):
+            kept = np.flatnonzero(weights[row])
+            np.testing.assert_array_equal(layer.kept[row], kept)
+            expected = flat[:, row, kept].T @ flat[:, row, kept] / 4
+            assert_alike(layer.rows[row][None, :-1, :-1], expected[None])
 
 
 def test_plain_moments_are_those_of_the_windows() -> None:
