@@ -9,6 +9,7 @@ from harness import read
 
 ROOT = Path(__file__).parents[1]
 START, STOP = "<!-- figures: start -->", "<!-- figures: stop -->"
+POSTTRAINING_MARKS = "<!-- posttraining: start -->", "<!-- posttraining: stop -->"
 QUANTIZER_MARKS = "<!-- quantizers: start -->", "<!-- quantizers: stop -->"
 
 
@@ -119,6 +120,36 @@ def quantizers(results: dict[str, Any]) -> list[str]:
     return lines
 
 
+def posttraining(results: dict[str, Any]) -> list[str]:
+    """Table of files from calibration inputs alone beside NNCodec."""
+    rows = {name: row for name, row in results.items() if "nncodec" in row}
+    if not rows:
+        return []
+    lines = [
+        "Preset `post-training`: unlabelled training images as calibration inputs, no retraining; whole",
+        "files. The row in bold is the coarsest rate at which the file agrees with the network on 99.5 % of",
+        "further training images (`benchmarks/posttraining.py`):",
+        "",
+        "| network, calibration inputs | test images, accuracy | method | bytes | accuracy |",
+        "|---|---|---|---|---|",
+    ]
+    for name, row in rows.items():
+        head = f"| {name}, {row['calibration']:,} | {row['n_test']:,}, {100 * row['before']:.2f} % "
+        for file in row["rows"]:
+            if "test" not in file:
+                continue
+            mark = "**" if file["rate_penalty"] == row["chosen"]["rate_penalty"] else ""
+            lines.append(
+                f"{head}| obs, rate {file['rate_penalty']:g} | {mark}{file['file_bytes']:,}{mark} | "
+                f"{mark}{100 * file['test']:.2f} %{mark} |"
+            )
+        for file in row["nncodec"]:
+            lines.append(
+                f"{head}| NNCodec qp {file['qp']} | {file['file_bytes']:,} | {100 * file['test']:.2f} % |"
+            )
+    return lines
+
+
 def replaced(text: str, start: str, stop: str, lines: list[str]) -> str:
     """Put lines between two markers."""
     head, _, rest = text.partition(start)
@@ -136,6 +167,8 @@ def main() -> None:
     if measured := read("huge"):
         lines += [huge(measured), ""]
     text = replaced(text, START, STOP, lines[:-1])
+    if measured := posttraining(read("posttraining")):
+        text = replaced(text, *POSTTRAINING_MARKS, measured)
     if measured := quantizers(read("quantizers")):
         text = replaced(text, *QUANTIZER_MARKS, measured)
     readme.write_text(text)

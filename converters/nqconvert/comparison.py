@@ -18,7 +18,7 @@ from .baselines import BASELINES, Baseline, baseline_file
 from .comparison_table import Comparison, ComparisonRow
 from .encoding import Encoding
 from .memory import PeakMemory
-from .network import load_network, network_sensitivities
+from .network import load_network, network_sensitivities, network_surgeon
 from .nncodec import NNCODEC_QPS, nncodec_file, nncodec_missing
 from .presets import ConvertSettings
 from .quantizers import quantizer_names
@@ -63,7 +63,7 @@ def compare(
     model, example_inputs, weights, calibration, loss, optimizer_state
         As in :func:`nqconvert.convert`.
     methods : sequence of str or "all"
-        Names of quantizers; ``all`` are all lossy ones.
+        Names of quantizers; ``all`` are all lossy ones, ``obs`` only with calibration data.
     targets : sequence of str, float or Target
         Bounds on the file: ``"3bits"`` (for each value of the model; so is a number), ``"20kB"``, ``"40x"``.
     test : (inputs, labels), optional
@@ -112,7 +112,11 @@ def compare(
     )
     source = network.pruned(density)
     judge = _Judge(source, network.run, test, batch_size)
-    encoding = Encoding(source=source, sensitivities=sensitivities)
+    if calibration is None or source.graph is None:
+        names = [name for name in names if name != "obs" or "obs" in methods]
+    wanted = replace(settings, method="obs" if "obs" in names else settings.method)
+    surgeon = network_surgeon(source, wanted, calibration, say)
+    encoding = Encoding(source=source, sensitivities=sensitivities, surgeon=surgeon)
     rows = [judge.original()]
     if density is not None:
         rows.append(_lossless_row("pruned", encoding, settings, judge))

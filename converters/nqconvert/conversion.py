@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -15,18 +16,24 @@ from nqformat.tensor import HashedTensor, ViewTensor
 
 from .encoding import Encoding
 from .memory import PeakMemory, StageClock
-from .network import Network, load_network, network_sensitivities
+from .network import (
+    Network,
+    load_network,
+    network_sensitivities,
+    network_surgeon,
+    settings_with_calibration,
+)
 from .presets import ConvertSettings, preset_settings
 from .quantization import QuantizedModel, is_weight
 from .quantizers import get_quantizer
 from .report import Report, measure_file
-from .search import Target, search_rate
+from .search import Attempt, Target, search_drop, search_rate
 from .sensitivity.loss_check import LossCheck, check_losses
 from .sensitivity.settings import SensitivitySettings
 from .sources import ModelSource
 from .training.fine_tuning import FineTuning, fine_tune_centres
 from .training.stage import Training
-from .verification import Evaluation, accuracy_of, verify_file
+from .verification import Evaluation, accuracy_of, file_runner, verify_file
 
 __all__ = ["convert"]
 
@@ -61,6 +68,7 @@ def convert(
     target_bits: float | None = None,
     target_size: float | None = None,
     target_ratio: float | None = None,
+    max_drop: float | None = None,
     seed: int | None = None,
     strict: bool = False,
     edge: bool = False,
@@ -93,7 +101,8 @@ def convert(
     sensitivity, samples, sensitivity_power, seed : optional
         Override single settings of the preset; see :class:`~nqconvert.presets.ConvertSettings`.
     calibration : array, tuple, mapping or iterable, optional
-        Inputs, or inputs with targets, to measure sensitivities on; see
+        Inputs, or inputs with targets, to measure sensitivities and layer Hessians on; with them preset
+        ``auto`` takes method ``obs``. See
         :func:`nqconvert.sensitivity.calibration.calibration_batches`.
     loss : callable, optional
         ``loss(outputs, targets)`` that sensitivities are about; cross entropy if not given.
@@ -104,6 +113,9 @@ def convert(
     target_bits, target_size, target_ratio : float, optional
         Bound on the whole file, one of: bits for each value of the model, bytes, original bytes over file
         bytes. The step, rate penalty or number of clusters is searched.
+    max_drop : float, optional
+        Most percentage points of accuracy (a share of 1, by `evaluate`) that may be lost; the smallest file
+        found in ten evaluations is written.
     strict : bool
         Fail if a weight matrix would be left raw.
     edge : bool
@@ -151,6 +163,7 @@ def convert(
         seed=seed,
     )
     target = Target(bits=target_bits, size=target_size, ratio=target_ratio)
+    _check_drop(max_drop, evaluate, target)
     get_quantizer(settings.method)
     with PeakMemory() as memory:
         with clock.stage("load"):
@@ -164,6 +177,8 @@ def convert(
                 progress=say,
             )
             feeds = network.feeds(example_inputs)
+        if preset == "auto" and method is None and sensitivity is None and calibration is not None:
+            settings = settings_with_calibration(settings, network)
         with clock.stage("sensitivities"):
             sensitivities, sensitivity_notes = network_sensitivities(
                 network,
@@ -173,16 +188,26 @@ def convert(
                 optimizer_state=optimizer_state,
                 progress=say,
             )
+        source = network.pruned(settings.density)
+        with clock.stage("Hessians"):
+            surgeon = network_surgeon(source, settings, calibration, say)
         encoding = Encoding(
-            source=network.pruned(settings.density),
+            source=source,
             sensitivities=sensitivities,
+            surgeon=surgeon,
             full_metadata=full_metadata,
             edge=edge,
             prefer=prefer,
         )
         max_bytes = encoding.max_bytes(target)
+        with clock.stage("evaluate"):
+            before = None if evaluate is None else accuracy_of(evaluate, network.run)
         with clock.stage("quantize"):
-            quantized = _quantize(encoding, settings, max_bytes, say)
+            if max_drop is None or evaluate is None or before is None:
+                quantized = _quantize(encoding, settings, max_bytes, say)
+            else:
+                say(f"searching: at most {max_drop:g} percentage points below {before:.4f}")
+                quantized = _quantize_within(encoding, settings, evaluate, before - max_drop / 100.0, say)
         if fine_tuning is not None:
             with clock.stage("fine-tune"):
                 quantized = _fine_tune(network, quantized, fine_tuning, say)
@@ -194,8 +219,6 @@ def convert(
                     samples=settings.samples, seed=settings.seed, loss=loss, progress=say
                 )
                 losses = _check_losses(encoding, quantized.model, calibration, checked)
-        with clock.stage("evaluate"):
-            before = None if evaluate is None else accuracy_of(evaluate, network.run)
         say("encoding")
         with replaced_when_done(path) as staged:
             with clock.stage("encode"):
@@ -206,7 +229,8 @@ def convert(
                 verification = verify_file(staged, network, feeds, evaluate)
                 file = measure_file(staged)
     after = verification.accuracy
-    notes = (*network.source.notes, *network.notes, *sensitivity_notes, *quantized.notes, *losses.notes)
+    measured = (*sensitivity_notes, *(surgeon.notes if surgeon else ()))
+    notes = (*network.source.notes, *network.notes, *measured, *quantized.notes, *losses.notes)
     return Report(
         path=os.fspath(path),
         preset=settings.preset,
@@ -257,6 +281,32 @@ def _quantize(
         return _Quantized(model=encoding.quantize(settings), settings=settings)
     found = search_rate(settings, encoding.attempt, max_bytes, say)
     return _Quantized(model=found.model, settings=found.settings)
+
+
+def _quantize_within(
+    encoding: Encoding, settings: ConvertSettings, evaluate: Evaluation, least: float, say: Progress
+) -> _Quantized:
+    """Quantize as coarsely as an accuracy allows."""
+
+    def accuracy(attempt: Attempt) -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "attempt.nqz")
+            encoding.write(attempt.settings, attempt.model, path)
+            return accuracy_of(evaluate, file_runner(path))
+
+    found = search_drop(settings, encoding.attempt, accuracy, least, say)
+    return _Quantized(model=found.model, settings=found.settings)
+
+
+def _check_drop(max_drop: float | None, evaluate: Evaluation | None, target: Target) -> None:
+    if max_drop is None:
+        return
+    if evaluate is None:
+        raise ValueError("max_drop needs evaluate, a function that returns an accuracy")
+    if target != Target():
+        raise ValueError("max_drop and a target for the size cannot be given together")
+    if not max_drop >= 0:
+        raise ValueError(f"max_drop must not be negative, but is {max_drop}")
 
 
 def _fine_tune(network: Network, quantized: _Quantized, tuning: FineTuning, say: Progress) -> _Quantized:

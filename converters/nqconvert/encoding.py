@@ -13,6 +13,7 @@ import nqformat
 from nqformat.dtypes import DType
 from nqformat.tensor import HashedTensor, RawTensor, Tensor, ViewTensor
 
+from .obs.surgeon import Surgeon
 from .presets import ConvertSettings
 from .quantization import QuantizedModel, quantize_tensors
 from .search import Attempt, Target
@@ -30,6 +31,8 @@ class Encoding:
     source : ModelSource
         Pruned already.
     sensitivities : mapping of str to ndarray, or None
+    surgeon : Surgeon or None
+        For method ``obs``: Hessians of the source's layers.
     full_metadata, edge : bool
     prefer : {"size", "speed"}
         As in :func:`nqconvert.convert`.
@@ -37,13 +40,14 @@ class Encoding:
 
     source: ModelSource
     sensitivities: Mapping[str, np.ndarray] | None = None
+    surgeon: Surgeon | None = None
     full_metadata: bool = False
     edge: bool = False
     prefer: str = "size"
 
     def quantize(self, settings: ConvertSettings) -> QuantizedModel:
         """Return the source's tensors, quantized."""
-        return quantize_tensors(self.source.tensors, settings, self.sensitivities)
+        return quantize_tensors(self.source.tensors, settings, self.sensitivities, self.surgeon)
 
     def tensors(self, model: QuantizedModel) -> dict[str, Tensor]:
         """Return everything that the file's tensor table holds."""
@@ -92,7 +96,12 @@ class Encoding:
         )
 
     def distortion(self, model: QuantizedModel) -> float:
-        """Return the sum of sensitivity x squared error; the mean sensitivity where none is known."""
+        """Return the sum of sensitivity x squared error, or the loss that layer Hessians predict.
+
+        Tensors of unknown sensitivity have the mean of the others.
+        """
+        if model.loss is not None:
+            return model.loss
         given = self.sensitivities or {}
         filling = float(np.mean([array.mean() for array in given.values()])) if given else 1.0
         total = 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,14 +11,15 @@ import numpy as np
 
 from nqformat.errors import ConversionError
 
+from .obs.surgeon import CalibrationSettings, Surgeon, prepare_surgeon
 from .presets import ConvertSettings
-from .quantization import is_weight
+from .quantization import continuous_weights, is_weight
 from .sensitivity.settings import SensitivitySettings
 from .sensitivity.stage import StageData, source_sensitivities
 from .sources import ModelSource, Runner, is_module, load_source
 from .training.stage import Training, prune_module, prune_tensors
 
-__all__ = ["Network", "load_network", "network_sensitivities"]
+__all__ = ["Network", "load_network", "network_sensitivities", "network_surgeon", "settings_with_calibration"]
 
 Progress = Callable[[str], None]
 
@@ -151,6 +153,31 @@ def network_sensitivities(
             progress=progress,
         ),
     )
+
+
+def settings_with_calibration(settings: ConvertSettings, network: Network) -> ConvertSettings:
+    """Return settings of method ``obs`` where the network allows it, those given where it does not."""
+    possible = network.source.graph is not None and continuous_weights(network.source.tensors)
+    return replace(settings, method="obs") if possible else settings
+
+
+def network_surgeon(
+    source: ModelSource, settings: ConvertSettings, calibration: Any, progress: Progress
+) -> Surgeon | None:
+    """Measure the Hessians of a pruned source's layers, if the method needs them.
+
+    Raises
+    ------
+    ConversionError
+        If method ``obs`` is wanted and cannot work.
+    """
+    if settings.method != "obs":
+        return None
+    started = time.perf_counter()
+    measured = CalibrationSettings(samples=settings.samples, seed=settings.seed, progress=progress)
+    surgeon = prepare_surgeon(source, continuous_weights(source.tensors), calibration, measured)
+    took = f"Hessians of {len(surgeon.layers)} layers took {time.perf_counter() - started:.1f} s"
+    return replace(surgeon, notes=(took, *surgeon.notes))
 
 
 def _module_of(model: Any, weights: Any) -> Any:

@@ -37,7 +37,8 @@ class ConvertSettings:
     step : float or None
         Step of uniform grids, in units of the root mean square (method ``uniform``).
     rate_penalty : float or None
-        Cost of one bit as a share of the mean square (method ``ecsq``).
+        Cost of one bit as a share of the mean square (method ``ecsq``), or the loss in nats that one bit for
+        every weight may cost (method ``obs``).
     width : int
         Elements of an entry (method ``vq``).
     product : bool
@@ -123,7 +124,14 @@ def _choi(method: str, *, sensitivity: str = "none", clusters: int = 32) -> Conv
 PRESETS: dict[str, Preset] = {
     "auto": Preset(
         settings=ConvertSettings(),
-        purpose="no pruning; exact k-means with 256 entries for each tensor, lossless where that is smaller",
+        purpose="with calibration inputs as post-training; else exact k-means with 256 entries for each "
+        "tensor, lossless where that is smaller",
+    ),
+    "post-training": Preset(
+        settings=ConvertSettings(
+            preset="post-training", method="obs", smaller_of_lossless=False, rest="bfloat16"
+        ),
+        purpose="error feedback through layer Hessians; needs calibration inputs, no labels",
     ),
     "lossless": Preset(
         settings=ConvertSettings(preset="lossless", method="none"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from nqformat.dtypes import DType, dtype_of, storage_bits
 from nqformat.errors import ConversionError
 from nqformat.tensor import RawTensor, Tensor, round_codebook
 
+from .obs.surgeon import Operation, Surgeon
 from .presets import ConvertSettings
 from .quantizers import get_quantizer
 from .quantizers.distinct import without_negative_zeros
@@ -18,9 +19,11 @@ from .quantizers.lossless import lossless_tensor
 from .quantizers.rate import estimate_bits
 from .quantizers.signs import few_valued_tensor
 
-__all__ = ["QuantizedModel", "is_weight", "quantize_tensors"]
+__all__ = ["QuantizedModel", "continuous_weights", "is_weight", "quantize_tensors"]
 
 MIN_WEIGHTS = 64
+_FEW_VALUES = 256
+_WITHOUT_HESSIAN = "kmeans"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,21 +36,26 @@ class QuantizedModel:
         In the order of the input.
     exact : dict of str to str
         Why a tensor was kept bit for bit (or at its `rest` precision), by name.
+    loss : float or None
+        Predicted rise of the loss (method ``obs``).
     """
 
     tensors: dict[str, Tensor]
     exact: dict[str, str]
+    loss: float | None = None
 
 
 def quantize_tensors(
     tensors: Mapping[str, np.ndarray],
     settings: ConvertSettings,
     sensitivities: Mapping[str, np.ndarray] | None = None,
+    surgeon: Surgeon | None = None,
 ) -> QuantizedModel:
     """Quantize weights and keep the rest.
 
     Weights of two or three values, as they are or up to a factor for each channel, are kept exactly whatever
-    the method (-0.0 becomes 0.0 unless that is ``none``).
+    the method (-0.0 becomes 0.0 unless that is ``none``). Method ``obs`` takes what `surgeon` makes of its
+    layers and their biases; other weights have exact k-means.
 
     Raises
     ------
@@ -56,7 +64,8 @@ def quantize_tensors(
     ValueError
         If the method is unknown.
     """
-    quantizer = get_quantizer(settings.method)
+    operation = surgeon.operate(settings.rate_penalty) if surgeon and settings.method == "obs" else None
+    quantizer = get_quantizer(_WITHOUT_HESSIAN if operation else settings.method)
     if settings.method == "none":
         return _lossless(tensors)
     exact = {name: reason for name, array in tensors.items() if (reason := _reason_exact(array))}
@@ -68,6 +77,8 @@ def quantize_tensors(
         if name not in exact and (found := few_valued_tensor(without_negative_zeros(array))) is not None
     }
     weights = {name: a for name, a in tensors.items() if name not in exact and name not in few_valued}
+    done = dict(operation.tensors) if operation else {}
+    weights = {name: array for name, array in weights.items() if name not in done}
     quantized = quantizer(weights, sensitivities, settings.quantizer_settings()) if weights else {}
     for name, tensor in quantized.items():
         if settings.smaller_of_lossless:
@@ -77,12 +88,38 @@ def quantize_tensors(
                 exact[name] = "lossless is smaller than quantized"
         if isinstance(quantized[name], RawTensor) and name not in exact:
             exact[name] = "too few weights for a codebook to pay"
+    quantized.update(done)
     quantized.update(few_valued)
+    if operation:
+        quantized.update(_smaller_biases(operation, tensors, settings.rest))
+        exact = {name: reason for name, reason in exact.items() if name not in operation.biases}
     made = {
         name: quantized[name] if name in quantized else _rest(tensors[name], settings.rest)
         for name in tensors
     }
-    return QuantizedModel(tensors=made, exact=exact)
+    return QuantizedModel(tensors=made, exact=exact, loss=operation.loss if operation else None)
+
+
+def _smaller_biases(
+    operation: Operation, tensors: Mapping[str, np.ndarray], precision: str
+) -> dict[str, Tensor]:
+    """Return biases on their grids, or unrounded at the precision of the rest where that is smaller."""
+    made: dict[str, Tensor] = {}
+    for name, bias in operation.biases.items():
+        shape = tensors[name].shape
+        on_grid = replace(bias.tensor, k=bias.tensor.k.reshape(shape))
+        plain = _rest(bias.values.reshape(shape).astype(tensors[name].dtype), precision)
+        made[name] = on_grid if estimate_bits(on_grid) < estimate_bits(plain) else plain
+    return made
+
+
+def continuous_weights(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the weights that are not quantized already: with more than a few distinct values."""
+    return {
+        name: array
+        for name, array in tensors.items()
+        if is_weight(array) and np.unique(array).size > min(_FEW_VALUES, int(np.count_nonzero(array)) // 4)
+    }
 
 
 def _lossless(tensors: Mapping[str, np.ndarray]) -> QuantizedModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,12 +12,13 @@ from nqformat.errors import ConversionError
 from .presets import ConvertSettings
 from .quantization import QuantizedModel
 
-__all__ = ["Attempt", "Target", "byte_count", "search_rate"]
+__all__ = ["Attempt", "Target", "byte_count", "search_drop", "search_rate"]
 
 _MAX_ROUNDS = 14
 _CLOSE_ENOUGH = 0.998
 _FINEST_CLUSTERS = 1024
 _COARSER = 0.01
+_MAX_EVALUATIONS = 10
 
 
 def byte_count(text: str) -> int:
@@ -115,6 +117,7 @@ class _Knob:
 _KNOBS = {
     "uniform": _Knob(name="step", finest=1e-3, coarsest=16.0, n_coarser=8),
     "ecsq": _Knob(name="rate_penalty", finest=1e-7, coarsest=100.0),
+    "obs": _Knob(name="rate_penalty", finest=1e-6, coarsest=100.0),
 }
 _CLUSTERS = _Knob(name="clusters", finest=_FINEST_CLUSTERS, coarsest=1, whole=True)
 
@@ -163,6 +166,58 @@ def search_rate(
         found = attempt(knob.settings(base, min(1.0, high + step * _COARSER)))
         if found.file_bytes <= max_bytes:
             best = min(best, found, key=_order)
+    return best
+
+
+def search_drop(
+    base: ConvertSettings,
+    attempt: Callable[[ConvertSettings], Attempt],
+    evaluate: Callable[[Attempt], float],
+    least: float,
+    progress: Callable[[str], None],
+) -> Attempt:
+    """Find the smallest file whose accuracy is `least` or better, in at most ten evaluations.
+
+    Bisects the same setting as :func:`search_rate`, as if the accuracy only fell with it.
+
+    Parameters
+    ----------
+    evaluate : callable
+        Returns the accuracy of an attempt's file.
+
+    Raises
+    ------
+    ConversionError
+        If even the finest setting is worse; names the best accuracy that was seen.
+    ValueError
+        If the method has no setting to search.
+    """
+    if base.method == "none":
+        raise ValueError("a bound on the accuracy needs a lossy method")
+    knob = _KNOBS.get(base.method, _CLUSTERS)
+    best: Attempt | None = None
+    seen = -math.inf
+    low, high = 0.0, 1.0
+    for number in range(_MAX_EVALUATIONS):
+        middle = (low + high) / 2 if best is not None or not number else low
+        found = attempt(knob.settings(base, middle))
+        accuracy = evaluate(found)
+        seen = max(seen, accuracy)
+        progress(
+            f"searching: evaluation {number + 1}, {found.file_bytes:,} bytes, accuracy {accuracy:.4f}, "
+            f"wanted {least:.4f}"
+        )
+        if accuracy >= least:
+            low = middle
+            best = found if best is None or found.file_bytes < best.file_bytes else best
+        elif middle == 0.0:
+            break
+        else:
+            high = middle
+    if best is None:
+        raise ConversionError(
+            f"the accuracy of {least:.4f} cannot be kept: method {base.method!r} has {seen:.4f} at its best"
+        )
     return best
 
 

@@ -21,12 +21,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", default="auto", help="a named bundle of settings (below); default auto")
     parser.add_argument(
         "--method",
-        help="kmeans, hessian-kmeans, uniform, ecsq, inq, vq, none, or a quantizer of another package",
+        help="obs, kmeans, hessian-kmeans, uniform, ecsq, inq, vq, none, or a quantizer of another package",
     )
     parser.add_argument("--clusters", type=int, help="most codebook entries")
     parser.add_argument("--rest", choices=REST_DTYPES, help="precision of biases, norms and small tensors")
     parser.add_argument("--step", type=float, help="step of uniform grids, in root mean squares")
-    parser.add_argument("--rate-penalty", type=float, help="cost of a bit for ecsq, as a share of the signal")
+    parser.add_argument(
+        "--rate-penalty",
+        type=float,
+        help="cost of a bit: ecsq: as a share of the signal; obs: loss that a bit for each weight may cost",
+    )
     parser.add_argument("--width", type=int, help="weights that share an index, for vq")
     parser.add_argument(
         "--product", action="store_true", default=None, help="vq: codebooks by place in a row"
@@ -36,6 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     targets.add_argument("--target-bits", type=float, help="most bits of the file for a value of the model")
     targets.add_argument("--target-size", type=byte_count, help="most bytes, such as 20000, 20kB or 1.5MiB")
     targets.add_argument("--target-ratio", type=float, help="how many times smaller at least")
+    targets.add_argument(
+        "--max-drop", type=float, help="most percentage points of accuracy to lose; needs --evaluate"
+    )
     parser.add_argument("--train", help="package.module:function that returns nqconvert.Training")
     parser.add_argument("--evaluate", help="package.module:function of a runner that returns an accuracy")
     parser.add_argument("--strict", action="store_true", help="fail if a weight matrix is left raw")
@@ -69,6 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
             target_bits=arguments.target_bits,
             target_size=arguments.target_size,
             target_ratio=arguments.target_ratio,
+            max_drop=arguments.max_drop,
             strict=arguments.strict,
             edge=arguments.edge,
             prefer=arguments.prefer,

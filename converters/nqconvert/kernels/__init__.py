@@ -11,6 +11,7 @@ import os
 
 import numpy as np
 
+from .feedback_reference import feed_back_reference, trace_removals_reference
 from .reference import (
     binned_sums_reference,
     cheapest_entries_reference,
@@ -22,9 +23,11 @@ __all__ = [
     "MAX_REFERENCE_VALUES",
     "binned_sums",
     "cheapest_entries",
+    "feed_back",
     "nearest_entries",
     "numba_available",
     "partition_values",
+    "trace_removals",
 ]
 
 MAX_REFERENCE_VALUES = 2048
@@ -166,3 +169,78 @@ def cheapest_entries(
         part = slice(start, start + rows)
         indices[part] = cheapest_entries_reference(points[part], masses[part], counts[part], centres, prices)
     return indices
+
+
+def feed_back(
+    values: np.ndarray,
+    factor: np.ndarray,
+    scales: np.ndarray,
+    step: float,
+    prices: np.ndarray,
+    zeros: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Quantize the first inputs of a layer in turn, each error spread over the inputs that follow.
+
+    Of the nearest integer k, the next one towards zero and 0, each weight takes that of least
+    ``scale (w - step k)^2 / (2 U_jj^2) + price of k``.
+
+    Parameters
+    ----------
+    values : ndarray of float64, shape (n_values, n_outputs), C-contiguous
+        Weights; changed: rows that were not quantized end with the errors made up for.
+    factor : ndarray of float64, shape (n_values, n_values), C-contiguous
+        Upper Cholesky factor U of the inverse Hessian, ``H^-1 = U^T U``.
+    scales : ndarray of float64, shape (n_outputs,)
+        Curvature of each output.
+    step : float
+    prices : ndarray of float64, shape (2 reach + 1,)
+        Cost of each integer from -reach to reach, in units of the loss.
+    zeros : ndarray of bool, shape (n_inputs, n_outputs), n_inputs <= n_values
+        Weights that must become zero.
+
+    Returns
+    -------
+    (integers, errors / U_jj, loss)
+        int32 and float64 of the shape of `zeros`; half the sum of scale x error^2 / U_jj^2.
+
+    Source : Frantar et al. 2022, "GPTQ", eq. (2) and (3); Conzelmann, Bamler 2025, "Reducing Storage of
+    Pretrained Neural Networks by Rate-Constrained Quantization and Entropy Coding"
+    """
+    if not numba_available():
+        return feed_back_reference(values, factor, scales, step, prices, zeros)
+    from .feedback import fill_integers
+
+    chosen, errors = np.empty(zeros.shape, np.int32), np.empty(zeros.shape)
+    loss = fill_integers(values, factor, scales, float(step), prices, zeros, chosen, errors)
+    return chosen, errors, float(loss)
+
+
+def trace_removals(
+    values: np.ndarray, inverse: np.ndarray, n_removable: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Remove the weights of one output one by one, always that of least loss (optimal brain surgeon).
+
+    Parameters
+    ----------
+    values : ndarray of float64, shape (n,)
+    inverse : ndarray of float64, shape (n, n)
+        Inverse Hessian.
+    n_removable : int
+        The weights after these stay, and only make up for others.
+
+    Returns
+    -------
+    (order, losses) : ndarray of int32 and of float64, shape (n_removable,)
+        Weights in the order of their removal, and what each removal adds to the loss,
+        ``w^2 / (2 [H^-1]_jj)``.
+
+    Source : Hassibi, Stork 1993, "Second order derivatives for network pruning: Optimal Brain Surgeon"
+    """
+    if not numba_available():
+        return trace_removals_reference(values, inverse, n_removable)
+    from .feedback import fill_removals
+
+    order, losses = np.empty(n_removable, np.int32), np.empty(n_removable)
+    status = fill_removals(values.copy(), inverse.copy(), order, losses)
+    assert status == 0
+    return order, losses

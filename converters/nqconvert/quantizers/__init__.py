@@ -18,6 +18,7 @@ _BUILT_IN = {
     "inq": "nqconvert.quantizers.inq:quantize_inq",
     "kmeans": "nqconvert.quantizers.kmeans:quantize_kmeans",
     "none": "nqconvert.quantizers.lossless:quantize_lossless",
+    "obs": "nqconvert.obs:quantize_obs",
     "uniform": "nqconvert.quantizers.uniform:quantize_uniform",
     "vq": "nqconvert.quantizers.vq:quantize_vq",
 }

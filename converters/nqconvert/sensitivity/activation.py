@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from nqconvert.graphs.onnx_tensor import proto_of
-from nqconvert.graphs.ort_session import open_session, run_session
+from nqconvert.graphs.observation import observed_values
+from nqconvert.graphs.products import Product, find_products
 from nqconvert.sources.model_source import ModelSource
 from nqformat.errors import ConversionError
 from nqformat.optional_packages import require_package
@@ -19,34 +16,6 @@ from .calibration import calibration_batches, feeds_of
 from .settings import SensitivitySettings
 
 __all__ = ["measure_activation"]
-
-_MAX_MODEL_BYTES = (1 << 31) - 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Product:
-    """A node that multiplies an activation by a weight.
-
-    Attributes
-    ----------
-    weight, activation : str
-        Names of the tensor and of the value in the graph.
-    feature_axis : int
-        Axis of the activation whose entries are told apart.
-    weight_axis : int
-        Axis of the weight that runs along the features.
-    n_groups : int
-        Groups of a convolution.
-    positions_share : float
-        How many output positions there are for an input position.
-    """
-
-    weight: str
-    activation: str
-    feature_axis: int
-    weight_axis: int
-    n_groups: int = 1
-    positions_share: float = 1.0
 
 
 def measure_activation(
@@ -81,14 +50,12 @@ def measure_activation(
         raise ConversionError("the sensitivity 'activation' needs a graph; a state dict has none")
     arrays = {**source.tensors, **_assembled_views(source)}
     model = require_package("onnx").ModelProto.FromString(source.graph)
-    products = list(_products(model, arrays))
-    session = open_session(_observed(model, arrays, [product.activation for product in products]))
-    names = [value.name for value in session.get_outputs()]
+    products = list(find_products(model.graph, {name: array.shape for name, array in arrays.items()}))
+    observe = observed_values(model, arrays, [product.activation for product in products])
     sums: dict[str, np.ndarray] = {}
     done = 0
     for batch in calibration_batches(calibration, batch_size=settings.batch_size, samples=settings.samples):
-        feeds = feeds_of(batch, source.input_names)
-        values = {**feeds, **dict(zip(names, run_session(session, feeds), strict=True))}
+        values = observe(feeds_of(batch, source.input_names))
         for product in products:
             share = _feature_squares(values[product.activation], product)
             held = sums.get(_key(product))
@@ -98,7 +65,7 @@ def measure_activation(
     return _by_stored_tensor(source, arrays, products, sums, done)
 
 
-def _key(product: _Product) -> str:
+def _key(product: Product) -> str:
     return f"{product.weight}\n{product.activation}\n{product.weight_axis}"
 
 
@@ -106,58 +73,7 @@ def _assembled_views(source: ModelSource) -> dict[str, np.ndarray]:
     return {name: view.assemble(source.tensors) for name, view in source.views.items()}
 
 
-def _observed(model: Any, arrays: dict[str, np.ndarray], wanted: list[str]) -> bytes:
-    """Return the model with its tensors inside and the wanted values as further outputs."""
-    onnx = require_package("onnx")
-    if sum(array.nbytes for array in arrays.values()) + model.ByteSize() > _MAX_MODEL_BYTES:
-        raise ConversionError("the model is too large to be observed: more than 2 GiB of weights")
-    model.graph.initializer.extend(proto_of(name, array) for name, array in arrays.items())
-    known = {value.name for value in (*model.graph.output, *model.graph.input)} | set(arrays)
-    for name in dict.fromkeys(wanted):
-        if name not in known:
-            model.graph.output.append(onnx.ValueInfoProto(name=name))
-    content: bytes = model.SerializeToString()
-    return content
-
-
-def _products(model: Any, arrays: dict[str, np.ndarray]) -> Iterator[_Product]:
-    for node in model.graph.node:
-        if node.domain not in ("", "ai.onnx") or len(node.input) < 2:
-            continue
-        left, right = node.input[0], node.input[1]
-        attributes = {a.name: a for a in node.attribute}
-        if node.op_type == "Gemm" and right in arrays and left not in arrays:
-            along = 1 if _integer(attributes, "transB") else 0
-            axis = 0 if _integer(attributes, "transA") else 1
-            yield _Product(weight=right, activation=left, feature_axis=axis, weight_axis=along)
-        elif node.op_type == "MatMul":
-            if right in arrays and left not in arrays and arrays[right].ndim >= 2:
-                yield _Product(weight=right, activation=left, feature_axis=-1, weight_axis=-2)
-            elif left in arrays and right not in arrays and arrays[left].ndim >= 2:
-                yield _Product(weight=left, activation=right, feature_axis=-2, weight_axis=-1)
-        elif node.op_type in ("Conv", "ConvTranspose") and right in arrays and left not in arrays:
-            yield _convolution(node, attributes)
-
-
-def _convolution(node: Any, attributes: dict[str, Any]) -> _Product:
-    n_groups = _integer(attributes, "group", 1)
-    strides = math.prod(attributes["strides"].ints) if "strides" in attributes else 1
-    forward = node.op_type == "Conv"
-    return _Product(
-        weight=node.input[1],
-        activation=node.input[0],
-        feature_axis=1,
-        weight_axis=1 if forward else 0,
-        n_groups=n_groups if forward else 1,
-        positions_share=1.0 / strides if forward else 1.0,
-    )
-
-
-def _integer(attributes: dict[str, Any], name: str, default: int = 0) -> int:
-    return int(attributes[name].i) if name in attributes else default
-
-
-def _feature_squares(activation: np.ndarray, product: _Product) -> np.ndarray:
+def _feature_squares(activation: np.ndarray, product: Product) -> np.ndarray:
     """Return the sum of squares of each feature."""
     if activation.ndim < 2:
         return np.square(activation.astype(np.float64)).reshape(-1)
@@ -171,7 +87,7 @@ def _feature_squares(activation: np.ndarray, product: _Product) -> np.ndarray:
 def _by_stored_tensor(
     source: ModelSource,
     arrays: dict[str, np.ndarray],
-    products: list[_Product],
+    products: list[Product],
     sums: dict[str, np.ndarray],
     n_samples: int,
 ) -> dict[str, np.ndarray]:
@@ -194,11 +110,11 @@ def _by_stored_tensor(
     return result
 
 
-def _spread(features: np.ndarray, weight: np.ndarray, product: _Product) -> np.ndarray | None:
+def _spread(features: np.ndarray, weight: np.ndarray, product: Product) -> np.ndarray | None:
     axis = product.weight_axis % weight.ndim
     shape = [1] * weight.ndim
     shape[axis] = weight.shape[axis]
-    if product.n_groups == 1:
+    if product.n_groups == 1 or product.operator == "ConvTranspose":
         if features.size != weight.shape[axis]:
             return None
         return np.broadcast_to(features.reshape(shape), weight.shape)

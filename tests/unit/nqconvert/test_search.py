@@ -8,7 +8,7 @@ import pytest
 
 from nqconvert.presets import ConvertSettings
 from nqconvert.quantization import QuantizedModel
-from nqconvert.search import Attempt, Target, search_rate
+from nqconvert.search import Attempt, Target, search_drop, search_rate
 from nqformat import ConversionError
 
 
@@ -66,3 +66,25 @@ def test_a_coarser_grid_of_less_error_is_taken():
     bound = attempt(ConvertSettings(method="uniform", step=1.8)).file_bytes
     found = search_rate(ConvertSettings(method="uniform"), humps, bound, lambda line: None)
     assert 2.0 < found.settings.step < 2.5
+
+
+@pytest.mark.parametrize("method", ["uniform", "ecsq", "kmeans"])
+@pytest.mark.parametrize("least", [0.2, 0.5, 0.79])
+def test_the_smallest_file_that_keeps_an_accuracy_is_found_in_ten_evaluations(method, least):
+    seen = []
+
+    def evaluate(found):
+        seen.append(found.file_bytes)
+        return min(0.8, found.file_bytes / 10_000)
+
+    found = search_drop(ConvertSettings(method=method), attempt, evaluate, least, lambda line: None)
+    assert len(seen) <= 10
+    assert found.file_bytes == min(size for size in seen if min(0.8, size / 10_000) >= least)
+    assert found.file_bytes <= 10_000 * least * 1.1 + 1000
+
+
+def test_an_accuracy_out_of_reach_is_named():
+    with pytest.raises(ConversionError, match=r"0\.9000 cannot be kept: method 'ecsq' has 0\.3000"):
+        search_drop(ConvertSettings(method="ecsq"), attempt, lambda found: 0.3, 0.9, lambda line: None)
+    with pytest.raises(ValueError, match="lossy"):
+        search_drop(ConvertSettings(method="none"), attempt, lambda found: 1.0, 0.9, lambda line: None)

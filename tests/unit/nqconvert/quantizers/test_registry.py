@@ -15,7 +15,7 @@ def test_own_quantizers_are_known_without_installed_metadata(monkeypatch):
     monkeypatch.setattr(method_registry, "entry_points", lambda **_: [])
     assert get_quantizer("none") is quantize_lossless
     assert get_quantizer("kmeans") is quantize_kmeans
-    assert quantizer_names() == ["ecsq", "hessian-kmeans", "inq", "kmeans", "none", "uniform", "vq"]
+    assert quantizer_names() == ["ecsq", "hessian-kmeans", "inq", "kmeans", "none", "obs", "uniform", "vq"]
 
 
 def test_a_plugin_is_found_and_cannot_replace_our_own(monkeypatch):

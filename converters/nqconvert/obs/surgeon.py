@@ -1,0 +1,347 @@
+"""The whole network: which tensors have Hessians, and one penalty for all of them."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from nqconvert.graphs.products import Product, find_products
+from nqconvert.graphs.torch_graph import TorchGraph, UnsupportedOperatorError
+from nqconvert.quantizers.rate import estimate_bits
+from nqconvert.sensitivity.calibration import calibration_batches, feeds_of
+from nqconvert.sources.model_source import ModelSource
+from nqformat.dtypes import DType, dtype_of
+from nqformat.errors import ConversionError, MissingDependencyError
+from nqformat.optional_packages import require_package
+from nqformat.tensor import (
+    AffineTensor,
+    Codebook,
+    CodebookTensor,
+    Tensor,
+    ViewTensor,
+    affine_values,
+    round_codebook,
+)
+
+from . import NO_CALIBRATION
+from .layer import Layer, prepare_layer
+from .plain import add_plain_moments
+from .statistics import LayerHessians, new_hessians
+from .surgery import LayerResult, quantize_layer, step_at
+
+__all__ = ["DEFAULT_RATE_PENALTY", "CalibrationSettings", "Operation", "Surgeon", "prepare_surgeon"]
+
+DEFAULT_RATE_PENALTY = 0.01
+_STEPS = (1.0, 1.25, 1.625)
+"""Of an octave: with few bits, so that small multiples are exact in float16."""
+_PATIENCE = 2
+_DECISION_SHARE = 0.15
+_BATCH_VALUES = 1 << 18
+_BATCH_BOUNDS = (8, 250)
+_MAX_CODEBOOK = 32
+_LEAST_STEP = 1e-30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationSettings:
+    """What is looked at to measure Hessians.
+
+    Attributes
+    ----------
+    samples : int
+        Most calibration samples to use.
+    seed : int
+        For random mixtures of classes and outputs.
+    progress : callable
+        Called with a line of text.
+    """
+
+    samples: int = 1000
+    seed: int = 0
+    progress: Callable[[str], None] = print
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bias:
+    """A bias that took up errors.
+
+    Attributes
+    ----------
+    values : ndarray of float64, shape (n,)
+    tensor : AffineTensor
+        On the grid that the penalty asks for.
+    """
+
+    values: np.ndarray
+    tensor: AffineTensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """A network quantized with one penalty.
+
+    Attributes
+    ----------
+    tensors : dict of str to Tensor
+        Weights by the names of stored tensors.
+    biases : dict of str to Bias
+        Biases that took up errors.
+    loss : float
+        Predicted rise of the loss.
+    """
+
+    tensors: dict[str, Tensor]
+    biases: dict[str, Bias]
+    loss: float
+
+
+@dataclass(slots=True, kw_only=True)
+class Surgeon:
+    """Hessians of a network's layers, inverted, and what was tried with them.
+
+    Attributes
+    ----------
+    layers : dict of str to Layer
+        By the name of the stored tensor.
+    permutations : dict of str to tuple of int
+        How a stored tensor is turned into the layer's weight, where the graph reads a view of it.
+    notes : tuple of str
+        What the user should know.
+    """
+
+    layers: dict[str, Layer]
+    dtypes: dict[str, DType]
+    permutations: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    _tried: dict[tuple[str, int], LayerResult] = field(default_factory=dict)
+
+    @property
+    def n_weights(self) -> int:
+        """Number of weights that are not zero."""
+        return sum(int(np.count_nonzero(layer.matrices)) for layer in self.layers.values())
+
+    def operate(self, rate_penalty: float | None) -> Operation:
+        """Quantize all layers.
+
+        Parameters
+        ----------
+        rate_penalty : float or None
+            Loss that one bit for every weight may cost, in nats; None: a hundredth.
+        """
+        penalty = (DEFAULT_RATE_PENALTY if rate_penalty is None else rate_penalty) / max(1, self.n_weights)
+        tensors: dict[str, Tensor] = {}
+        biases: dict[str, Bias] = {}
+        loss = 0.0
+        for name, layer in self.layers.items():
+            best = self._best(name, layer, penalty)
+            loss += best.loss
+            tensors[name] = self._tensor(name, best)
+            bias = layer.statistics.product.bias
+            if best.bias is not None and bias is not None:
+                grid = _on_grid(best.bias, self.dtypes[bias], layer.bias_curvature, penalty)
+                biases[bias] = Bias(values=best.bias, tensor=grid)
+        return Operation(tensors=tensors, biases=biases, loss=loss)
+
+    def _best(self, name: str, layer: Layer, penalty: float) -> LayerResult:
+        """Return the result of least cost among steps around the one that theory gives."""
+        start = round(len(_STEPS) * math.log2(max(step_at(layer.curvature, penalty), _LEAST_STEP)))
+        results = {start: self._result(name, layer, start, penalty)}
+        for direction in (1, -1):
+            place, worse = start, 0
+            while worse < _PATIENCE:
+                least = min(result.cost(penalty) for result in results.values())
+                place += direction
+                results[place] = self._result(name, layer, place, penalty)
+                worse = 0 if results[place].cost(penalty) < least else worse + 1
+        return min(results.values(), key=lambda result: (result.cost(penalty), result.bits))
+
+    def _result(self, name: str, layer: Layer, place: int, penalty: float) -> LayerResult:
+        """Quantize with a step of the grid; without outputs' own Hessians, independent of `penalty`."""
+        step = math.ldexp(_STEPS[place % len(_STEPS)], place // len(_STEPS))
+        if layer.rows:
+            return quantize_layer(layer, step, penalty)
+        key = (name, place)
+        if key not in self._tried:
+            fitting = layer.curvature * step * step * math.log(2.0) / 12.0
+            self._tried[key] = quantize_layer(layer, step, _DECISION_SHARE * fitting)
+        return self._tried[key]
+
+    def _tensor(self, name: str, result: LayerResult) -> Tensor:
+        integers = result.integers.astype(np.int32)
+        if name in self.permutations:
+            integers = np.transpose(integers, np.argsort(self.permutations[name]))
+        affine = AffineTensor(k=np.ascontiguousarray(integers), step=result.step, dtype=self.dtypes[name])
+        return _smaller(affine)
+
+
+def _smaller(affine: AffineTensor) -> Tensor:
+    """Return a tensor with a codebook if that is estimated to take fewer bytes."""
+    entries, indices = np.unique(affine.k, return_inverse=True)
+    if entries.size > _MAX_CODEBOOK or not affine.dtype.is_float:
+        return affine
+    values = affine_values(entries, affine.step, affine.offset)
+    fitting = (
+        d for d in (DType.FLOAT16, DType.BFLOAT16) if np.array_equal(round_codebook(values, d), values)
+    )
+    codebook = Codebook(values=values, stored_as=next(fitting, DType.FLOAT32))
+    shaped = indices.reshape(affine.k.shape).astype(np.uint16)
+    made = CodebookTensor(indices=shaped, codebook=codebook, dtype=affine.dtype)
+    return made if estimate_bits(made) < estimate_bits(affine) else affine
+
+
+def _on_grid(bias: np.ndarray, dtype: DType, curvature: float, penalty: float) -> AffineTensor:
+    """Round biases to the grid that the penalty asks for."""
+    largest = float(np.abs(bias).max(initial=0.0))
+    step = step_at(curvature, penalty) if curvature > 0 and penalty > 0 else 0.0
+    step = float(np.float32(max(step, largest / (1 << 20), _LEAST_STEP)))
+    return AffineTensor(k=np.rint(bias / step).astype(np.int32), step=step, dtype=dtype)
+
+
+def prepare_surgeon(
+    source: ModelSource,
+    weights: Mapping[str, np.ndarray],
+    calibration: Any,
+    settings: CalibrationSettings,
+) -> Surgeon:
+    """Measure and invert the Hessians of all weights that products of the graph use.
+
+    With torch, Gauss-Newton Hessians of the network's answer (:mod:`nqconvert.obs.gauss_newton`); without it,
+    or where an operator of the graph has no gradient here, second moments of the layers' inputs
+    (:mod:`nqconvert.obs.plain`).
+
+    Parameters
+    ----------
+    source : ModelSource
+        With a graph.
+    weights : mapping of str to ndarray
+        Those of its tensors that shall be quantized.
+    calibration : object
+        See :func:`nqconvert.sensitivity.calibration.calibration_batches`; targets are not used.
+    settings : CalibrationSettings
+
+    Raises
+    ------
+    ConversionError
+        If there is no calibration data or no graph, or no weight has a product.
+    """
+    if calibration is None or source.graph is None:
+        raise ConversionError(NO_CALIBRATION)
+    arrays = {**source.tensors, **{name: v.assemble(source.tensors) for name, v in source.views.items()}}
+    model = require_package("onnx").ModelProto.FromString(source.graph)
+    used = _used_products(model.graph, arrays, weights, source.views)
+    if not used:
+        raise ConversionError("method 'obs': no weight of the graph is multiplied with an activation")
+    hessians, notes = _measured(source, model, arrays, used, calibration=calibration, settings=settings)
+    layers = {}
+    for name, products in used.items():
+        product = products[0]
+        bias = None if product.bias is None else arrays[product.bias]
+        layers[name] = prepare_layer(hessians.pop(name), arrays[product.weight], bias)
+        settings.progress(f"inverting Hessians: {len(layers)} of {len(used)} layers")
+    left = [name for name in weights if name not in layers]
+    if left:
+        notes = (*notes, f"quantized without Hessians, no product of the graph uses them: {', '.join(left)}")
+    return Surgeon(
+        layers=layers,
+        dtypes={name: dtype_of(array) for name, array in source.tensors.items()},
+        permutations={
+            name: source.views[products[0].weight].permutation
+            for name, products in used.items()
+            if products[0].weight != name
+        },
+        notes=notes,
+    )
+
+
+def _used_products(
+    graph: Any,
+    arrays: Mapping[str, np.ndarray],
+    weights: Mapping[str, np.ndarray],
+    views: Mapping[str, ViewTensor],
+) -> dict[str, list[Product]]:
+    """Return products by stored weight; where several see it differently, those that see it as the first."""
+    by_weight: dict[str, list[Product]] = {}
+    found = list(find_products(graph, {name: array.shape for name, array in arrays.items()}))
+    shared = Counter(product.bias for product in found)
+    for product in found:
+        name = _stored_name(product.weight, arrays, views)
+        if name not in weights or not product.is_matrix:
+            continue
+        alone = (
+            shared[product.bias] == 1 and product.operator != "ConvTranspose" and product.bias not in views
+        )
+        known = by_weight.setdefault(name, [])
+        if not known or _same_view(known[0], product):
+            known.append(product if alone else replace(product, bias=None))
+    return {
+        name: products if len(products) == 1 else [replace(p, bias=None) for p in products]
+        for name, products in by_weight.items()
+    }
+
+
+def _same_view(one: Product, other: Product) -> bool:
+    return (one.weight, one.operator, one.weight_axis, one.n_groups) == (
+        other.weight,
+        other.operator,
+        other.weight_axis,
+        other.n_groups,
+    )
+
+
+def _stored_name(name: str, arrays: Mapping[str, np.ndarray], views: Mapping[str, ViewTensor]) -> str:
+    """Return the stored tensor that a graph's tensor is or is a permutation of; empty for other views."""
+    view = views.get(name)
+    if view is None:
+        return name
+    stored = arrays[view.sources[0].name]
+    if len(view.sources) > 1 or view.shape != tuple(stored.shape[axis] for axis in view.permutation):
+        return ""
+    return view.sources[0].name
+
+
+def _batch_size(calibration: Any) -> int:
+    """Return fewer samples of larger inputs."""
+    first = next(calibration_batches(calibration, batch_size=1, samples=1))
+    n_values = sum(int(np.prod(value.shape)) for value in (*first.args, *first.kwargs.values()))
+    return int(np.clip(_BATCH_VALUES // max(1, n_values), *_BATCH_BOUNDS))
+
+
+def _measured(
+    source: ModelSource,
+    model: Any,
+    arrays: Mapping[str, np.ndarray],
+    used: Mapping[str, list[Product]],
+    *,
+    calibration: Any,
+    settings: CalibrationSettings,
+) -> tuple[dict[str, LayerHessians], tuple[str, ...]]:
+    """Measure by gradients if possible, else from inputs alone."""
+
+    def feeds() -> Iterator[dict[str, np.ndarray]]:
+        size = _batch_size(calibration)
+        for batch in calibration_batches(calibration, batch_size=size, samples=settings.samples):
+            yield feeds_of(batch, source.input_names)
+
+    def empty(*, rows: bool) -> dict[str, LayerHessians]:
+        return {name: new_hessians(p, arrays[p[0].weight], rows=rows) for name, p in used.items()}
+
+    assert source.graph is not None
+    try:
+        require_package("torch")
+        graph = TorchGraph(source.graph)
+    except (MissingDependencyError, UnsupportedOperatorError) as error:
+        hessians = empty(rows=False)
+        add_plain_moments(list(hessians.values()), model, arrays, feeds(), settings.progress)
+        return hessians, (f"Hessians from layers' inputs alone, all layers alike: {error}",)
+    from .gauss_newton import GaussNewtonSettings, add_gauss_newton
+
+    hessians = empty(rows=True)
+    measured = GaussNewtonSettings(seed=settings.seed)
+    layers = list(hessians.values())
+    add_gauss_newton(layers, graph, arrays, feeds(), settings=measured, progress=settings.progress)
+    return hessians, ()

@@ -1,0 +1,175 @@
+"""Conversion with calibration inputs: method obs, its searches and its errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import nqconvert
+from nqconvert.cli import main
+from nqformat import ConversionError
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("torch")
+helper, numpy_helper = onnx.helper, onnx.numpy_helper
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    rng = np.random.default_rng(0)
+    arrays = {
+        "conv": 0.3 * rng.normal(size=(8, 1, 3, 3)),
+        "conv_bias": 0.1 * rng.normal(size=8),
+        "hidden": 0.1 * rng.normal(size=(288, 40)),
+        "hidden_bias": 0.1 * rng.normal(size=40),
+        "out": rng.normal(size=(40, 6)),
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "conv", "conv_bias"], ["a"]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Flatten", ["b"], ["c"]),
+        helper.make_node("Gemm", ["c", "hidden", "hidden_bias"], ["d"]),
+        helper.make_node("Relu", ["d"], ["e"]),
+        helper.make_node("MatMul", ["e", "out"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 1, 8, 8])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["n", 6])],
+        [numpy_helper.from_array(a.astype(np.float32), n) for n, a in arrays.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def inputs(n: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(n, 1, 8, 8)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def agreement(model: Any) -> Any:
+    """Share of inputs with the original's answer."""
+    x = inputs(400, seed=2)
+    wanted: list[np.ndarray] = []
+
+    def evaluate(run: Any) -> float:
+        found = run({"x": x})[0].argmax(1)
+        if not wanted:
+            wanted.append(found)
+        return float((found == wanted[0]).mean())
+
+    evaluate(nqconvert.load_source(model).run)
+    return evaluate
+
+
+def test_auto_takes_obs_where_there_is_calibration_data(model: Any, tmp_path: Any) -> None:
+    path = tmp_path / "m.nqz"
+    report = nqconvert.convert(model, path, calibration=inputs(100, 1), example_inputs=inputs(50, 3))
+    assert report.method == "obs" and any("Hessians of 3 layers" in note for note in report.notes)
+    assert report.outputs is not None and report.outputs.snr_db > 15
+    assert nqconvert.convert(model, path).method == "kmeans"
+    named = nqconvert.convert(model, path, calibration=inputs(100, 1), method="uniform", step=0.1)
+    assert named.method == "uniform"
+
+
+def test_equal_runs_give_equal_bytes(model: Any, tmp_path: Any) -> None:
+    contents = []
+    for name in ("a.nqz", "b.nqz"):
+        path = tmp_path / name
+        nqconvert.convert(model, path, calibration=inputs(60, 1), preset="post-training", seed=3)
+        contents.append(path.read_bytes())
+    assert contents[0] == contents[1]
+
+
+def test_a_size_is_met_with_less_error_than_kmeans_makes(model: Any, tmp_path: Any) -> None:
+    found = {}
+    for method in ("obs", "kmeans"):
+        report = nqconvert.convert(
+            model,
+            tmp_path / "m.nqz",
+            calibration=inputs(200, 1),
+            example_inputs=inputs(100, 3),
+            method=method,
+            scope="global",
+            target_size=5000,
+        )
+        assert 4000 <= report.file_bytes <= 5000
+        found[method] = report.outputs.snr_db
+    assert found["obs"] > found["kmeans"] + 1
+
+
+def test_an_accuracy_is_kept_in_ten_evaluations(model: Any, agreement: Any, tmp_path: Any) -> None:
+    lines: list[str] = []
+    sizes = []
+    for drop in (1.0, 5.0):
+        report = nqconvert.convert(
+            model,
+            tmp_path / "m.nqz",
+            calibration=inputs(100, 1),
+            preset="post-training",
+            evaluate=agreement,
+            max_drop=drop,
+            progress=lines.append,
+        )
+        assert report.accuracy[0] == 1.0 and report.accuracy[1] >= 1.0 - drop / 100
+        sizes.append(report.file_bytes)
+    assert sizes[0] > sizes[1]
+    tried = [line for line in lines if "evaluation" in line]
+    assert 4 <= len(tried) <= 20 and all("accuracy" in line and "bytes" in line for line in tried)
+
+
+def test_nothing_is_written_if_an_accuracy_cannot_be_kept(model: Any, tmp_path: Any) -> None:
+    answers = iter([0.9, *[0.5] * 20])
+    with pytest.raises(ConversionError, match=r"0\.8950 cannot be kept.*0\.5000 at its best"):
+        nqconvert.convert(
+            model,
+            tmp_path / "m.nqz",
+            calibration=inputs(20, 1),
+            evaluate=lambda run: next(answers),
+            max_drop=0.5,
+        )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"max_drop": 1.0}, "needs evaluate"),
+        ({"max_drop": -1.0, "evaluate": lambda run: 1.0}, "negative"),
+        ({"max_drop": 1.0, "evaluate": lambda run: 1.0, "target_size": 5}, "together"),
+    ],
+)
+def test_contradictions_are_refused(model: Any, tmp_path: Any, keywords: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        nqconvert.convert(model, tmp_path / "m.nqz", **keywords)
+
+
+def test_obs_without_calibration_data_or_graph_is_an_error(model: Any, tmp_path: Any) -> None:
+    with pytest.raises(ConversionError, match="calibration inputs"):
+        nqconvert.convert(model, tmp_path / "m.nqz", method="obs")
+    weights = dict(nqconvert.load_source(model).tensors)
+    with pytest.raises(ConversionError, match="a model with a graph"):
+        nqconvert.convert(weights, tmp_path / "m.nqz", method="obs", calibration=inputs(5, 0))
+    report = nqconvert.convert(weights, tmp_path / "m.nqz", calibration=inputs(5, 0))
+    assert report.method == "kmeans"
+
+
+def test_the_command_line_knows_the_preset_and_the_drop(model: Any, tmp_path: Any, capsys: Any) -> None:
+    onnx.save(model, tmp_path / "m.onnx")
+    np.save(tmp_path / "x.npy", inputs(40, 1))
+    command = ["convert", str(tmp_path / "m.onnx"), "--calibration", str(tmp_path / "x.npy")]
+    assert main([*command, "--preset", "post-training", "--rate-penalty", "0.01"]) == 0
+    assert "(post-training," in capsys.readouterr().out
+    assert main([*command, "--max-drop", "1"]) == 2
+    assert "needs evaluate" in capsys.readouterr().err
+
+
+def test_compare_has_obs_among_all_where_there_is_calibration_data(model: Any) -> None:
+    found = nqconvert.compare(
+        model, methods=["obs"], targets=["5kB"], calibration=inputs(60, 1), baselines=False
+    )
+    sizes = {row.method: row.file_bytes for row in found.rows}
+    assert 4000 < sizes["obs"] <= 5000
