@@ -139,7 +139,8 @@ def reliability(fuzz: dict[str, Any], reading: dict[str, Any]) -> list[str]:
         lines += [
             "",
             f"Verification takes {' and '.join(shares)} of `load_file`; "
-            f"{len(reading['refusal_seconds'])} small files that declare huge sizes are refused in at most {slowest:.1f} ms.",
+            f"{len(reading['refusal_seconds'])} small files that declare huge sizes "
+            f"are refused in at most {slowest:.1f} ms.",
         ]
     return lines
 
