@@ -49,6 +49,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/whole_path.py
 	$(BIN)/python benchmarks/compression.py
 	$(BIN)/python benchmarks/codec.py
+	$(BIN)/python benchmarks/reading.py
 	$(BIN)/python benchmarks/huge.py
 	$(BIN)/python benchmarks/quantizers.py
 	$(BIN)/python benchmarks/posttraining.py

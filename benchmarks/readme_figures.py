@@ -10,6 +10,7 @@ from harness import read
 ROOT = Path(__file__).parents[1]
 START, STOP = "<!-- figures: start -->", "<!-- figures: stop -->"
 POSTTRAINING_MARKS = "<!-- posttraining: start -->", "<!-- posttraining: stop -->"
+RELIABILITY_MARKS = "<!-- reliability: start -->", "<!-- reliability: stop -->"
 QUANTIZER_MARKS = "<!-- quantizers: start -->", "<!-- quantizers: stop -->"
 
 
@@ -150,6 +151,31 @@ def posttraining(results: dict[str, Any]) -> list[str]:
     return lines
 
 
+def reliability(fuzz: dict[str, Any], reading: dict[str, Any]) -> list[str]:
+    """Table of the fuzzing run that fuzz.json records, and of what verification costs."""
+    lines = ["| input | tried | crashes, hangs, foreign errors, memory above the limit |", "|---|---|---|"]
+    names = {"structured": "mutants with repaired checksums", "random": "mutants of 1 to 8 random bytes"}
+    for campaign in fuzz.get("campaigns", []):
+        kind = names[campaign["kind"]]
+        lines.append(
+            f"| {kind} of {fuzz['golden_files']} files | {campaign['n_done']:,} | "
+            f"{len(campaign['failures'])} |"
+        )
+    if reading:
+        shares = [
+            f"{100 * row['verification_share']:.0f} % ({name})"
+            for name, row in reading["verification"].items()
+        ]
+        slowest = 1000 * max(reading["refusal_seconds"].values())
+        lines += [
+            "",
+            f"Verification takes {' and '.join(shares)} of `load_file`; "
+            f"{len(reading['refusal_seconds'])} small files that declare huge sizes "
+            f"are refused in at most {slowest:.1f} ms.",
+        ]
+    return lines
+
+
 def replaced(text: str, start: str, stop: str, lines: list[str]) -> str:
     """Put lines between two markers."""
     head, _, rest = text.partition(start)
@@ -171,6 +197,8 @@ def main() -> None:
         text = replaced(text, *POSTTRAINING_MARKS, measured)
     if measured := quantizers(read("quantizers")):
         text = replaced(text, *QUANTIZER_MARKS, measured)
+    if measured := read("fuzz"):
+        text = replaced(text, *RELIABILITY_MARKS, reliability(measured, read("reading")))
     readme.write_text(text)
 
 
