@@ -4,8 +4,8 @@
         python benchmarks/posttraining.py [NETWORK ...]
 
 Calibration inputs are training images without labels. The rates are fixed beforehand; the row "chosen" is the
-smallest file that agrees with the network on 99.5 % of further training images. Sizes are those of whole
-files, graph included. Writes the networks' keys of benchmarks/results/posttraining.json.
+smallest file that agrees with the network on 99.5 % of further training images, if one does. Sizes are those
+of whole files, graph included. Writes the networks' keys of benchmarks/results/posttraining.json.
 """
 
 from __future__ import annotations
@@ -133,8 +133,8 @@ def ours(network: Network, data: Data) -> dict[str, Any]:
         )
         contents[rate] = content
         print(f"{network.name} {rows[-1]}", flush=True)
-    kept = [row for row in rows if row["agreement"] >= AGREEMENT] or rows[:1]
-    chosen = min(kept, key=lambda row: row["file_bytes"])
+    kept = [row for row in rows if row["agreement"] >= AGREEMENT]
+    chosen = min(kept, key=lambda row: row["file_bytes"], default=None)
     for row in rows:
         row["test"] = right(file_answers(contents[row["rate_penalty"]], data.test[0]), data.test[1])
         print(f"{network.name} {row['file_bytes']:,} bytes, test {row['test']:.4f}", flush=True)
