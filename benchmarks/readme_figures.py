@@ -129,7 +129,7 @@ def posttraining(results: dict[str, Any]) -> list[str]:
     lines = [
         "Preset `post-training`: unlabelled training images as calibration inputs, no retraining; whole",
         "files. The row in bold is the coarsest rate at which the file agrees with the network on 99.5 % of",
-        "further training images (`benchmarks/posttraining.py`):",
+        "further training images, where one of the rates does (`benchmarks/posttraining.py`):",
         "",
         "| network, calibration inputs | test images, accuracy | method | bytes | accuracy |",
         "|---|---|---|---|---|",
@@ -139,7 +139,7 @@ def posttraining(results: dict[str, Any]) -> list[str]:
         for file in row["rows"]:
             if "test" not in file:
                 continue
-            mark = "**" if file["rate_penalty"] == row["chosen"]["rate_penalty"] else ""
+            mark = "**" if row["chosen"] and file["rate_penalty"] == row["chosen"]["rate_penalty"] else ""
             lines.append(
                 f"{head}| obs, rate {file['rate_penalty']:g} | {mark}{file['file_bytes']:,}{mark} | "
                 f"{mark}{100 * file['test']:.2f} %{mark} |"

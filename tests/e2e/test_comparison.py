@@ -20,7 +20,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
-METHODS = ["ecsq", "hessian-kmeans", "inq", "kmeans", "uniform", "vq"]
+METHODS = ["ecsq", "hessian-kmeans", "inq", "kmeans", "obs", "uniform", "vq"]
 
 
 def blobs(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
