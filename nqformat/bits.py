@@ -58,12 +58,18 @@ class BitReader:
 
     def get_exp_golomb(self, order: int, max_bits: int = 40) -> int:
         """Read an Exp-Golomb code of `order`; CorruptError beyond `max_bits` value bits."""
-        n_extra = order
-        while not self.get(1):
-            n_extra += 1
-            if n_extra > max_bits:
-                raise CorruptError("Exp-Golomb code is too long", section=self._section)
-        return self.get(n_extra) + (1 << n_extra) - (1 << order)
+        window = self._value & ((2 << max_bits) - 1)
+        n_zeros = (window & -window).bit_length() - 1
+        n_extra = order + n_zeros
+        if n_zeros < 0 or (n_zeros > 0 and n_extra > max_bits):
+            raise CorruptError("Exp-Golomb code is too long or ends early", section=self._section)
+        n_bits = n_zeros + 1 + n_extra
+        if n_bits > self._left:
+            raise CorruptError("bit string ends early", section=self._section)
+        number = (self._value >> (n_zeros + 1)) & ((1 << n_extra) - 1)
+        self._value >>= n_bits
+        self._left -= n_bits
+        return number + (1 << n_extra) - (1 << order)
 
     def finish(self) -> None:
         """Require that fewer than eight bits are left and that all are zero."""
