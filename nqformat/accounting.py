@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .codings import histogram
-from .counting import distinct_counts
+from .counting import distinct_counts, order0_entropy
 from .directory import StreamSlice
 from .escape import EscapeMapping
 from .header import HEADER_BYTES
@@ -172,9 +172,7 @@ def _slice_bits(
 
 def order0_bits(numbers: np.ndarray) -> float:
     """Return the order-0 entropy of a whole sequence, in bits."""
-    counts = distinct_counts(numbers)[1].astype(np.float64)
-    total = float(counts.sum())
-    return 0.0 if counts.size < 2 else float(total * np.log2(total) - (counts * np.log2(counts)).sum())
+    return order0_entropy(distinct_counts(numbers)[1])
 
 
 def _divide_codebooks(file: NqzFile) -> dict[int, float]:

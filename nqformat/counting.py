@@ -1,4 +1,4 @@
-"""How often each number occurs."""
+"""How often each number occurs, and the entropy of that."""
 
 from __future__ import annotations
 
@@ -25,3 +25,10 @@ def distinct_counts(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     table = np.bincount(numbers.reshape(-1))
     found = np.flatnonzero(table)
     return found.astype(numbers.dtype), table[found]
+
+
+def order0_entropy(counts: np.ndarray) -> float:
+    """Return the order-0 entropy in bits of numbers that occur `counts` times each, all above zero."""
+    masses = counts.astype(np.float64)
+    total = float(masses.sum())
+    return 0.0 if masses.size < 2 else float(total * np.log2(total) - (masses * np.log2(masses)).sum())

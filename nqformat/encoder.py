@@ -152,8 +152,7 @@ class _Encoder:
         source = self._stored[name]
         if isinstance(source, RawTensor):
             if role == "positions":
-                positions = np.flatnonzero(raw_elements(source))
-                return SymbolSlice(values=gaps_of(positions), starts=positions - gaps_of(positions))
+                return _gap_slice(np.flatnonzero(raw_elements(source)))
             source = stored_elements(source, plan)
             return SymbolSlice(values=split_planes(source.bits, source.dtype)[int(role[5:])])
         if role.startswith(SCALES):
@@ -169,8 +168,7 @@ class _Encoder:
         assert block.inside is not None
         if plan.layout is Layout.MASK:
             return SymbolSlice(values=scan_mask(block.inside, block.n_elements))
-        gaps = gaps_of(block.inside)
-        return SymbolSlice(values=gaps, starts=block.inside - gaps)
+        return _gap_slice(block.inside)
 
     def _block(self, name: str, number: int) -> BlockElements:
         if name not in self._blocks:
@@ -310,6 +308,12 @@ class _Encoder:
             layout=Layout.VIEW,
             fields=ViewFields(parts=tuple(parts), permutation=view.permutation),
         )
+
+
+def _gap_slice(positions: np.ndarray) -> SymbolSlice:
+    """Gaps before ascending positions, and the scan position that each starts from."""
+    gaps = gaps_of(positions)
+    return SymbolSlice(values=gaps, starts=positions - gaps)
 
 
 def _check_name(name: str) -> None:

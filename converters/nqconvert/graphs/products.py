@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nqformat.optional_packages import require_package
+from .scope import node_attributes
 
 __all__ = ["Product", "find_products"]
 
@@ -120,8 +120,7 @@ def _product(node: Any, shapes: Mapping[str, tuple[int, ...]]) -> Product | None
         return _matmul(node, shapes)
     if node.op_type not in ("Gemm", "Conv", "ConvTranspose") or right not in shapes or left in shapes:
         return None
-    helper = require_package("onnx").helper
-    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    attributes = node_attributes(node)
     bias = node.input[2] if len(node.input) > 2 and node.input[2] in shapes else None
     if node.op_type == "Gemm":
         plain = attributes.get("beta", 1.0) == 1.0 and attributes.get("alpha", 1.0) == 1.0

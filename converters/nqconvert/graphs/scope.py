@@ -6,6 +6,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from nqformat.optional_packages import require_package
+
+
+def node_attributes(node: Any) -> dict[str, Any]:
+    """Return the values of a node's attributes by name."""
+    helper = require_package("onnx").helper
+    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
+
 
 def node_subgraphs(node: Any) -> Iterator[Any]:
     """Yield the graphs held by the attributes of `node`."""

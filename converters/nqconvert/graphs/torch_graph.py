@@ -10,6 +10,8 @@ import numpy as np
 from nqformat.errors import ConversionError
 from nqformat.optional_packages import require_package
 
+from .scope import node_attributes
+
 __all__ = ["TorchGraph", "UnsupportedOperatorError"]
 
 
@@ -44,7 +46,7 @@ class TorchGraph:
             if node.domain not in ("", "ai.onnx") or node.op_type not in OPERATORS:
                 raise UnsupportedOperatorError(f"operator {node.op_type!r} has no gradient here")
             self._calls.append(OPERATORS[node.op_type])
-        self._attributes = [_attributes(node) for node in self._nodes]
+        self._attributes = [node_attributes(node) for node in self._nodes]
         self._last_use = self._last_uses()
 
     def run(
@@ -91,11 +93,6 @@ class TorchGraph:
 def _has_data(initializer: Any) -> bool:
     fields = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
     return any(len(getattr(initializer, field)) for field in fields) or 0 in initializer.dims
-
-
-def _attributes(node: Any) -> dict[str, Any]:
-    helper = require_package("onnx").helper
-    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
 
 
 def _torch(array: np.ndarray) -> Any:

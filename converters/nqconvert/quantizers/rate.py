@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from nqformat.counting import order0_entropy
 from nqformat.dtypes import DType
 from nqformat.tensor import (
     AffineTensor,
@@ -70,12 +71,10 @@ def estimate_bits(tensor: Tensor) -> float:
 def _symbol_bits(symbols: np.ndarray) -> float:
     """Order-0 entropy of small non-negative numbers in bits, and their code table."""
     counts = np.bincount(symbols.reshape(-1), minlength=1)
-    counts = counts[counts > 0].astype(np.float64)
+    counts = counts[counts > 0]
     if counts.size < 2:
         return 0.0
-    total = float(counts.sum())
-    entropy = total * float(np.log2(total)) - float((counts * np.log2(counts)).sum())
-    return entropy + _TABLE_BITS_PER_SYMBOL * counts.size
+    return order0_entropy(counts) + _TABLE_BITS_PER_SYMBOL * counts.size
 
 
 def _number_bits(numbers: np.ndarray) -> float:

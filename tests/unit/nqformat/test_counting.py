@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nqformat.counting import distinct_counts
+from nqformat.counting import distinct_counts, order0_entropy
 
 
 @pytest.mark.parametrize("scale", [1, 1 << 40])
@@ -29,3 +29,8 @@ def test_negative_numbers_are_counted() -> None:
 def test_nothing_has_no_counts() -> None:
     distinct, counts = distinct_counts(np.zeros(0, dtype=np.int64))
     assert distinct.size == 0 and counts.size == 0
+
+
+@pytest.mark.parametrize(("counts", "bits"), [([], 0.0), ([7], 0.0), ([4, 4], 8.0), ([2, 1, 1], 6.0)])
+def test_entropy_of_counts(counts: list[int], bits: float) -> None:
+    assert order0_entropy(np.array(counts, dtype=np.int64)) == pytest.approx(bits)
