@@ -27,7 +27,7 @@ def split_planes(bits: np.ndarray, dtype: DType) -> list[np.ndarray]:
     if dtype.is_float:
         top = unsigned.dtype.type(8 * dtype.itemsize - 1)
         one = unsigned.dtype.type(1)
-        unsigned = (unsigned << one) | (unsigned >> top)
+        unsigned = ((unsigned << one) | (unsigned >> top)).astype(unsigned.dtype, copy=False)
     by_byte = unsigned.view(np.uint8).reshape(-1, dtype.itemsize)
     return [np.ascontiguousarray(by_byte[:, i]) for i in range(dtype.itemsize)]
 

@@ -426,7 +426,13 @@ def first_tensor(path: Path, **environment: str) -> list[str]:
         capture_output=True,
         text=True,
         check=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "NQFORMAT_KERNELS": "numba", **environment},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "NQFORMAT_KERNELS": "numba",
+            "NUMBA_DISABLE_JIT": "0",
+            **environment,
+        },
     )
     return done.stdout.split()
 
@@ -447,6 +453,12 @@ def test_cached_kernels_load_without_numba(weights_file: Path, tmp_path: Path) -
     assert first[0] == "True"
     assert len(list(tmp_path.iterdir())) == 1
     assert first_tensor(weights_file, NQFORMAT_CACHE_DIR=str(tmp_path)) == ["False", first[1]]
+
+
+def test_without_compilation_numpy_decodes(weights_file: Path, tmp_path: Path) -> None:
+    found = first_tensor(weights_file, NUMBA_DISABLE_JIT="1", NQFORMAT_CACHE_DIR=str(tmp_path))
+    assert found == ["False", str(float(nqformat.load_file(weights_file)["w"].sum()))]
+    assert not any(tmp_path.iterdir())
 
 
 @needs_kernels
