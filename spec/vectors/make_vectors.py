@@ -34,8 +34,8 @@ numbers are those of `../nqz.md`.
 `PYTHONPATH=.:spec python spec/vectors/make_vectors.py`, run in the project's folder, writes what is
 missing, and this page.
 
-The files of 1.0 are frozen in `tests/compat/v1.0`, which every later reader must read; those of a later version are
-added by one command, here for 1.1:
+The files of 1.0 are frozen in `tests/compat/v1.0`, which every later reader must read; those of a later
+version are added by one command, here for 1.1:
 
 ```
 mkdir -p tests/compat/v1.1 && cp -r spec/vectors/valid spec/vectors/invalid tests/compat/v1.1/
