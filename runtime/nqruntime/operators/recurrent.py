@@ -228,6 +228,7 @@ def rnn(context: NodeContext) -> Run | Prepared:
 
 def _prepare(context: NodeContext, cell: Cell) -> Run | Prepared:
     weight, recurrent = context.constant(1), context.constant(2)
+    _read_activations(context, cell, len(_read_directions(context)))
     if weight is None or recurrent is None:
 
         def run(x: np.ndarray, w: np.ndarray, r: np.ndarray, *others: np.ndarray | None) -> object:
@@ -238,11 +239,15 @@ def _prepare(context: NodeContext, cell: Cell) -> Run | Prepared:
     return _prepare_weights(context, cell, weight, recurrent)
 
 
-def _read_rule(context: NodeContext, cell: Cell, recurrent: tuple[int, ...]) -> _Rule:
+def _read_directions(context: NodeContext) -> tuple[bool, ...]:
     direction = context.text("direction", "forward")
     if direction not in _DIRECTIONS:
         raise CorruptError(f"{context.label} has the direction {direction!r}", section="GRAPH")
-    reverse = _DIRECTIONS[direction]
+    return _DIRECTIONS[direction]
+
+
+def _read_rule(context: NodeContext, cell: Cell, recurrent: tuple[int, ...]) -> _Rule:
+    reverse = _read_directions(context)
     hidden = context.integer("hidden_size", recurrent[-1] if recurrent else 0)
     if recurrent != (len(reverse), cell.n_gates * hidden, hidden):
         raise CorruptError(

@@ -44,7 +44,7 @@ def _register(name: str, axes_as_input_since: int, reduction: _Reduction) -> Non
         nothing_without_axes = bool(context.integer("noop_with_empty_axes", 0))
 
         def run(x: np.ndarray, axes: np.ndarray | None = None) -> np.ndarray:
-            along = () if axes is None else tuple(axes.tolist())
+            along = () if axes is None else tuple(axes.reshape(-1).tolist())
             if not along and nothing_without_axes:
                 return x
             return reduction(x, along or None, keep)

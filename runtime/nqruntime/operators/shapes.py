@@ -114,7 +114,7 @@ def _register_with_axes(
         return lambda x: function(x, axes)
 
     def prepare(context: NodeContext) -> Run:
-        return lambda x, axes=None: function(x, None if axes is None else tuple(axes.tolist()))
+        return lambda x, axes=None: function(x, None if axes is None else tuple(axes.reshape(-1).tolist()))
 
     operator(name, 1)(prepare_by_attribute)
     operator(name, 13)(prepare)
