@@ -63,6 +63,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/huge.py
 	$(BIN)/python benchmarks/quantizers.py
 	$(BIN)/python benchmarks/posttraining.py
+	$(BIN)/python benchmarks/inference.py
 	$(BIN)/python benchmarks/readme_figures.py
 
 clean:
