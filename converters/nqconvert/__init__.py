@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .comparison_table import Comparison
     from .conversion import convert
     from .export import export_onnx
+    from .repair.settings import RepairSettings
     from .report import Report
     from .sensitivity import measure_sensitivities
     from .sources import ModelSource, load_source
@@ -22,6 +23,7 @@ __all__ = [
     "Comparison",
     "FineTuning",
     "ModelSource",
+    "RepairSettings",
     "Report",
     "Training",
     "compare",
@@ -35,6 +37,7 @@ _HOMES = {
     "Comparison": "comparison_table",
     "FineTuning": "training.fine_tuning",
     "ModelSource": "sources",
+    "RepairSettings": "repair.settings",
     "Report": "report",
     "Training": "training.stage",
     "compare": "comparison",

@@ -22,7 +22,7 @@ from .network import load_network, network_sensitivities, network_surgeon
 from .nncodec import NNCODEC_QPS, nncodec_file, nncodec_missing
 from .presets import ConvertSettings
 from .quantizers import quantizer_names
-from .search import Target, byte_count, search_rate
+from .search import Target, byte_count
 from .sensitivity.calibration import calibration_batches, feeds_of
 from .sources import ModelSource, Runner
 from .verification import file_runner
@@ -270,7 +270,7 @@ def _quantized_row(
     costs = _Costs()
     try:
         with costs:
-            found = search_rate(settings, encoding.attempt, bound, lambda line: None)
+            found = encoding.fitting_attempt(settings, bound, lambda line: None)
     except ConversionError as error:
         return costs.on(replace(row, note=str(error).partition(";")[0]))
     row = replace(row, file_bytes=found.file_bytes, setting=_setting(found.settings))

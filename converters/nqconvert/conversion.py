@@ -26,8 +26,9 @@ from .network import (
 from .presets import ConvertSettings, preset_settings
 from .quantization import QuantizedModel, is_weight
 from .quantizers import get_quantizer
+from .repair.settings import RepairSettings
 from .report import Report, measure_file
-from .search import Attempt, Target, search_drop, search_rate
+from .search import Attempt, Target, search_drop
 from .sensitivity.loss_check import LossCheck, check_losses
 from .sensitivity.settings import SensitivitySettings
 from .sources import ModelSource
@@ -64,6 +65,7 @@ def convert(
     calibration: Any = None,
     loss: Callable[[Any, Any], Any] | None = None,
     optimizer_state: Any = None,
+    repairs: RepairSettings | None = None,
     fine_tuning: FineTuning | None = None,
     target_bits: float | None = None,
     target_size: float | None = None,
@@ -108,6 +110,8 @@ def convert(
         ``loss(outputs, targets)`` that sensitivities are about; cross entropy if not given.
     optimizer_state : path or mapping, optional
         State of the Adam optimizer (sensitivity ``adam``).
+    repairs : RepairSettings, optional
+        What follows method ``obs``: distillation, corrections of biases, norms and scales.
     fine_tuning : FineTuning, optional
         Trains the entries of the codebooks of a module.
     target_bits, target_size, target_ratio : float, optional
@@ -160,6 +164,7 @@ def convert(
         sensitivity=sensitivity,
         samples=samples,
         sensitivity_power=sensitivity_power,
+        repairs=repairs,
         seed=seed,
     )
     target = Target(bits=target_bits, size=target_size, ratio=target_ratio)
@@ -230,7 +235,14 @@ def convert(
                 file = measure_file(staged)
     after = verification.accuracy
     measured = (*sensitivity_notes, *(surgeon.notes if surgeon else ()))
-    notes = (*network.source.notes, *network.notes, *measured, *quantized.notes, *losses.notes)
+    notes = (
+        *network.source.notes,
+        *network.notes,
+        *measured,
+        *quantized.model.notes,
+        *quantized.notes,
+        *losses.notes,
+    )
     return Report(
         path=os.fspath(path),
         preset=settings.preset,
@@ -279,7 +291,7 @@ def _quantize(
     say(f"quantizing {len(encoding.source.tensors)} tensors ({settings.method})")
     if max_bytes is None:
         return _Quantized(model=encoding.quantize(settings), settings=settings)
-    found = search_rate(settings, encoding.attempt, max_bytes, say)
+    found = encoding.fitting_attempt(settings, max_bytes, say)
     return _Quantized(model=found.model, settings=found.settings)
 
 

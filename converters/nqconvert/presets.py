@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nqformat.dtypes import DType
 
 from .quantizers.settings import QuantizerSettings
+from .repair.settings import RepairSettings
 
 __all__ = ["PRESETS", "REST_DTYPES", "ConvertSettings", "Preset", "preset_settings"]
 
@@ -50,6 +51,8 @@ class ConvertSettings:
         Most calibration samples to measure sensitivities on.
     sensitivity_power : float
         Sensitivities are raised to it; 0.5 trusts their extremes less.
+    repairs : RepairSettings
+        What follows method ``obs``.
     seed : int
     """
 
@@ -67,6 +70,7 @@ class ConvertSettings:
     sensitivity: str = "none"
     samples: int = 1000
     sensitivity_power: float = 1.0
+    repairs: RepairSettings = field(default_factory=RepairSettings)
     seed: int = 0
 
     def __post_init__(self) -> None:

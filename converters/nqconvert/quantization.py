@@ -38,11 +38,14 @@ class QuantizedModel:
         Why a tensor was kept bit for bit (or at its `rest` precision), by name.
     loss : float or None
         Predicted rise of the loss (method ``obs``).
+    notes : tuple of str
+        What repairs after quantization did.
     """
 
     tensors: dict[str, Tensor]
     exact: dict[str, str]
     loss: float | None = None
+    notes: tuple[str, ...] = ()
 
 
 def quantize_tensors(

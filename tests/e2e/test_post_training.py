@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import nqconvert
+from nqconvert import RepairSettings
 from nqconvert.cli import main
 from nqformat import ConversionError
 
@@ -112,6 +113,7 @@ def test_an_accuracy_is_kept_in_ten_evaluations(model: Any, agreement: Any, tmp_
             preset="post-training",
             evaluate=agreement,
             max_drop=drop,
+            repairs=RepairSettings(distillation="none"),
             progress=lines.append,
         )
         assert report.accuracy[0] == 1.0 and report.accuracy[1] >= 1.0 - drop / 100
@@ -173,3 +175,29 @@ def test_compare_has_obs_among_all_where_there_is_calibration_data(model: Any) -
     )
     sizes = {row.method: row.file_bytes for row in found.rows}
     assert 4000 < sizes["obs"] <= 5000
+
+
+def test_repairs_can_be_chosen_and_are_named(model: Any, tmp_path: Any, capsys: Any) -> None:
+    keywords = {"calibration": inputs(600, 1), "example_inputs": inputs(100, 3), "rate_penalty": 0.1}
+    found = {}
+    for distillation in ("none", "weights"):
+        repairs = RepairSettings(distillation=distillation, batch_norm=False)
+        found[distillation] = nqconvert.convert(model, tmp_path / "m.nqz", repairs=repairs, **keywords)
+    assert not any("distillation" in note for note in found["none"].notes)
+    assert any("distillation: divergence" in note for note in found["weights"].notes)
+    onnx.save(model, tmp_path / "m.onnx")
+    np.save(tmp_path / "x.npy", inputs(40, 1))
+    command = ["convert", str(tmp_path / "m.onnx"), "--calibration", str(tmp_path / "x.npy")]
+    assert (
+        main([*command, "--distillation", "scales", "--distillation-epochs", "1", "--bias-correction"]) == 0
+    )
+    shown = capsys.readouterr().out
+    assert "biases corrected" in shown and "of 1 kept" in shown
+    assert main([*command, "--distillation", "none", "--no-batch-norm"]) == 0
+    assert "distillation:" not in capsys.readouterr().out
+
+
+def test_repairs_keep_to_a_bound(model: Any, tmp_path: Any) -> None:
+    report = nqconvert.convert(model, tmp_path / "m.nqz", calibration=inputs(100, 1), target_size=4000)
+    assert 3600 <= report.file_bytes <= 4000
+    assert any("distillation: divergence" in note for note in report.notes)

@@ -13,6 +13,7 @@ import numpy as np
 from nqconvert.graphs.products import Product, find_products
 from nqconvert.graphs.torch_graph import TorchGraph, UnsupportedOperatorError
 from nqconvert.quantizers.rate import estimate_bits
+from nqconvert.repair.float_network import FloatNetwork
 from nqconvert.sensitivity.calibration import calibration_batches, feeds_of
 from nqconvert.sources.model_source import ModelSource
 from nqformat.dtypes import DType, dtype_of
@@ -110,6 +111,8 @@ class Surgeon:
         By the name of the stored tensor.
     permutations : dict of str to tuple of int
         How a stored tensor is turned into the layer's weight, where the graph reads a view of it.
+    network : FloatNetwork or None
+        What repairs after quantization compare with.
     notes : tuple of str
         What the user should know.
     """
@@ -117,6 +120,7 @@ class Surgeon:
     layers: dict[str, Layer]
     dtypes: dict[str, DType]
     permutations: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    network: FloatNetwork | None = None
     notes: tuple[str, ...] = ()
     _tried: dict[tuple[str, int], LayerResult] = field(default_factory=dict)
 
@@ -254,6 +258,13 @@ def prepare_surgeon(
             for name, products in used.items()
             if products[0].weight != name
         },
+        network=FloatNetwork(
+            source=source,
+            calibration=calibration,
+            samples=settings.samples,
+            seed=settings.seed,
+            progress=settings.progress,
+        ),
         notes=notes,
     )
 
