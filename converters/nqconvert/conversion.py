@@ -193,7 +193,7 @@ def convert(
                 optimizer_state=optimizer_state,
                 progress=say,
             )
-        source = network.pruned(settings.density)
+        source = network.pruned(None if settings.method == "obs" else settings.density)
         with clock.stage("Hessians"):
             surgeon = network_surgeon(source, settings, calibration, say)
         encoding = Encoding(

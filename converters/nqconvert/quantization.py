@@ -67,7 +67,11 @@ def quantize_tensors(
     ValueError
         If the method is unknown.
     """
-    operation = surgeon.operate(settings.rate_penalty) if surgeon and settings.method == "obs" else None
+    operation = (
+        surgeon.operate(settings.rate_penalty, settings.density)
+        if surgeon and settings.method == "obs"
+        else None
+    )
     quantizer = get_quantizer(_WITHOUT_HESSIAN if operation else settings.method)
     if settings.method == "none":
         return _lossless(tensors)

@@ -46,6 +46,9 @@ _BATCH_VALUES = 1 << 18
 _BATCH_BOUNDS = (8, 250)
 _MAX_CODEBOOK = 32
 _LEAST_STEP = 1e-30
+_PREMIUM_REACH = 40.0
+_PREMIUM_ROUNDS = 13
+_PREMIUM_GROWTH = 1.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,27 +125,33 @@ class Surgeon:
     permutations: dict[str, tuple[int, ...]] = field(default_factory=dict)
     network: FloatNetwork | None = None
     notes: tuple[str, ...] = ()
-    _tried: dict[tuple[str, int], LayerResult] = field(default_factory=dict)
+    _tried: dict[tuple[str, int, float], LayerResult] = field(default_factory=dict)
+    _premiums: dict[tuple[float, float], float] = field(default_factory=dict)
 
     @property
     def n_weights(self) -> int:
         """Number of weights that are not zero."""
         return sum(int(np.count_nonzero(layer.matrices)) for layer in self.layers.values())
 
-    def operate(self, rate_penalty: float | None) -> Operation:
+    def operate(self, rate_penalty: float | None, density: float | None = None) -> Operation:
         """Quantize all layers.
 
         Parameters
         ----------
         rate_penalty : float or None
             Loss that one bit for every weight may cost, in nats; None: a hundredth.
+        density : float or None
+            Most weights that are not zero, as a share of all: those go first whose removal costs least loss,
+            whatever layer they are in.
+
+        Source : pruning by one threshold of the loss: Hassibi, Stork 1993; Frantar, Alistarh 2023
         """
         penalty = (DEFAULT_RATE_PENALTY if rate_penalty is None else rate_penalty) / max(1, self.n_weights)
         tensors: dict[str, Tensor] = {}
         biases: dict[str, Bias] = {}
         loss = 0.0
-        for name, layer in self.layers.items():
-            best = self._best(name, layer, penalty)
+        for name, best in self._results(penalty, density).items():
+            layer = self.layers[name]
             loss += best.loss
             tensors[name] = self._tensor(name, best)
             bias = layer.statistics.product.bias
@@ -151,29 +160,73 @@ class Surgeon:
                 biases[bias] = Bias(values=best.bias, tensor=grid)
         return Operation(tensors=tensors, biases=biases, loss=loss)
 
-    def _best(self, name: str, layer: Layer, penalty: float) -> LayerResult:
+    def _results(self, penalty: float, density: float | None) -> dict[str, LayerResult]:
+        """Return the result of least cost for every layer, with at most the weights that a density allows."""
+        if density is None:
+            return {name: self._best(name, layer, penalty) for name, layer in self.layers.items()}
+        most = density * sum(layer.matrices.size for layer in self.layers.values())
+        premium = self._premium(penalty, most)
+        while True:
+            found = {name: self._best(name, layer, penalty, premium) for name, layer in self.layers.items()}
+            if sum(int(np.count_nonzero(result.integers)) for result in found.values()) <= most:
+                return found
+            premium *= _PREMIUM_GROWTH
+
+    def _premium(self, penalty: float, most: float) -> float:
+        """Return the loss at which removals leave at most so many weights, by bisection of its logarithm."""
+        key = (penalty, most)
+        if key in self._premiums:
+            return self._premiums[key]
+        steps = {name: self._best(name, layer, penalty).step for name, layer in self.layers.items()}
+
+        def n_kept(premium: float) -> int:
+            return sum(
+                int(np.count_nonzero(self._decided(layer, steps[name], penalty, premium).integers))
+                for name, layer in self.layers.items()
+            )
+
+        low, high = -_PREMIUM_REACH, _PREMIUM_REACH
+        unit = max(penalty, _LEAST_STEP)
+        if n_kept(0.0) <= most:
+            high = -math.inf
+        for _ in range(_PREMIUM_ROUNDS if high > low else 0):
+            middle = (low + high) / 2
+            if n_kept(unit * 2.0**middle) <= most:
+                high = middle
+            else:
+                low = middle
+        self._premiums[key] = unit * 2.0**high
+        return self._premiums[key]
+
+    def _best(self, name: str, layer: Layer, penalty: float, premium: float = 0.0) -> LayerResult:
         """Return the result of least cost among steps around the one that theory gives."""
         start = round(len(_STEPS) * math.log2(max(step_at(layer.curvature, penalty), _LEAST_STEP)))
-        results = {start: self._result(name, layer, start, penalty)}
+        results = {start: self._result(name, layer, start, penalty, premium)}
         for direction in (1, -1):
             place, worse = start, 0
             while worse < _PATIENCE:
-                least = min(result.cost(penalty) for result in results.values())
+                least = min(result.cost(penalty, premium) for result in results.values())
                 place += direction
-                results[place] = self._result(name, layer, place, penalty)
-                worse = 0 if results[place].cost(penalty) < least else worse + 1
-        return min(results.values(), key=lambda result: (result.cost(penalty), result.bits))
+                results[place] = self._result(name, layer, place, penalty, premium)
+                worse = 0 if results[place].cost(penalty, premium) < least else worse + 1
+        return min(results.values(), key=lambda result: (result.cost(penalty, premium), result.bits))
 
-    def _result(self, name: str, layer: Layer, place: int, penalty: float) -> LayerResult:
+    def _result(self, name: str, layer: Layer, place: int, penalty: float, premium: float) -> LayerResult:
         """Quantize with a step of the grid; without outputs' own Hessians, independent of `penalty`."""
         step = math.ldexp(_STEPS[place % len(_STEPS)], place // len(_STEPS))
         if layer.rows:
-            return quantize_layer(layer, step, penalty)
-        key = (name, place)
+            return self._decided(layer, step, penalty, premium)
+        key = (name, place, premium)
         if key not in self._tried:
-            fitting = layer.curvature * step * step * math.log(2.0) / 12.0
-            self._tried[key] = quantize_layer(layer, step, _DECISION_SHARE * fitting)
+            self._tried[key] = self._decided(layer, step, penalty, premium)
         return self._tried[key]
+
+    def _decided(self, layer: Layer, step: float, penalty: float, premium: float) -> LayerResult:
+        """Quantize with a step; its own penalty decides for layers without outputs' own Hessians."""
+        if not layer.rows:
+            fitting = layer.curvature * step * step * math.log(2.0) / 12.0
+            penalty = _DECISION_SHARE * fitting
+        return quantize_layer(layer, step, penalty, premium)
 
     def _tensor(self, name: str, result: LayerResult) -> Tensor:
         integers = result.integers.astype(np.int32)

@@ -16,6 +16,7 @@ from nqconvert.graphs.torch_graph import TorchGraph
 from nqformat.optional_packages import require_package
 from nqformat.tensor import Tensor
 
+from .answers import divergence
 from .float_network import FloatNetwork, decoded_float, one_thread
 from .reencoding import is_free_vector, is_plain, scaled, with_values
 from .settings import RepairSettings
@@ -23,6 +24,7 @@ from .settings import RepairSettings
 __all__ = ["match_outputs"]
 
 _BATCH = (8, 64)
+_JUDGED_SAMPLES = 256
 _MAX_RATIO = 4.0
 _LEAST = 1e-12
 
@@ -62,7 +64,7 @@ def match_outputs(
 
     The network before quantization and the quantized one run side by side, and every correction is applied
     to the value it is measured at: layers behind it see corrected inputs. What is stored is the mean of the
-    corrections of all batches.
+    corrections of all batches; nothing, if the answers to some of the inputs come no nearer by it.
 
     Parameters
     ----------
@@ -81,11 +83,44 @@ def match_outputs(
     section 4.2 (with calibration inputs)
     """
     points = _points(tensors, network, settings)
-    made = dict(tensors)
     if not points:
-        return made, ()
+        return dict(tensors), ()
     with one_thread(), torch.no_grad():
-        n_samples = _measure(points, tensors, network, graph, settings)
+        n_samples = _measure(points, tensors, network, graph)
+        made, notes = _matched(tensors, points, n_samples)
+        before, after = _divergences([tensors, made], network, graph)
+    if after < before:
+        return made, notes
+    return dict(tensors), tuple(f"{note}, but undone: answers came no nearer" for note in notes)
+
+
+def _divergences(
+    candidates: list[Mapping[str, Tensor]], network: FloatNetwork, graph: TorchGraph
+) -> list[float]:
+    """Return how far the answers of each candidate are from those of the network before quantization."""
+    expected = network.float_tensors()
+    found = [
+        network.graph_tensors({n: torch.from_numpy(decoded_float(t).copy()) for n, t in tensors.items()})
+        for tensors in candidates
+    ]
+    totals, n_samples = [0.0] * len(found), 0
+    answer = graph.output_names[0]
+    least, most = _BATCH
+    for feeds in network.feeds(least=least, most=most):
+        if n_samples >= _JUDGED_SAMPLES:
+            break
+        wanted = graph.run(feeds, expected)[answer]
+        for place, tensors in enumerate(found):
+            totals[place] += float(divergence(wanted, graph.run(feeds, tensors)[answer])) * len(wanted)
+        n_samples += len(wanted)
+    return [total / n_samples for total in totals]
+
+
+def _matched(
+    tensors: Mapping[str, Tensor], points: Mapping[str, _Point], n_samples: int
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Apply the mean corrections."""
+    made = dict(tensors)
     _scale_weights(made, points)
     counts: Counter[str] = Counter()
     for point in points.values():
@@ -152,7 +187,6 @@ def _measure(
     tensors: Mapping[str, Tensor],
     network: FloatNetwork,
     graph: TorchGraph,
-    settings: RepairSettings,
 ) -> int:
     before = network.float_tensors()
     stored = {name: torch.from_numpy(decoded_float(tensor).copy()) for name, tensor in tensors.items()}

@@ -16,12 +16,13 @@ class RepairSettings:
     Attributes
     ----------
     bias_correction : bool
-        Make the mean of every product's output what it was, by its bias.
+        Make the mean of every product's output what it was, by its bias. Helps ResNets; on LeNets error
+        feedback has set biases for less loss than that, and the correction is undone.
     batch_norm : bool
         Make mean and deviation behind every batch norm that is left in the graph what they were.
     scale_fit : bool
         Fit the step (or the codebook as a whole) of every weight so that its product's output has the least
-        squared error.
+        squared error; takes a tenth of the divergence away on LeNets and adds more on ResNets.
     distillation : {"none", "scales", "weights"}
         Train steps, codebook entries, biases and norms (``scales``), also the integers of weights that are
         not zero (``weights``), to give the answers that the network gave before.
@@ -32,7 +33,7 @@ class RepairSettings:
         less than four would keep to about 60 billion multiplications forward.
     """
 
-    bias_correction: bool = False
+    bias_correction: bool = True
     batch_norm: bool = True
     scale_fit: bool = False
     distillation: str = "weights"
