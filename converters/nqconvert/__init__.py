@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .repair.settings import RepairSettings
     from .report import Report
     from .sensitivity import measure_sensitivities
+    from .sensitivity.images import ImageFolder
     from .sources import ModelSource, load_source
     from .training.fine_tuning import FineTuning
     from .training.stage import Training
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Comparison",
     "FineTuning",
+    "ImageFolder",
     "ModelSource",
     "RepairSettings",
     "Report",
@@ -36,6 +38,7 @@ __all__ = [
 _HOMES = {
     "Comparison": "comparison_table",
     "FineTuning": "training.fine_tuning",
+    "ImageFolder": "sensitivity.images",
     "ModelSource": "sources",
     "RepairSettings": "repair.settings",
     "Report": "report",

@@ -18,7 +18,7 @@ from .baselines import BASELINES, Baseline, baseline_file
 from .comparison_table import Comparison, ComparisonRow
 from .encoding import Encoding
 from .memory import PeakMemory
-from .network import load_network, network_sensitivities, network_surgeon
+from .network import load_network, network_calibration, network_sensitivities, network_surgeon
 from .nncodec import NNCODEC_QPS, nncodec_file, nncodec_missing
 from .presets import ConvertSettings
 from .quantizers import quantizer_names
@@ -107,6 +107,7 @@ def compare(
         seed=seed,
     )
     network = load_network(model, settings, example_inputs=example_inputs, weights=weights, progress=say)
+    calibration = network_calibration(network, calibration, samples)
     sensitivities, notes = network_sensitivities(
         network, settings, calibration=calibration, loss=loss, optimizer_state=optimizer_state, progress=say
     )

@@ -19,6 +19,7 @@ from .memory import PeakMemory, StageClock
 from .network import (
     Network,
     load_network,
+    network_calibration,
     network_sensitivities,
     network_surgeon,
     settings_with_calibration,
@@ -65,6 +66,7 @@ def convert(
     calibration: Any = None,
     loss: Callable[[Any, Any], Any] | None = None,
     optimizer_state: Any = None,
+    hessian: str | None = None,
     repairs: RepairSettings | None = None,
     fine_tuning: FineTuning | None = None,
     target_bits: float | None = None,
@@ -102,7 +104,7 @@ def convert(
         Override single settings of the preset; see :class:`~nqconvert.presets.ConvertSettings`.
     sensitivity, samples, sensitivity_power, seed : optional
         Override single settings of the preset; see :class:`~nqconvert.presets.ConvertSettings`.
-    calibration : array, tuple, mapping or iterable, optional
+    calibration : array, tuple, mapping, iterable, callable or ImageFolder, optional
         Inputs, or inputs with targets, to measure sensitivities and layer Hessians on; with them preset
         ``auto`` takes method ``obs``. See
         :func:`nqconvert.sensitivity.calibration.calibration_batches`.
@@ -110,6 +112,8 @@ def convert(
         ``loss(outputs, targets)`` that sensitivities are about; cross entropy if not given.
     optimizer_state : path or mapping, optional
         State of the Adam optimizer (sensitivity ``adam``).
+    hessian : {"inputs", "identity"}, optional
+        ``identity`` lets method ``obs`` work without calibration inputs.
     repairs : RepairSettings, optional
         What follows method ``obs``: distillation, corrections of biases, norms and scales.
     fine_tuning : FineTuning, optional
@@ -164,6 +168,7 @@ def convert(
         sensitivity=sensitivity,
         samples=samples,
         sensitivity_power=sensitivity_power,
+        hessian=hessian,
         repairs=repairs,
         seed=seed,
     )
@@ -182,6 +187,7 @@ def convert(
                 progress=say,
             )
             feeds = network.feeds(example_inputs)
+            calibration = network_calibration(network, calibration, settings.samples)
         if preset == "auto" and method is None and sensitivity is None and calibration is not None:
             settings = settings_with_calibration(settings, network)
         with clock.stage("sensitivities"):

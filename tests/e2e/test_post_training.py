@@ -201,3 +201,49 @@ def test_repairs_keep_to_a_bound(model: Any, tmp_path: Any) -> None:
     report = nqconvert.convert(model, tmp_path / "m.nqz", calibration=inputs(100, 1), target_size=4000)
     assert 3600 <= report.file_bytes <= 4000
     assert any("distillation: divergence" in note for note in report.notes)
+
+
+def test_without_inputs_the_identity_must_be_asked_for(model: Any, tmp_path: Any) -> None:
+    report = nqconvert.convert(model, tmp_path / "m.nqz", method="obs", hessian="identity", rate_penalty=1e-3)
+    assert report.method == "obs" and any("identity" in note for note in report.notes)
+    found = nqconvert.load_source(model).run
+    assert found is not None and report.weight_snr_db > 5
+    with pytest.raises(ConversionError, match="hessian 'identity', on request"):
+        nqconvert.convert(model, tmp_path / "m.nqz", method="obs")
+    with pytest.raises(ValueError, match="hessian must be one of"):
+        nqconvert.convert(model, tmp_path / "m.nqz", method="obs", hessian="diagonal")
+
+
+def test_a_density_is_kept_by_loss(model: Any, tmp_path: Any) -> None:
+    import nqformat
+
+    path = tmp_path / "m.nqz"
+    nqconvert.convert(model, path, calibration=inputs(60, 1), density=0.3)
+    tensors = nqformat.load_file(path)
+    weights = [tensors[name] for name in ("conv", "hidden", "out")]
+    density = sum(np.count_nonzero(w) for w in weights) / sum(w.size for w in weights)
+    assert 0.25 < density <= 0.3
+
+
+def test_the_command_line_takes_folders_and_loaders(
+    model: Any, tmp_path: Any, capsys: Any, monkeypatch: Any
+) -> None:
+    image_module = pytest.importorskip("PIL.Image")
+    onnx.save(model, tmp_path / "m.onnx")
+    (tmp_path / "images").mkdir()
+    for number in range(20):
+        pixels = np.random.default_rng(number).integers(0, 256, (9, 9), dtype=np.uint8)
+        image_module.fromarray(pixels).save(tmp_path / "images" / f"{number}.png")
+    command = ["convert", str(tmp_path / "m.onnx"), "--distillation", "none"]
+    images = ["--calibration", str(tmp_path / "images"), "--image-mean", "0.5", "--image-std", "0.25"]
+    assert main([*command, *images, "--calibration-count", "15"]) == 0
+    assert "Hessians of 3 layers" in capsys.readouterr().out
+    (tmp_path / "loaders.py").write_text(
+        "import numpy as np\n"
+        "def loader():\n"
+        "    for seed in range(3):\n"
+        "        yield np.random.default_rng(seed).normal(size=(20, 1, 8, 8)).astype('float32')\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert main([*command, "--calibration", "loaders:loader"]) == 0
+    assert "Hessians of 3 layers" in capsys.readouterr().out

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nqconvert.cli.console import StageLines, call_object, emit, load_object
 from nqconvert.cli.model_options import add_model_options, is_factory, model_keywords, model_of
-from nqconvert.presets import PRESETS, REST_DTYPES
+from nqconvert.presets import HESSIANS, PRESETS, REST_DTYPES
 from nqconvert.repair.settings import DISTILLATIONS, RepairSettings
 from nqconvert.search import byte_count
 
@@ -41,6 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--width", type=int, help="weights that share an index, for vq")
     parser.add_argument(
         "--product", action="store_true", default=None, help="vq: codebooks by place in a row"
+    )
+    parser.add_argument(
+        "--hessian", choices=HESSIANS, help="obs: of the calibration inputs (default), or none looked at"
     )
     _add_repair_options(parser)
     parser.add_argument("--fine-tune", help="package.module:function that returns nqconvert.FineTuning")
@@ -99,6 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
             rate_penalty=arguments.rate_penalty,
             width=arguments.width,
             product=arguments.product,
+            hessian=arguments.hessian,
             repairs=_repairs(arguments),
             fine_tuning=call_object(arguments.fine_tune) if arguments.fine_tune else None,
             target_bits=arguments.target_bits,
