@@ -66,7 +66,7 @@ def test_hessians_in_files_give_the_same_operation(monkeypatch: pytest.MonkeyPat
     made = []
     for budget in (1 << 26, 0):
         monkeypatch.setattr(surgeon_module, "_LEAST_BUDGET", budget)
-        monkeypatch.setattr(surgeon_module, "largest_hessian_bytes", lambda *given: budget)
+        monkeypatch.setattr(surgeon_module, "largest_hessian_bytes", lambda *given, found=budget: found)
         surgeon = surgeon_module.prepare_surgeon(source, source.tensors, inputs, settings)
         kept = [layer.factors[0][0].factor for layer in surgeon.layers.values()]
         assert all(isinstance(factor, np.memmap) for factor in kept) == (budget == 0)
