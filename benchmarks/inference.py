@@ -42,11 +42,8 @@ _FIRST_OUTPUT = (
 
 def levels_of(weights: np.ndarray, density: float) -> CodebookTensor:
     """Prune by magnitude and round to evenly spaced levels, one of which is zero."""
-    kept = (
-        np.abs(weights) >= np.quantile(np.abs(weights), 1 - density)
-        if density < 1
-        else np.ones(weights.shape, bool)
-    )
+    size = np.abs(weights)
+    kept = size > 0 if density == 1 else (size > 0) & (size >= np.quantile(size, 1 - density))
     bound = float(np.abs(weights).max()) or 1.0
     values = np.linspace(-bound, bound, N_LEVELS - 1, dtype=np.float32)
     values = np.concatenate([[np.float32(0)], values[values != 0]])
