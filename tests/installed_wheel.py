@@ -54,7 +54,8 @@ def main() -> None:
         run(folder / "venv" / "bin" / "nqz", "--version", cwd=folder)
         shutil.copytree(source / "tests", folder / "tests")
         suites = [folder / "tests" / suite for suite in SUITES]
-        run(python, "-m", "pytest", "-q", "--import-mode=importlib", "-m", "not slow", *suites, cwd=folder)
+        options = ["-q", "-n", "2", "--import-mode=importlib", "-m", "not slow"]
+        run(python, "-m", "pytest", *options, *suites, cwd=folder)
 
 
 if __name__ == "__main__":

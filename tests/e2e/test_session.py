@@ -193,7 +193,7 @@ session.run(None, {session.get_inputs()[0].name: x})
 
 def test_a_small_network_runs_natively_with_numpy_alone(network, tmp_path):
     path = network.save(tmp_path / "net.nqz")
-    assert run_in_new_process(RUN + LOADED, path, "auto") == ("[]", "")
+    assert run_in_new_process(RUN + LOADED, path, "native") == ("[]", "")
 
 
 def test_onnx_runtime_runs_a_network_without_torch_or_onnx_and_prints_nothing(network, tmp_path):
