@@ -37,7 +37,7 @@ KNOBS = {"ecsq": "rate_penalty", "uniform": "step"}
 PER_LAYER = {
     "lenet300_p8": ("hessian-kmeans", "ecsq + fisher"),
     "lenet5_p8": ("hessian-kmeans", "ecsq + fisher"),
-    "resnet32_jpegft": ("hessian-kmeans",),
+    "resnet32_jpegft": ("hessian-kmeans", "ecsq + fisher"),
 }
 NNCODEC_BYTES = {"lenet300_p8": 18_759, "lenet5_p8": 30_801}
 MAX_DROP = 0.001
