@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo fuzz test test-slow test-bounds test-installed lint bench format clean
+.PHONY: demo fuzz test test-slow test-bounds test-lanes test-big-endian test-installed lint bench format clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -28,6 +28,16 @@ test-installed: $(STAMP)
 test-bounds: $(STAMP)
 	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(CURDIR)/$(VENV)/bounds $(BIN)/python -m pytest -q \
 		tests/unit/nqruntime/test_kernels.py tests/unit/nqconvert/quantizers
+
+# The safety tests without compilation, and with Numba's checks on.
+test-lanes: $(STAMP)
+	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -q tests/safety tests/unit/nqformat tests/unit/project/test_vectors.py
+	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(CURDIR)/$(VENV)/bounds NQFORMAT_CACHE_DIR=$(CURDIR)/$(VENV)/bounds-objects \
+		$(BIN)/python -m pytest -q tests/safety tests/unit/nqformat tests/unit/project/test_vectors.py
+
+# The same files written and read on an emulated s390x; needs Debian with qemu-user-static.
+test-big-endian: $(STAMP)
+	$(BIN)/python tests/emulated/run.py
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -q -m slow

@@ -214,7 +214,7 @@ def _tensors() -> dict[str, Any]:
         "sibling": CodebookTensor(indices=skewed(rng, (6, 7), 4, 0.1).astype(np.uint8), codebook=book),
         "int8": AffineTensor(k=rng.integers(-20, 20, 30).astype(np.int32), step=1.0, dtype=DType.INT8),
         "wide": AffineTensor(k=rng.integers(-900, 900, (5, 6)).astype(np.int32), step=0.5, offset=1.5),
-        "brain": RawTensor(bits=rng.integers(0, 1 << 16, size=9).astype(np.uint16), dtype=DType.BFLOAT16),
+        "brain": RawTensor(bits=rng.integers(0, 1 << 16, size=9).astype("<u2"), dtype=DType.BFLOAT16),
         "planes": (rng.normal(size=200) * 0.02).astype(np.float32),
         "double": rng.normal(size=3),
         "half": rng.normal(size=(2, 3)).astype(np.float16),

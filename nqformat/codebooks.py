@@ -111,10 +111,10 @@ def _entry_bits(codebook: Codebook | GroupedCodebook) -> np.ndarray:
     values = np.ascontiguousarray(codebook.values)
     values = values.reshape(1, -1, 1) if values.ndim == 1 else values
     if codebook.stored_as is DType.FLOAT16:
-        return values.astype("<f2").view("<u2").astype(np.uint64)
+        return values.astype(np.float16).view(np.uint16).astype(np.uint64)
     if codebook.stored_as is DType.BFLOAT16:
-        return (values.view("<u4") >> np.uint32(16)).astype(np.uint64)
-    return values.view("<u4").astype(np.uint64)
+        return (values.view(np.uint32) >> np.uint32(16)).astype(np.uint64)
+    return values.view(np.uint32).astype(np.uint64)
 
 
 def _ordered(bits: np.ndarray, width: int) -> np.ndarray:
@@ -208,10 +208,10 @@ def decode_codebook(record: CodebookRecord, payload: bytes) -> np.ndarray:
 def _floats(bits: np.ndarray, stored_as: DType) -> np.ndarray:
     """Widen bits of a stored type to float32."""
     if stored_as is DType.FLOAT16:
-        return bits.astype(np.uint16).view("<f2").astype(np.float32)
+        return bits.astype(np.uint16).view(np.float16).astype(np.float32)
     if stored_as is DType.BFLOAT16:
         return bfloat16_to_float32(bits.astype(np.uint16))
-    return bits.astype(np.uint32).view("<f4").astype(np.float32)
+    return bits.astype(np.uint32).view(np.float32)
 
 
 def _read_deltas(payload: bytes, record: CodebookRecord, width: int) -> np.ndarray:

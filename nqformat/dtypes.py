@@ -83,7 +83,7 @@ def dtype_of(array: np.ndarray) -> DType:
     """
     if array.dtype.name == "bfloat16":
         return DType.BFLOAT16
-    wanted = array.dtype.newbyteorder("<") if array.dtype.byteorder == ">" else array.dtype
+    wanted = array.dtype.newbyteorder("<")
     for number, text in _STORAGE.items():
         if number is not DType.BFLOAT16 and wanted == np.dtype(text):
             return number
@@ -94,7 +94,7 @@ def storage_bits(array: np.ndarray) -> np.ndarray:
     """Return `array` C-contiguous in its little-endian storage dtype (bfloat16 as uint16 bits)."""
     dtype = dtype_of(array)
     if dtype is DType.BFLOAT16:
-        return np.ascontiguousarray(array).view(np.uint16).reshape(array.shape)
+        return np.ascontiguousarray(array).view(np.uint16).astype("<u2", copy=False).reshape(array.shape)
     return np.asarray(array, dtype=dtype.storage_dtype, order="C")
 
 
@@ -130,5 +130,5 @@ def bfloat16_array(bits: np.ndarray, form: str) -> np.ndarray:
         return bfloat16_to_float32(bits)
     if form != "ml_dtypes":
         raise ValueError(f"bfloat16 must be 'ml_dtypes', 'uint16' or 'float32', not {form!r}")
-    widened: np.ndarray = bits.view(require_package("ml_dtypes").bfloat16)
+    widened: np.ndarray = bits.astype(np.uint16, copy=False).view(require_package("ml_dtypes").bfloat16)
     return widened

@@ -17,8 +17,8 @@ from .errors import (
 
 MAGIC = b"\x89NQZ\r\n\x1a\n"
 HEADER_BYTES = 32
-VERSION_MAJOR = 0
-VERSION_MINOR = 1
+VERSION_MAJOR = 1
+VERSION_MINOR = 0
 
 _FIELDS = struct.Struct("<8sBBBBIQI")
 _FLAG_DEFLATED = 0x01
@@ -93,7 +93,7 @@ class Header:
         BadMagicError, TruncatedError, CorruptError
             See spec 2.1 for which fault gives which.
         UnsupportedVersionError
-            If the major version is newer, or the minor version of a 0.x file is.
+            If the major version is another; 0 was that of the drafts.
         UnsupportedFeatureError
             If an unknown critical flag is set.
         """
@@ -105,10 +105,10 @@ class Header:
         _, major, minor, flags, _, directory_bytes, file_bytes, directory_crc32 = _FIELDS.unpack(start[:28])
         if struct.unpack("<I", start[28:32])[0] != zlib.crc32(start[:28]):
             raise CorruptError("header checksum differs", section="HEADER", offset_abs=28)
-        if (major, minor) > (VERSION_MAJOR, VERSION_MINOR):
+        if major != VERSION_MAJOR:
+            advice = "update nqformat" if major > VERSION_MAJOR else "it is a draft: convert the model again"
             raise UnsupportedVersionError(
-                f"the file has format version {major}.{minor}, this reader knows up to "
-                f"{VERSION_MAJOR}.{VERSION_MINOR}; update nqformat"
+                f"the file has format version {major}.{minor}, this reader knows {VERSION_MAJOR}.x; {advice}"
             )
         if flags & ~_FLAGS_KNOWN:
             raise UnsupportedFeatureError(f"header flags {flags:#04x} are unknown to this reader")

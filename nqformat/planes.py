@@ -36,7 +36,7 @@ def byte_plane(bits: np.ndarray, dtype: DType, number: int) -> np.ndarray:
     for start in range(0, unsigned.size, _AT_ONCE):
         part = unsigned[start : start + _AT_ONCE]
         if dtype.is_float:
-            part = (part << one) | (part >> top)
+            part = ((part << one) | (part >> top)).astype(unsigned.dtype, copy=False)
         plane[start : start + part.size] = part.view(np.uint8).reshape(-1, dtype.itemsize)[:, number]
     return plane
 

@@ -102,11 +102,11 @@ def nonzero_of(source: Quantized, places: np.ndarray | None = None) -> np.ndarra
     """Elements or units (None: all) that are not +0: bool, one-dimensional."""
     if isinstance(source, CodebookTensor):
         flat = source.indices.reshape(-1)
-        kept = source.codebook.values.view("<u4") != 0
+        kept = source.codebook.values.view(np.uint32) != 0
         return looked_up(kept, flat if places is None else looked_up(flat, places))
     if isinstance(source, GroupedTensor):
         indices = source.indices if places is None else source.indices[places]
-        used: np.ndarray = (source.codebook.values.view("<u4") != 0).any(axis=2)
+        used: np.ndarray = (source.codebook.values.view(np.uint32) != 0).any(axis=2)
         grouped: np.ndarray = used[source.groups_of(places), indices]
         return grouped
     k = source.k.reshape(-1)
@@ -192,7 +192,7 @@ class SharedCodebook:
 
     def _make_order(self, keeps_zero: bool, by_value: bool) -> EntryOrder:
         values = self.values
-        is_zero = (values.view("<u4") == 0).all(axis=2)
+        is_zero = (values.view(np.uint32) == 0).all(axis=2)
         wanted = (self.counts > 0) & (keeps_zero | ~is_zero)
         n_kept = max(1, int(np.count_nonzero(wanted, axis=1).max()))
         if n_kept > MAX_ENTRIES:

@@ -35,7 +35,7 @@ def round_codebook(values: np.ndarray, stored_as: DType) -> np.ndarray:
 
 def is_exact_in(values: np.ndarray, stored_as: DType) -> bool:
     """Whether `stored_as` (float32, float16 or bfloat16) holds float32 `values` bit for bit."""
-    return np.array_equal(round_codebook(values, stored_as).view("<u4"), values.view("<u4"))
+    return np.array_equal(round_codebook(values, stored_as).view(np.uint32), values.view(np.uint32))
 
 
 def affine_values(k: np.ndarray, step: float, offset: float) -> np.ndarray:

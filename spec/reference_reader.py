@@ -66,7 +66,7 @@ __all__ = [
 ]
 
 MAGIC = bytes.fromhex("894e515a0d0a1a0a")
-VERSION = (0, 1)
+MAJOR = 1
 # The file (2, 3, 8) -----------------------------------------------------------------------------------------
 
 METADATA, GRAPH, TABLE, CODEBOOK, STREAM, TENSOR, PADDING = 1, 2, 3, 4, 5, 6, 15
@@ -119,7 +119,7 @@ def read_header(data: bytes) -> tuple[int, int, bool]:
     fields = struct.unpack("<8sBBBBIQII", data[:32])
     _, major, minor, flags, _, directory_bytes, file_bytes, directory_crc32, header_crc32 = fields
     require(zlib.crc32(data[:28]) == header_crc32, "header_crc32 differs")
-    if (major, minor) > VERSION:
+    if major != MAJOR:
         raise UnsupportedVersion(f"version {major}.{minor}")
     if flags & 0b1110:
         raise UnsupportedFeature(f"critical flags {flags:#x}")

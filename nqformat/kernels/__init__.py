@@ -2,7 +2,8 @@
 
 The environment variable ``NQFORMAT_KERNELS`` (``auto``, ``numba`` or ``numpy``) forces a path. ``auto`` takes
 the compiled kernels if they are loaded already, loads them from the cache (some 50 ms of CPU) where the work
-is worth that, and compiles them where it is worth seconds.
+is worth that, and compiles them where it is worth seconds. Where Numba's ``NUMBA_DISABLE_JIT`` is set, and on
+big-endian machines, NumPy does all.
 """
 
 from __future__ import annotations
@@ -70,7 +71,9 @@ def _choice() -> str:
     choice = os.environ.get("NQFORMAT_KERNELS", "auto")
     if choice not in ("auto", "numba", "numpy"):
         raise ValueError(f"NQFORMAT_KERNELS must be auto, numba or numpy, not {choice!r}")
-    return choice
+    if sys.byteorder != "little":  # kernels load words of the file as they lie
+        return "numpy"
+    return "numpy" if os.environ.get("NUMBA_DISABLE_JIT", "0") != "0" else choice
 
 
 def native(n_symbols: int, part: Part = Part.DECODER) -> KernelLibrary | None:

@@ -34,11 +34,11 @@ numbers are those of `../nqz.md`.
 `PYTHONPATH=.:spec python spec/vectors/make_vectors.py`, run in the project's folder, writes what is
 missing, and this page.
 
-When a format version is released, its files are frozen by one command, here for 1.0; `tests/compat`
-reads every frozen set for ever:
+The files of 1.0 are frozen in `tests/compat/v1.0`, which every later reader must read; those of a later
+version are added by one command, here for 1.1:
 
 ```
-mkdir -p tests/compat/v1.0 && cp -r spec/vectors/valid spec/vectors/invalid tests/compat/v1.0/
+mkdir -p tests/compat/v1.1 && cp -r spec/vectors/valid spec/vectors/invalid tests/compat/v1.1/
 ```"""
 
 

@@ -245,7 +245,9 @@ def deflated(plain: bytes) -> bytes:
     return packer.compress(plain) + packer.flush()
 
 
-def assembled(records: Sequence[Record], *, deflate: bool = False, page_log2: int = 20) -> bytes:
+def assembled(
+    records: Sequence[Record], *, deflate: bool = False, page_log2: int = 20, minor: int = 0
+) -> bytes:
     """Write records as a file with right checksums, whatever the records say."""
     plain = b""
     for each in records:
@@ -258,7 +260,7 @@ def assembled(records: Sequence[Record], *, deflate: bool = False, page_log2: in
         if n_pages == -(-len(body) // (1 << page_log2)):
             break
         n_pages += 1
-    return sealed(stored, body, page_log2 - 12 << 4 | deflate)
+    return sealed(stored, body, page_log2 - 12 << 4 | deflate, minor)
 
 
 def aligned_body(records: Sequence[Record], start: int) -> bytes:
@@ -271,12 +273,12 @@ def aligned_body(records: Sequence[Record], start: int) -> bytes:
     return body
 
 
-def sealed(stored_directory: bytes, body: bytes, flags: int, version: tuple[int, int] = (0, 1)) -> bytes:
+def sealed(stored_directory: bytes, body: bytes, flags: int, minor: int = 0) -> bytes:
     """Put header and page checksums before a stored directory and the body (2)."""
     page_bytes = 1 << 12 + (flags >> 4)
     pages = [zlib.crc32(body[i : i + page_bytes]) for i in range(0, len(body), page_bytes)]
     area = b"".join(page.to_bytes(4, "little") for page in pages) + stored_directory
-    head = bytes.fromhex("894e515a0d0a1a0a") + bytes([*version, flags, 0]) + len(area).to_bytes(4, "little")
+    head = bytes.fromhex("894e515a0d0a1a0a") + bytes([1, minor, flags, 0]) + len(area).to_bytes(4, "little")
     head += (32 + len(area) + len(body)).to_bytes(8, "little") + zlib.crc32(area).to_bytes(4, "little")
     return with_header_crc(head) + area + body
 

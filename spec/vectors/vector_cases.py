@@ -172,7 +172,7 @@ def blobs(*, graph: bool, metadata: bool, deflate: bool) -> bytes:
     return assembled(records, deflate=deflate)
 
 
-def ignored_items() -> bytes:
+def ignored_items(minor: int = 0) -> bytes:
     """Return a file of PADDING, unknown records and extension fields that readers ignore."""
     extension = varints(2 << 1, 3) + b"abc"
     body = tensor_body(RAW, 2, "raw", (2,)) + b"\0"
@@ -188,7 +188,8 @@ def ignored_items() -> bytes:
             record(TENSOR, tensor_body(DENSE, 12, "dense", (1,)) + varints(0, 0, 0) + extension),
             Record(PADDING << 3 | 2, b"", b"padding"),
             Record(PADDING << 3, b"body"),
-        ]
+        ],
+        minor=minor,
     )
 
 
@@ -257,4 +258,7 @@ CASE_FILES: dict[str, Described] = {
     "ignored": Described("PADDING, unknown records, extension fields", "3.5, 3.6", ignored_items),
     "aligned": Described("an aligned payload between others", "3.5", partial(aligned, 12)),
     "pages-large": Described("pages of 2^27 bytes", "2.2", partial(aligned, 27)),
+    "later-minor": Described(
+        "version 1.200 with items of later versions that readers ignore", "10", partial(ignored_items, 200)
+    ),
 }

@@ -145,8 +145,8 @@ def _head_faults() -> dict[str, Fault]:
             ("graph", "metadata", "sparse", "dense", "raw", "view"),
             partial(flipped, -1),
         ),
-        "major": Fault("version 1.1", "2.1", "UnsupportedVersion", FILE, lambda: with_header(put(8, 1))),
-        "minor": Fault("version 0.2", "2.1", "UnsupportedVersion", FILE, lambda: with_header(put(9, 2))),
+        "major": Fault("version 2.0", "2.1", "UnsupportedVersion", FILE, lambda: with_header(put(8, 2))),
+        "draft": Fault("version 0.0", "2.1", "UnsupportedVersion", FILE, lambda: with_header(put(8, 0))),
         "flag": Fault("reserved critical flag", "2.1", UNSUPPORTED, FILE, lambda: with_header(put(10, 0x82))),
         "file-bytes": Fault("file_bytes of 2^40", "2.1", TRUNCATED, FILE, lambda: with_header(long_file)),
         "directory-bytes": Fault(

@@ -78,11 +78,21 @@ def test_other_files_are_no_nqz(content: bytes) -> None:
         nqformat.load(content)
 
 
-def test_a_newer_major_version_is_named(small_file: bytes) -> None:
+@pytest.mark.parametrize(("major", "advice"), [(7, r"7\.0.*update"), (0, r"0\.0.*convert the model again")])
+def test_another_major_version_is_named_with_advice(small_file: bytes, major: int, advice: str) -> None:
     content = bytearray(small_file)
-    content[8] = 7
-    with pytest.raises(UnsupportedVersionError, match=r"7\.1.*update"):
+    content[8] = major
+    with pytest.raises(UnsupportedVersionError, match=advice):
         nqformat.load(reseal(bytes(content)))
+
+
+def test_a_later_minor_version_is_read(small_file: bytes) -> None:
+    content = bytearray(small_file)
+    content[9] = 200
+    found = nqformat.load(reseal(bytes(content)))
+    assert {name: array.tobytes() for name, array in found.items()} == {
+        name: array.tobytes() for name, array in nqformat.load(small_file).items()
+    }
 
 
 def test_an_unknown_critical_flag_is_refused_and_an_ancillary_one_is_not(small_file: bytes) -> None:
@@ -112,7 +122,7 @@ def with_directory(plain: bytes, body: bytes = b"", *, inflated_bytes: int | Non
     stored = plain if inflated_bytes is None else encode_varint(inflated_bytes) + deflate(plain)
     area = bytes(4 * -(-len(body) >> 16)) + stored
     made = Header(
-        minor=1,
+        minor=0,
         deflated=inflated_bytes is not None,
         directory_bytes=len(area),
         file_bytes=HEADER_BYTES + len(area) + len(body),
