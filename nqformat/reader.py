@@ -302,6 +302,7 @@ class NqzFile:
                 record.name,
                 bfloat16_array(bits, self._bfloat16) if record.dtype is DType.BFLOAT16 else bits,
             )
+            del bits  # one tensor in memory at a time, if the caller keeps none
 
     def get_packed(self, name: str) -> PackedTensor | np.ndarray:
         """Undo a tensor's entropy coding only.
