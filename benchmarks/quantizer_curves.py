@@ -240,3 +240,12 @@ def against_first(
         "bytes": {name: np.round(size).tolist() for name, size in sizes.items()},
         "ratio": {name: float(np.exp(np.log(size / first).mean())) for name, size in sizes.items()},
     }
+
+
+def ratio_at_equal_loss(first: list[Point], other: list[Point], original: float) -> float | None:
+    """Mean ratio of bytes to those of the first curve; None if the curves have no loss in common."""
+    curves = {"first": first, "other": other}
+    rises = common_rises(curves, original)
+    if rises[0] >= rises[-1]:
+        return None
+    return float(against_first(curves, original)["ratio"]["other"])

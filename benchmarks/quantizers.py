@@ -2,7 +2,7 @@
 
     NQZ_DATA=path/to/data [NQZ_PEERS=path NQZ_PEERS_PYTHON=python] python benchmarks/quantizers.py [part ...]
 
-Parts: ordering, goals, rows, why, speed, memory; all without an argument. Each writes its key of
+Parts: ordering, goals, rows, why, speed, optimum, memory; all without an argument. Each writes its key of
 benchmarks/results/quantizers.json; with --fresh no point of an earlier run is taken from there. Bytes are of
 whole files, graph included; losses and accuracies are of the files, read back. Rates are chosen on training
 images, never on test images.
@@ -15,15 +15,15 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 import torch
 from harness import RESULTS, loaders, machine, required_data_folder, write
 from networks import NETWORKS
-from quantizer_costs import memory, speed
-from quantizer_curves import Point, Workbench, against_first, base_settings
+from quantizer_costs import METHODS, memory, optimum, speed
+from quantizer_curves import Point, Workbench, against_first, base_settings, ratio_at_equal_loss
 from quantizer_peers import nncodec_files, smallest_within
 from quantizer_reasons import reasons
 from small_networks import SMALL_NETWORKS
@@ -45,42 +45,39 @@ NNCODEC_QPS = {"lenet300_p8": (-20, -18, -17, -16, -15, -14), "lenet5_p8": (-20,
 MAX_DROP = 0.001
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """A method at several rates."""
-
-    settings: dict[str, Any]
-    knob: str
-    values: tuple[float, ...]
-
-
-def _clusters(sensitivity: str, values: tuple[float, ...] = (6, 12, 24), **settings: Any) -> Row:
-    weighted = {"method": "kmeans" if sensitivity == "none" else "hessian-kmeans", "sensitivity": sensitivity}
-    return Row(settings={**weighted, **settings}, knob="clusters", values=values)
-
-
-ROWS = {
-    "kmeans": _clusters("none"),
-    "hessian-kmeans, fisher": _clusters("fisher"),
-    "hessian-kmeans, adam sqrt(v)": _clusters("adam"),
-    "hessian-kmeans, adam v": _clusters("adam v"),
-    "kmeans by layer": _clusters("none", scope="layer"),
-    "kmeans by channel": _clusters("none", (3, 5, 9), scope="channel"),
-    "uniform by channel": Row(
-        settings={"method": "uniform", "sensitivity": "none", "scope": "channel"},
-        knob="step",
-        values=(0.25, 0.5, 0.9),
-    ),
-    "vq of pairs": Row(
-        settings={"method": "vq", "sensitivity": "none", "scope": "layer", "width": 2},
-        knob="clusters",
-        values=(32, 96, 256),
-    ),
-    "ecsq, root of fisher": Row(
-        settings={"method": "ecsq", "sensitivity": "root-fisher", "clusters": 64},
-        knob="rate_penalty",
-        values=(1e-3, 6e-3, 3e-2),
-    ),
+ROWS: dict[str, dict[str, Any]] = {
+    "kmeans": {"method": "kmeans", "sensitivity": "none"},
+    "hessian-kmeans, fisher": {"method": "hessian-kmeans", "sensitivity": "fisher"},
+    "hessian-kmeans, adam sqrt(v)": {"method": "hessian-kmeans", "sensitivity": "adam"},
+    "hessian-kmeans, adam v": {"method": "hessian-kmeans", "sensitivity": "adam v"},
+    "kmeans by layer": {"method": "kmeans", "sensitivity": "none", "scope": "layer"},
+    "kmeans by channel": {"method": "kmeans", "sensitivity": "none", "scope": "channel"},
+    "uniform by channel": {"method": "uniform", "sensitivity": "none", "scope": "channel"},
+    "vq of pairs": {"method": "vq", "sensitivity": "none", "scope": "layer", "width": 2},
+    "ecsq, root of fisher": {"method": "ecsq", "sensitivity": "root-fisher", "clusters": 64},
+}
+ROW_RATES: dict[str, dict[str, tuple[float, ...]]] = {
+    "lstm": {
+        "clusters": (6, 12, 24),
+        "kmeans by channel": (3, 5, 9),
+        "vq of pairs": (32, 96, 256),
+        "step": (0.25, 0.5, 0.9),
+        "rate_penalty": (1e-3, 6e-3, 3e-2),
+    },
+    "dscnn": {
+        "clusters": (16, 32, 64),
+        "kmeans by channel": (4, 7, 12),
+        "vq of pairs": (64, 128, 256),
+        "step": (0.12, 0.25, 0.5),
+        "rate_penalty": (3e-4, 2e-3, 1e-2),
+    },
+    "resnet8": {
+        "clusters": (48, 100, 200),
+        "kmeans by channel": (6, 10, 16),
+        "vq of pairs": (128, 256, 1024),
+        "step": (0.08, 0.15, 0.3),
+        "rate_penalty": (1e-5, 1e-4, 1e-3),
+    },
 }
 N_FISHER = 2000
 GOALS: dict[str, list[dict[str, Any]]] = {
@@ -137,6 +134,7 @@ def measured_points(
         key = f"{bench.network.name}, {name}, {settings['scope']}, {knob} {value:g}"
         known = read_results().get("points", {}).get(key)
         if known is None:
+            value = int(value) if knob == "clusters" else value
             p = bench.point(base_settings(**{**settings, knob: value}), knob)
             save_results({"points": {key: asdict(p)}})
         else:
@@ -188,20 +186,18 @@ def rows(network: str) -> dict[str, Any]:
     if small.moments is not None:
         bench.take_moments(small.moments)
     original = bench.original(bench.network.test)
-    points = {
-        name: measured_points(bench, name, {"scope": "global", **row.settings}, row.knob, row.values)
-        for name, row in ROWS.items()
-        if row.settings["sensitivity"] in bench.sensitivities
-    }
+    points = {}
+    for name, settings in ROWS.items():
+        if settings["sensitivity"] in bench.sensitivities:
+            knob = KNOBS.get(settings["method"], "clusters")
+            values = ROW_RATES[network].get(name, ROW_RATES[network][knob])
+            points[name] = measured_points(bench, name, {"scope": "global", **settings}, knob, values)
     first = points["kmeans"]
     return {
         "original": {"loss": original[0], "accuracy": original[1]},
         "n_test": len(bench.network.test[1]),
         "fisher_seconds": seconds,
-        "ratio": {
-            name: against_first({"kmeans": first, "other": found}, original[0])["ratio"]["other"]
-            for name, found in points.items()
-        },
+        "ratio": {name: ratio_at_equal_loss(first, found, original[0]) for name, found in points.items()},
         "accuracy": {name: [p.accuracy for p in found] for name, found in points.items()},
         "bytes": {name: [p.file_bytes for p in found] for name, found in points.items()},
     }
@@ -275,7 +271,8 @@ PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     **{f"rows {name}": partial(rows, name) for name in SMALL_NETWORKS},
     **{f"why {name}": partial(why, name) for name in NETWORKS},
     "speed": speed,
-    "memory": memory,
+    "optimum": optimum,
+    **{f"memory {method}": partial(memory, method) for method in METHODS},
 }
 
 
