@@ -29,6 +29,7 @@ _PARTITIONED_PLANS = 4
 _KEPT_WITHIN = 1.03
 _KEPT_BYTES = 48.0
 _KEPT_POSITIONS = 1 << 20
+_MARKS_AT_ONCE = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +140,14 @@ class Plan:
 
 def scan_positions(shape: tuple[int, ...], nonzero: np.ndarray, column_scan: bool) -> np.ndarray:
     """Ascending positions of the nonzero elements in scan order: int32 where that holds them, else int64."""
-    marked = nonzero.reshape(shape[0], -1).T if column_scan else nonzero
-    found: np.ndarray = np.flatnonzero(marked)
-    return found.astype(place_dtype(nonzero.size), copy=False)
+    marked = (nonzero.reshape(shape[0], -1).T if column_scan else nonzero).reshape(-1)
+    found = np.empty(np.count_nonzero(marked), dtype=place_dtype(nonzero.size))
+    n_found = 0
+    for start in range(0, marked.size, _MARKS_AT_ONCE):
+        inside = np.flatnonzero(marked[start : start + _MARKS_AT_ONCE])
+        found[n_found : n_found + inside.size] = inside + start
+        n_found += inside.size
+    return found
 
 
 def place_dtype(n_elements: int) -> np.dtype[np.signedinteger[Any]]:
@@ -175,7 +181,9 @@ def blocks_of(
     if lines.is_plain:
         if not column_scan:
             return [BlockElements(n_rows, nonzero.size, positions, positions)]
-        elements = (positions % n_rows) * n_columns + positions // n_rows
+        elements = positions % n_rows
+        elements *= n_columns
+        elements += positions // n_rows
         return [BlockElements(n_columns, nonzero.size, elements, positions)]
     n_lines, n_cross = (n_columns, n_rows) if column_scan else (n_rows, n_columns)
     alive = _alive_places(lines, n_cross)
@@ -348,20 +356,23 @@ class Subject:
         if lines.alive is not None:
             codings = class_codings(lines.alive.astype(np.uint8), 2)
             yield "alive", StreamKind.CLASSES, codings
-        for i, block in enumerate(blocks):
+        for i in range(len(blocks)):
+            block = blocks.pop(0)
             suffix = "" if lines.is_plain else str(i)
             if block.n_stored == 0 and not lines.is_plain:
                 continue
             numbers, width = self.numbering(plan, block.elements)
             codings = value_codings(numbers, width, self.widths, self.prefer).scaled(self.scale)
+            inside, n_elements = block.inside, block.n_elements
+            del block, numbers  # of a large tensor, as large as what follows
             yield f"values{suffix}", StreamKind.VALUES, codings
             if plan.layout is Layout.SPARSE:
-                assert block.inside is not None
-                codings = gap_codings(gaps_of(block.inside), self.prefer).scaled(self.scale)
+                assert inside is not None
+                codings = gap_codings(gaps_of(inside), self.prefer).scaled(self.scale)
                 yield f"positions{suffix}", StreamKind.GAPS, codings
             elif plan.layout is Layout.MASK:
-                assert block.inside is not None
-                codings = byte_codings(scan_mask(block.inside, block.n_elements)).scaled(self.scale)
+                assert inside is not None
+                codings = byte_codings(scan_mask(inside, n_elements)).scaled(self.scale)
                 yield f"positions{suffix}", StreamKind.MASK, codings
 
 
