@@ -1,4 +1,4 @@
-"""Seconds and memory of quantizers on large tensors: two parts of benchmarks/quantizers.py.
+"""Seconds and memory of quantizers on large tensors: parts of benchmarks/quantizers.py.
 
     python benchmarks/quantizer_costs.py METHOD
 
@@ -21,7 +21,7 @@ import numpy as np
 
 N_WEIGHTS = 25_000_000
 K = 32
-METHODS = ("kmeans", "hessian-kmeans", "uniform", "ecsq", "inq", "none")
+METHODS = ("kmeans", "hessian-kmeans", "uniform", "ecsq", "inq", "vq", "none")
 _CHUNK = 1 << 22
 
 
@@ -43,21 +43,20 @@ def squared_error(values: np.ndarray, weights: np.ndarray, centres: np.ndarray) 
     return total
 
 
-def speed() -> dict[str, Any]:
-    """Weighted k-means of 25 million numbers against the optimum and flash1dkmeans; ecsq of as many."""
-    from nqconvert.kernels import partition_values
-    from nqconvert.quantizers import QuantizerSettings
-    from nqconvert.quantizers.clustering import cluster_1d
-    from nqconvert.quantizers.ecsq import quantize_ecsq
-
+def numbers_of_25_million() -> tuple[np.ndarray, np.ndarray]:
+    """Values and weights, float32."""
     rng = np.random.default_rng(0)
     values = rng.laplace(size=N_WEIGHTS).astype(np.float32)
-    weights = np.exp(rng.normal(size=N_WEIGHTS)).astype(np.float32)
-    few = slice(0, 1 << 21)
-    cluster_1d(values[few], weights[few], k=K)  # compiles
-    centres, wall, cpu = timed(lambda: cluster_1d(values, weights, k=K))
-    found: dict[str, Any] = {"n_weights": N_WEIGHTS, "k": K, "kmeans": {"wall": wall, "cpu": cpu}}
-    error = squared_error(values, weights, centres)
+    return values, np.exp(rng.normal(size=N_WEIGHTS)).astype(np.float32)
+
+
+def optimum() -> dict[str, Any]:
+    """The error of binned k-means against that of the optimum over all distinct values."""
+    from nqconvert.kernels import partition_values
+    from nqconvert.quantizers.clustering import cluster_1d
+
+    values, weights = numbers_of_25_million()
+    error = squared_error(values, weights, cluster_1d(values, weights, k=K))
 
     def exactly() -> np.ndarray:
         order = np.argsort(values)
@@ -68,8 +67,26 @@ def speed() -> dict[str, Any]:
         return np.add.reduceat(mass * points, bounds[:-1]) / np.add.reduceat(mass, bounds[:-1])
 
     best, wall, cpu = timed(exactly)
-    found["exact"] = {"wall": wall, "cpu": cpu}
-    found["kmeans"]["error_over_optimum"] = error / squared_error(values, weights, best)
+    return {
+        "n_weights": N_WEIGHTS,
+        "k": K,
+        "exact": {"wall": wall, "cpu": cpu},
+        "error_over_optimum": error / squared_error(values, weights, best),
+    }
+
+
+def speed() -> dict[str, Any]:
+    """Weighted k-means of 25 million numbers beside flash1dkmeans; ecsq of as many."""
+    from nqconvert.quantizers import QuantizerSettings
+    from nqconvert.quantizers.clustering import cluster_1d
+    from nqconvert.quantizers.ecsq import quantize_ecsq
+
+    values, weights = numbers_of_25_million()
+    few = slice(0, 1 << 21)
+    cluster_1d(values[few], weights[few], k=K)  # compiles
+    centres, wall, cpu = timed(lambda: cluster_1d(values, weights, k=K))
+    found: dict[str, Any] = {"n_weights": N_WEIGHTS, "k": K, "kmeans": {"wall": wall, "cpu": cpu}}
+    error = squared_error(values, weights, centres)
     found["flash1dkmeans"] = flash(values, weights, error)
     quantize_ecsq({"w": values[few]}, {"w": weights[few]}, QuantizerSettings(clusters=K))
     settings = QuantizerSettings(clusters=K, rate_penalty=1e-2)
@@ -106,7 +123,10 @@ def model_of_25_million() -> dict[str, np.ndarray]:
 
 
 def convert_here(method: str) -> dict[str, Any]:
-    """Convert in this process: seconds, and the peak of resident memory above that before the model."""
+    """Convert in this process: seconds, and the peak of resident memory above that before the model.
+
+    The model counts once; the interpreter with NumPy, Numba and what one small conversion loaded does not.
+    """
     import numba  # noqa: F401
 
     import nqconvert
@@ -114,6 +134,7 @@ def convert_here(method: str) -> dict[str, Any]:
     import nqconvert.quantizers.ecsq
     import nqconvert.quantizers.kmeans
     import nqconvert.quantizers.lossless
+    from nqconvert.memory import return_freed_memory
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.nqz"
@@ -121,9 +142,11 @@ def convert_here(method: str) -> dict[str, Any]:
         nqconvert.convert(warm, path, method=method, clusters=K)
         del warm
         gc.collect()
+        return_freed_memory()
         before = _status("VmRSS")
         tensors = model_of_25_million()
         n_bytes, largest = sum(a.nbytes for a in tensors.values()), max(a.nbytes for a in tensors.values())
+        return_freed_memory()  # of what making the model took
         Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
         report, wall, cpu = timed(
             lambda: nqconvert.convert(tensors, path, method=method, clusters=K, scope="layer")
@@ -139,22 +162,20 @@ def convert_here(method: str) -> dict[str, Any]:
         "largest_bytes": largest,
         "peak_bytes": peak,
         "bound_bytes": n_bytes + 4 * largest,
+        "interpreter_bytes": before,
     }
 
 
-def memory() -> dict[str, Any]:
-    """Convert 25 million parameters with every method that needs no gradient, each in its own process."""
-    rows = []
-    for method in METHODS:
-        run = subprocess.run([sys.executable, __file__, method], check=True, capture_output=True, text=True)
-        rows.append(json.loads(run.stdout))
-        row = rows[-1]
-        print(
-            f"{method}: {row['seconds']:.1f} s, peak {row['peak_bytes'] / 1e6:.0f} MB of "
-            f"{row['bound_bytes'] / 1e6:.0f} MB, {row['file_bytes']:,} bytes",
-            flush=True,
-        )
-    return {"rows": rows}
+def memory(method: str) -> dict[str, Any]:
+    """Convert 25 million parameters with a method that needs no gradient, in a process of its own."""
+    run = subprocess.run([sys.executable, __file__, method], check=True, capture_output=True, text=True)
+    row: dict[str, Any] = json.loads(run.stdout)
+    print(
+        f"{method}: {row['seconds']:.1f} s ({row['cpu_seconds']:.1f} s of CPU), peak "
+        f"{row['peak_bytes'] / 1e6:.0f} MB of {row['bound_bytes'] / 1e6:.0f} MB, {row['file_bytes']:,} bytes",
+        flush=True,
+    )
+    return row
 
 
 def _status(key: str) -> int:

@@ -77,6 +77,18 @@ class Workbench:
         self.sensitivities[method] = found
         return time.perf_counter() - started
 
+    def take_moments(self, moments: Mapping[str, np.ndarray]) -> None:
+        """Take Adam's second moments: their roots under the name ``adam``, themselves as ``adam v``."""
+        weights = {name: array for name, array in self.source.tensors.items() if is_weight(array)}
+        for label, power in (("adam", 0.5), ("adam v", 1.0)):
+            self.sensitivities[label], _ = source_sensitivities(
+                self.source,
+                weights,
+                "adam",
+                StageData(module=self.network.module, optimizer_state=moments),
+                SensitivitySettings(adam_power=power),
+            )
+
     def measure_without_data(self, n_inputs: int = 500) -> None:
         """Measure sensitivities on normally distributed random inputs, under the name ``noise``."""
         shape = (n_inputs, *self.network.calibration.shape[1:])
@@ -97,6 +109,12 @@ class Workbench:
         encoding = self.encoding(settings.sensitivity)
         model = encoding.quantize(settings)
         return encoding.content(settings, model), model
+
+    def exact_content(self, tensors: Mapping[str, np.ndarray]) -> bytes:
+        """Return a file of the network with other values of its tensors, bit for bit."""
+        encoding = Encoding(source=replace(self.source, tensors={**self.source.tensors, **tensors}))
+        settings = ConvertSettings(preset="lossless", method="none")
+        return encoding.content(settings, encoding.quantize(settings))
 
     @staticmethod
     def graph_bytes(content: bytes) -> int:
@@ -222,3 +240,12 @@ def against_first(
         "bytes": {name: np.round(size).tolist() for name, size in sizes.items()},
         "ratio": {name: float(np.exp(np.log(size / first).mean())) for name, size in sizes.items()},
     }
+
+
+def ratio_at_equal_loss(first: list[Point], other: list[Point], original: float) -> float | None:
+    """Mean ratio of bytes to those of the first curve; None if the curves have no loss in common."""
+    curves = {"first": first, "other": other}
+    rises = common_rises(curves, original)
+    if rises[0] >= rises[-1]:
+        return None
+    return float(against_first(curves, original)["ratio"]["other"])

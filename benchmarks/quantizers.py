@@ -2,7 +2,7 @@
 
     NQZ_DATA=path/to/data [NQZ_PEERS=path NQZ_PEERS_PYTHON=python] python benchmarks/quantizers.py [part ...]
 
-Parts: ordering, goals, why, speed, memory, adam; all without an argument. Each writes its key of
+Parts: ordering, goals, rows, why, speed, optimum, memory; all without an argument. Each writes its key of
 benchmarks/results/quantizers.json; with --fresh no point of an earlier run is taken from there. Bytes are of
 whole files, graph included; losses and accuracies are of the files, read back. Rates are chosen on training
 images, never on test images.
@@ -14,7 +14,7 @@ import fcntl
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -22,9 +22,11 @@ from typing import Any
 import torch
 from harness import RESULTS, loaders, machine, required_data_folder, write
 from networks import NETWORKS
-from quantizer_costs import memory, speed
-from quantizer_curves import Point, Workbench, against_first, base_settings
+from quantizer_costs import METHODS, memory, optimum, speed
+from quantizer_curves import Point, Workbench, against_first, base_settings, ratio_at_equal_loss
+from quantizer_peers import nncodec_files, smallest_within
 from quantizer_reasons import reasons
+from small_networks import SMALL_NETWORKS
 
 CURVES: dict[str, dict[str, Any]] = {
     "kmeans": {"method": "kmeans", "sensitivity": "none"},
@@ -37,10 +39,46 @@ KNOBS = {"ecsq": "rate_penalty", "uniform": "step"}
 PER_LAYER = {
     "lenet300_p8": ("hessian-kmeans", "ecsq + fisher"),
     "lenet5_p8": ("hessian-kmeans", "ecsq + fisher"),
-    "resnet32_jpegft": ("hessian-kmeans",),
+    "resnet32_jpegft": ("hessian-kmeans", "ecsq + fisher"),
 }
-NNCODEC_BYTES = {"lenet300_p8": 18_759, "lenet5_p8": 30_801}
+NNCODEC_QPS = {"lenet300_p8": (-20, -18, -17, -16, -15, -14), "lenet5_p8": (-20, -18, -17, -16, -15, -14)}
 MAX_DROP = 0.001
+
+
+ROWS: dict[str, dict[str, Any]] = {
+    "kmeans": {"method": "kmeans", "sensitivity": "none"},
+    "hessian-kmeans, fisher": {"method": "hessian-kmeans", "sensitivity": "fisher"},
+    "hessian-kmeans, adam sqrt(v)": {"method": "hessian-kmeans", "sensitivity": "adam"},
+    "hessian-kmeans, adam v": {"method": "hessian-kmeans", "sensitivity": "adam v"},
+    "kmeans by layer": {"method": "kmeans", "sensitivity": "none", "scope": "layer"},
+    "kmeans by channel": {"method": "kmeans", "sensitivity": "none", "scope": "channel"},
+    "uniform by channel": {"method": "uniform", "sensitivity": "none", "scope": "channel"},
+    "vq of pairs": {"method": "vq", "sensitivity": "none", "scope": "layer", "width": 2},
+    "ecsq, root of fisher": {"method": "ecsq", "sensitivity": "root-fisher", "clusters": 64},
+}
+ROW_RATES: dict[str, dict[str, tuple[float, ...]]] = {
+    "lstm": {
+        "clusters": (6, 12, 24),
+        "kmeans by channel": (3, 5, 9),
+        "vq of pairs": (32, 96, 256),
+        "step": (0.25, 0.5, 0.9),
+        "rate_penalty": (1e-3, 6e-3, 3e-2),
+    },
+    "dscnn": {
+        "clusters": (16, 32, 64),
+        "kmeans by channel": (4, 7, 12),
+        "vq of pairs": (64, 128, 256),
+        "step": (0.12, 0.25, 0.5),
+        "rate_penalty": (3e-4, 2e-3, 1e-2),
+    },
+    "resnet8": {
+        "clusters": (48, 100, 200),
+        "kmeans by channel": (6, 10, 16),
+        "vq of pairs": (128, 256, 1024),
+        "step": (0.08, 0.15, 0.3),
+        "rate_penalty": (1e-5, 1e-4, 1e-3),
+    },
+}
 N_FISHER = 2000
 GOALS: dict[str, list[dict[str, Any]]] = {
     "with fisher": [
@@ -80,15 +118,24 @@ RATES: dict[str, dict[str, tuple[float, ...]]] = {
 
 
 def curve(bench: Workbench, name: str, *, scope: str) -> list[Point]:
-    """One method at several rates; points that an interrupted run measured are taken from the results."""
+    """One method at several rates."""
     rates = RATES[bench.network.name]
     knob = next((k for word, k in KNOBS.items() if name.startswith(word)), "clusters")
+    values = rates[name] if knob == "rate_penalty" else rates[knob]
+    return measured_points(bench, name, {**CURVES[name], "scope": scope}, knob, values)
+
+
+def measured_points(
+    bench: Workbench, name: str, settings: dict[str, Any], knob: str, values: Iterable[float]
+) -> list[Point]:
+    """Points at several rates; those that an interrupted run measured are taken from the results."""
     points = []
-    for value in rates[name] if knob == "rate_penalty" else rates[knob]:
-        key = f"{bench.network.name}, {name}, {scope}, {knob} {value:g}"
+    for value in values:
+        key = f"{bench.network.name}, {name}, {settings['scope']}, {knob} {value:g}"
         known = read_results().get("points", {}).get(key)
         if known is None:
-            p = bench.point(base_settings(**{**CURVES[name], "scope": scope, knob: value}), knob)
+            value = int(value) if knob == "clusters" else value
+            p = bench.point(base_settings(**{**settings, knob: value}), knob)
             save_results({"points": {key: asdict(p)}})
         else:
             p = Point(**known)
@@ -129,6 +176,33 @@ def ordering(network: str) -> dict[str, Any]:
     }
 
 
+def rows(network: str) -> dict[str, Any]:
+    """A small dense network: what weights the errors, scope ``channel`` and ``vq``, each against k-means."""
+    folder = required_data_folder()
+    small = SMALL_NETWORKS[network](folder, loaders(folder))
+    bench = Workbench.of(small.network)
+    seconds = bench.measure("fisher")
+    bench.add_root("fisher")
+    if small.moments is not None:
+        bench.take_moments(small.moments)
+    original = bench.original(bench.network.test)
+    points = {}
+    for name, settings in ROWS.items():
+        if settings["sensitivity"] in bench.sensitivities:
+            knob = KNOBS.get(settings["method"], "clusters")
+            values = ROW_RATES[network].get(name, ROW_RATES[network][knob])
+            points[name] = measured_points(bench, name, {"scope": "global", **settings}, knob, values)
+    first = points["kmeans"]
+    return {
+        "original": {"loss": original[0], "accuracy": original[1]},
+        "n_test": len(bench.network.test[1]),
+        "fisher_seconds": seconds,
+        "ratio": {name: ratio_at_equal_loss(first, found, original[0]) for name, found in points.items()},
+        "accuracy": {name: [p.accuracy for p in found] for name, found in points.items()},
+        "bytes": {name: [p.file_bytes for p in found] for name, found in points.items()},
+    }
+
+
 def goals(network: str, label: str) -> dict[str, Any]:
     """The smallest file whose accuracy on training images drops by at most 0.1 point; test images once."""
     folder = required_data_folder()
@@ -149,6 +223,7 @@ def goals(network: str, label: str) -> dict[str, Any]:
         if accuracy >= train - MAX_DROP:
             best = len(content), content, settings, accuracy
     assert best is not None
+    peers = nncodec_files(bench, NNCODEC_QPS[network])
     after = bench.judge(best[1], bench.network.test)[1]
     change = f"test {100 * test:.2f} -> {100 * after:.2f} %"
     print(f"{network} {label}: {best[0]:,} bytes, {change}, {best[2]}", flush=True)
@@ -159,7 +234,8 @@ def goals(network: str, label: str) -> dict[str, Any]:
         "settings": best[2],
         "training": best[3],
         "test": after,
-        "nncodec_bytes": NNCODEC_BYTES[network],
+        "nncodec": smallest_within(peers, train - MAX_DROP),
+        "nncodec_files": peers,
     }
 
 
@@ -191,10 +267,12 @@ def save_results(changes: dict[str, Any]) -> None:
 
 PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     **{f"ordering {name}": partial(ordering, name) for name in NETWORKS},
-    **{f"goals {name} {label}": partial(goals, name, label) for name in NNCODEC_BYTES for label in GOALS},
+    **{f"goals {name} {label}": partial(goals, name, label) for name in NNCODEC_QPS for label in GOALS},
+    **{f"rows {name}": partial(rows, name) for name in SMALL_NETWORKS},
     **{f"why {name}": partial(why, name) for name in NETWORKS},
     "speed": speed,
-    "memory": memory,
+    "optimum": optimum,
+    **{f"memory {method}": partial(memory, method) for method in METHODS},
 }
 
 

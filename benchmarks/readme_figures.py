@@ -83,41 +83,137 @@ def huge(results: dict[str, Any]) -> str:
 
 def quantizers(results: dict[str, Any]) -> list[str]:
     """Tables of the quantizers: the parts that were measured."""
+    tables = [
+        ordering(_part(results, "ordering ")),
+        scopes(_part(results, "ordering ")),
+        small_networks(_part(results, "rows ")),
+        goals(_part(results, "goals ")),
+        costs(results, _part(results, "memory ")),
+    ]
+    lines: list[str] = []
+    for table in tables:
+        lines += [*table, ""] if table else []
+    return lines[:-1]
+
+
+def _part(results: dict[str, Any], prefix: str) -> dict[str, Any]:
+    return {k.removeprefix(prefix): v for k, v in results.items() if k.startswith(prefix)}
+
+
+def ordering(rows: dict[str, Any]) -> list[str]:
+    """Bytes of methods at equal loss, k-means = 1."""
+    if not rows:
+        return []
+    names = list(next(iter(rows.values()))["huffman"]["ratio"])
+    lines = [
+        "One codebook for all layers, whole files at equal loss on test images, k-means = 1; a curve",
+        "through several rates decides each figure (`benchmarks/quantizers.py`):",
+        "",
+        f"| network | test images | {' | '.join(names)} | hessian-kmeans, fixed-length codes |",
+        f"|---|---|{'---|' * (len(names) + 1)}",
+    ]
+    for network, row in rows.items():
+        cells = [f"{ratio:.3f}" for ratio in row["huffman"]["ratio"].values()]
+        fixed = f"{row['fixed_length']['ratio']['hessian-kmeans']:.3f}"
+        lines.append(f"| {network} | {row['n_test']:,} | {' | '.join(cells)} | {fixed} |")
+    return lines
+
+
+def scopes(rows: dict[str, Any]) -> list[str]:
+    """One codebook for all layers against one for each."""
+    if not rows:
+        return []
+    lines = [
+        "One codebook for each layer against one for all, at equal loss; accuracy at the best and the worst",
+        "of the rates, and mean seconds to make a file on a busy machine, jointly and layer by layer:",
+        "",
+        "| network | method | bytes, per layer over joint | accuracy, joint | per layer | seconds |",
+        "|---|---|---|---|---|---|",
+    ]
+    for network, row in rows.items():
+        for method, pair in row["scope"].items():
+            spans = [
+                f"{100 * max(pair['accuracy'][s]):.2f} to {100 * min(pair['accuracy'][s]):.2f} %"
+                for s in ("joint", "per layer")
+            ]
+            seconds = f"{pair['seconds']['joint']:.1f} and {pair['seconds']['per layer']:.1f}"
+            ratio = f"{pair['ratio']['per layer']:.3f}"
+            lines.append(f"| {network} | {method} | {ratio} | {spans[0]} | {spans[1]} | {seconds} |")
+    return lines
+
+
+def small_networks(rows: dict[str, Any]) -> list[str]:
+    """Small dense networks: sensitivities, scopes and vectors."""
+    if not rows:
+        return []
+    names = list(dict.fromkeys(name for row in rows.values() for name in row["ratio"]))
+    labels = {
+        "dscnn": "DS-CNN, keywords",
+        "lstm": "LSTM, spoken digits",
+        "resnet8": "ResNet-8, JPEG-recompressed CIFAR-10",
+    }
+    heads = [f"{labels[name]}, {100 * row['original']['accuracy']:.1f} %" for name, row in rows.items()]
+    lines = [
+        "Small dense networks with the Adam moments of their training, bytes of whole files at equal loss,",
+        "joint k-means = 1; three rates each, so that a few percent mean little:",
+        "",
+        f"| method | {' | '.join(heads)} |",
+        f"|---|{'---|' * len(rows)}",
+    ]
+    for name in names:
+        found = [row["ratio"].get(name) for row in rows.values()]
+        cells = ["no loss in common" if ratio is None else f"{ratio:.3f}" for ratio in found]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def goals(rows: dict[str, Any]) -> list[str]:
+    """Smallest files that keep the accuracy, beside NNCodec."""
+    if not rows:
+        return []
+    lines = [
+        "No retraining, the smallest files that lose at most 0.1 point on training images; NNCodec, where it",
+        "was run, chosen by the same rule in the same run, with the bytes of tensors alone:",
+        "",
+        "| network | method | file | tensors alone | test accuracy | NNCodec | test accuracy |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for label, row in rows.items():
+        before, after = 100 * row["original"]["test"], 100 * row["test"]
+        method = f"{row['settings']['method']}, {row['settings']['sensitivity']}"
+        peer = row.get("nncodec")
+        cells = f"{peer['bytes']:,} (qp {peer['qp']}) | {100 * peer['test']:.2f} %" if peer else " | "
+        lines.append(
+            f"| {label} | {method} | {row['file_bytes']:,} | {row['bytes_without_graph']:,} | "
+            f"{before:.2f} -> {after:.2f} % | {cells} |"
+        )
+    return lines
+
+
+def costs(results: dict[str, Any], rows: dict[str, Any]) -> list[str]:
+    """Seconds and memory of large models."""
     lines = []
-    orders = {k.partition(" ")[2]: v for k, v in results.items() if k.startswith("ordering ")}
-    if orders:
-        names = list(next(iter(orders.values()))["huffman"]["ratio"])
-        lines += [
-            "One codebook for all layers, whole files at equal loss on test images, k-means = 1; a curve",
-            "through several rates decides each figure (`benchmarks/quantizers.py`):",
+    if rows:
+        first = next(iter(rows.values()))
+        lines = [
+            f"A state dict of 25 million parameters ({first['model_bytes'] / 1e6:.0f} MB), converted and",
+            "checked on one core; memory is the peak above the process before the model, which is counted",
+            f"once (model + 4 x the largest tensor would be {first['bound_bytes'] / 1e6:.0f} MB):",
             "",
-            f"| network | {' | '.join(names)} | hessian-kmeans, fixed-length codes | one codebook a layer |",
-            f"|---|{'---|' * (len(names) + 2)}",
+            "| method | CPU seconds | peak memory | file |",
+            "|---|---|---|---|",
         ]
-        for network, row in orders.items():
-            cells = [f"{ratio:.3f}" for ratio in row["huffman"]["ratio"].values()]
-            fixed = f"{row['fixed_length']['ratio']['hessian-kmeans']:.3f}"
-            scopes = ", ".join(
-                f"{n}: {v['ratio']['per layer']:.3f} of joint" for n, v in row["scope"].items()
-            )
-            lines.append(f"| {network} | {' | '.join(cells)} | {fixed} | {scopes} |")
-        lines.append("")
-    chosen = {k.partition(" ")[2]: v for k, v in results.items() if k.startswith("goals ")}
-    if chosen:
-        lines += [
-            "No retraining, rate chosen so that at most 0.1 point is lost on training images; NNCodec's",
-            "bytes are of tensors alone:",
-            "",
-            "| network | method | file | tensors alone | NNCodec | test accuracy |",
-            "|---|---|---|---|---|---|",
-        ]
-        for label, row in chosen.items():
-            before, after = 100 * row["original"]["test"], 100 * row["test"]
-            method = f"{row['settings']['method']}, {row['settings']['sensitivity']}"
-            lines.append(
-                f"| {label} | {method} | {row['file_bytes']:,} | {row['bytes_without_graph']:,} | "
-                f"{row['nncodec_bytes']:,} | {before:.2f} -> {after:.2f} % |"
-            )
+        for method, row in rows.items():
+            peak = f"{row['peak_bytes'] / 1e6:.0f} MB"
+            lines.append(f"| {method} | {row['cpu_seconds']:.0f} | {peak} | {row['file_bytes']:,} |")
+    if "speed" in results:
+        speed, flash = results["speed"], results["speed"]["flash1dkmeans"]
+        beside = "" if isinstance(flash, str) else f" (flash1dkmeans: {flash['cpu']:.1f} s)"
+        lines += ["" for _ in lines[:1]]
+        lines.append(
+            f"Weighted k-means of {speed['n_weights'] / 1e6:.0f} million numbers into {speed['k']}: "
+            f"{speed['kmeans']['cpu']:.1f} s of CPU{beside}; ecsq: {speed['ecsq']['cpu']:.1f} s."
+        )
     return lines
 
 

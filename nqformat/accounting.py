@@ -106,6 +106,7 @@ def account(file: NqzFile) -> FileBytes:
     for number, stream in enumerate(directory.streams):
         if isinstance(stream, StreamRecord):
             _divide_stream(file, stream, slices.get(number, []), shares)
+            file.release_pages()
     codebook_bytes = _divide_codebooks(file)
     tensors = tuple(
         _tensor_bytes(record, shares[i], codebook_bytes.get(i, 0.0))

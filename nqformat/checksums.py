@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import zlib
+from collections.abc import Iterable
 
 from .errors import CorruptError
 
@@ -18,8 +19,23 @@ def n_pages(n_bytes: int, page_log2: int) -> int:
 
 def page_checksums(body: bytes, page_log2: int) -> list[int]:
     """Return the CRC-32 of each page of `body`."""
-    page = 1 << page_log2
-    return [zlib.crc32(body[start : start + page]) for start in range(0, len(body), page)]
+    return checksums_of_pieces([body], page_log2)
+
+
+def checksums_of_pieces(pieces: Iterable[bytes], page_log2: int) -> list[int]:
+    """Return the CRC-32 of each page of a body that comes in pieces of any length."""
+    found: list[int] = []
+    checksum, room = 0, 1 << page_log2
+    for piece in pieces:
+        view = memoryview(piece)
+        while view.nbytes:
+            checksum = zlib.crc32(view[:room], checksum)
+            taken = min(room, view.nbytes)
+            view, room = view[taken:], room - taken
+            if not room:
+                found.append(checksum)
+                checksum, room = 0, 1 << page_log2
+    return found if room == 1 << page_log2 else [*found, checksum]
 
 
 class PageVerifier:

@@ -155,7 +155,7 @@ def _hybrid_codings(numbers: np.ndarray, mappings: tuple[HybridMapping, ...]) ->
     distinct, repeats = distinct_counts(numbers)
     found: list[tuple[Mapping, np.ndarray, float]] = []
     for mapping in mappings:
-        symbols, _, widths = mapping.split(distinct)
+        symbols, _, widths = mapping.split(distinct.astype(np.int64, copy=False))
         counts = np.bincount(symbols, weights=repeats, minlength=256)
         found.append((mapping, counts, float((widths * repeats).sum())))
     return _collect(found)

@@ -5,6 +5,35 @@ from __future__ import annotations
 import numpy as np
 
 _TABLE_AT_LEAST = 1 << 16
+_AT_ONCE = 1 << 18
+
+
+def count_numbers(numbers: np.ndarray, minlength: int = 0) -> np.ndarray:
+    """Count as ``numpy.bincount``, without a copy of `numbers` as 64-bit integers: int64.
+
+    Parameters
+    ----------
+    numbers : ndarray of integers that are not negative, any shape
+    """
+    flat = numbers.reshape(-1)
+    if flat.size <= _AT_ONCE or flat.dtype.itemsize == 8:
+        return np.bincount(flat, minlength=minlength)
+    counts = np.zeros(max(minlength, int(flat.max()) + 1), dtype=np.int64)
+    for start in range(0, flat.size, _AT_ONCE):
+        counts += np.bincount(flat[start : start + _AT_ONCE], minlength=counts.size)
+    return counts
+
+
+def looked_up(table: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Return ``table[places]`` without a copy of one-dimensional `places` as 64-bit integers."""
+    if places.size <= _AT_ONCE or places.dtype.itemsize == 8:
+        found: np.ndarray = table[places]
+        return found
+    found = np.empty(places.size, dtype=table.dtype)
+    for start in range(0, places.size, _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        found[part] = table[places[part]]
+    return found
 
 
 def distinct_counts(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -22,7 +51,7 @@ def distinct_counts(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if int(numbers.min()) < 0 or int(numbers.max()) >= most:
         distinct, counts = np.unique(numbers, return_counts=True)
         return distinct, counts
-    table = np.bincount(numbers.reshape(-1))
+    table = count_numbers(numbers)
     found = np.flatnonzero(table)
     return found.astype(numbers.dtype), table[found]
 

@@ -56,7 +56,8 @@ class EscapeMapping:
 
     def symbols(self, values: np.ndarray) -> np.ndarray:
         """Symbols of one chunk part: uint8."""
-        return self.digits.join(np.minimum(values, self.window).astype(np.uint8))
+        digits = np.empty(values.size, dtype=np.uint8)
+        return self.digits.join(np.minimum(values, self.window, out=digits, casting="unsafe"))
 
     def extra(self, values: np.ndarray) -> np.ndarray:
         """Return what escaped numbers exceed the window by, in order: uint64, below ``2**escape_bits``."""

@@ -42,11 +42,20 @@ def replaced_when_done(path: str | os.PathLike[str]) -> Iterator[Path]:
     _sync_folder(target.parent)
 
 
-def write_atomically(path: str | os.PathLike[str], pieces: Iterable[bytes]) -> None:
-    """Write `pieces` to `path`; a fault leaves the old file, or none, but never half of one."""
+def write_atomically(path: str | os.PathLike[str], pieces: Iterable[bytes]) -> int:
+    """Write `pieces` to `path`; a fault leaves the old file, or none, but never half of one.
+
+    Returns
+    -------
+    int
+        Bytes written.
+    """
+    n_bytes = 0
     with replaced_when_done(path) as temporary, open(temporary, "wb") as stream:
         for piece in pieces:
             stream.write(piece)
+            n_bytes += len(piece)
+    return n_bytes
 
 
 def _sync_folder(folder: Path) -> None:

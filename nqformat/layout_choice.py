@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +28,8 @@ _KEPT_PLANS = 6
 _PARTITIONED_PLANS = 4
 _KEPT_WITHIN = 1.03
 _KEPT_BYTES = 48.0
+_KEPT_POSITIONS = 1 << 20
+_MARKS_AT_ONCE = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +69,10 @@ class BlockElements:
     ----------
     n_lines, n_elements : int
         Lines of the block, and elements with the unstored ones.
-    elements : ndarray of int64 or None
+    elements : ndarray of int32 or int64, or None
         C-order positions of the stored elements in scan order; None: all, in C order.
-    inside : ndarray of int64 or None
-        Their positions in the block; None where every element is stored.
+    inside : ndarray of int32 or int64, or None
+        Their positions in the block, in the layouts that do not store every element; else None.
     """
 
     n_lines: int
@@ -136,10 +139,20 @@ class Plan:
 
 
 def scan_positions(shape: tuple[int, ...], nonzero: np.ndarray, column_scan: bool) -> np.ndarray:
-    """Ascending positions of the nonzero elements in scan order: int64."""
-    marked = nonzero.reshape(shape[0], -1).T if column_scan else nonzero
-    found: np.ndarray = np.flatnonzero(marked)
+    """Ascending positions of the nonzero elements in scan order: int32 where that holds them, else int64."""
+    marked = (nonzero.reshape(shape[0], -1).T if column_scan else nonzero).reshape(-1)
+    found = np.empty(np.count_nonzero(marked), dtype=place_dtype(nonzero.size))
+    n_found = 0
+    for start in range(0, marked.size, _MARKS_AT_ONCE):
+        inside = np.flatnonzero(marked[start : start + _MARKS_AT_ONCE])
+        found[n_found : n_found + inside.size] = inside + start
+        n_found += inside.size
     return found
+
+
+def place_dtype(n_elements: int) -> np.dtype[np.signedinteger[Any]]:
+    """Return the dtype for positions of so many elements."""
+    return np.dtype(np.int32 if n_elements < 1 << 31 else np.int64)
 
 
 def blocks_of(
@@ -156,53 +169,73 @@ def blocks_of(
     Parameters
     ----------
     nonzero : ndarray of bool, shape (n_elements,), C order
-    positions : ndarray of int64 or None
-        What :func:`scan_positions` gives, if it is at hand.
+    positions : ndarray of int32 or int64, or None
+        What :func:`scan_positions` gives, if it is at hand; dense layouts need none.
     """
+    if layout is Layout.DENSE:
+        return _dense_blocks(shape, nonzero, column_scan, lines)
     if positions is None:
         positions = scan_positions(shape, nonzero, column_scan)
+    n_rows = shape[0] if shape else 1
+    n_columns = nonzero.size // max(n_rows, 1)
     if lines.is_plain:
-        return [_plain_block(layout, shape, nonzero.size, column_scan, positions)]
-    n_columns = nonzero.size // shape[0]
-    n_lines, n_cross = (n_columns, shape[0]) if column_scan else (shape[0], n_columns)
-    alive = np.arange(n_cross) if lines.alive is None else np.flatnonzero(lines.alive)
-    classes = np.zeros(n_lines, dtype=np.uint8) if lines.classes is None else lines.classes
-    place_alive = np.zeros(n_cross, dtype=np.int64)
+        if not column_scan:
+            return [BlockElements(n_rows, nonzero.size, positions, positions)]
+        elements = positions % n_rows
+        elements *= n_columns
+        elements += positions // n_rows
+        return [BlockElements(n_columns, nonzero.size, elements, positions)]
+    n_lines, n_cross = (n_columns, n_rows) if column_scan else (n_rows, n_columns)
+    alive = _alive_places(lines, n_cross)
+    classes = _classes_of(lines, n_lines)
+    place_alive = np.zeros(n_cross, dtype=positions.dtype)
     place_alive[alive] = np.arange(alive.size)
     line, cross = positions // n_cross, positions % n_cross
     class_of = classes[line]
     blocks = []
     for number in range(lines.n_classes):
         own = np.flatnonzero(classes == number)
-        n_elements = int(own.size) * int(alive.size)
         mine = class_of == number
-        if layout is Layout.DENSE and mine.any():
-            inside = np.arange(n_elements)
-            own_line, own_cross = own[inside // alive.size], alive[inside % alive.size]
-        else:
-            own_line, own_cross = line[mine], cross[mine]
-            place = np.zeros(n_lines, dtype=np.int64)
-            place[own] = np.arange(own.size)
-            inside = place[own_line] * alive.size + place_alive[own_cross]
+        own_line, own_cross = line[mine], cross[mine]
+        place = np.zeros(n_lines, dtype=positions.dtype)
+        place[own] = np.arange(own.size)
+        inside = place[own_line] * positions.dtype.type(alive.size) + place_alive[own_cross]
         elements = own_cross * n_columns + own_line if column_scan else own_line * n_columns + own_cross
-        blocks.append(BlockElements(int(own.size), n_elements, elements, inside))
+        blocks.append(BlockElements(int(own.size), int(own.size) * int(alive.size), elements, inside))
     return blocks
 
 
-def _plain_block(
-    layout: Layout, shape: tuple[int, ...], n_elements: int, column_scan: bool, positions: np.ndarray
-) -> BlockElements:
+def _dense_blocks(
+    shape: tuple[int, ...], nonzero: np.ndarray, column_scan: bool, lines: Lines
+) -> list[BlockElements]:
+    """Cut a tensor of which every element is stored, but for lines and places that are left out."""
     n_rows = shape[0] if shape else 1
-    if not column_scan:
-        if layout is Layout.DENSE:
-            return BlockElements(n_rows, n_elements, None, None)
-        return BlockElements(n_rows, n_elements, positions, positions)
-    n_columns = n_elements // n_rows
-    if layout is Layout.DENSE:
-        elements = np.arange(n_elements).reshape(n_rows, n_columns).T.reshape(-1)
-        return BlockElements(n_columns, n_elements, elements, None)
-    elements = (positions % n_rows) * n_columns + positions // n_rows
-    return BlockElements(n_columns, n_elements, elements, positions)
+    n_columns = nonzero.size // n_rows if n_rows else 0
+    if lines.is_plain and not column_scan:
+        return [BlockElements(n_rows, nonzero.size, None, None)]
+    n_lines, n_cross = (n_columns, n_rows) if column_scan else (n_rows, n_columns)
+    alive = _alive_places(lines, n_cross)
+    classes = _classes_of(lines, n_lines)
+    dtype = place_dtype(nonzero.size)
+    matrix = nonzero.reshape(n_rows, -1) if nonzero.size else nonzero.reshape(n_rows, n_columns)
+    living: np.ndarray = np.asarray(matrix.any(axis=0 if column_scan else 1))
+    blocks = []
+    for number in range(lines.n_classes):
+        own = np.flatnonzero(classes == number)
+        stored = own if lines.is_plain or living[own].any() else own[:0]
+        cross_step, line_step = (n_columns, 1) if column_scan else (1, n_columns)
+        elements = (stored * line_step).astype(dtype)[:, None] + (alive * cross_step).astype(dtype)
+        n_elements = int(own.size) * int(alive.size)
+        blocks.append(BlockElements(int(own.size), n_elements, elements.reshape(-1), None))
+    return blocks
+
+
+def _alive_places(lines: Lines, n_cross: int) -> np.ndarray:
+    return np.arange(n_cross) if lines.alive is None else np.flatnonzero(lines.alive)
+
+
+def _classes_of(lines: Lines, n_lines: int) -> np.ndarray:
+    return np.zeros(n_lines, dtype=np.uint8) if lines.classes is None else lines.classes
 
 
 def scan_mask(inside: np.ndarray, n_elements: int) -> np.ndarray:
@@ -213,8 +246,11 @@ def scan_mask(inside: np.ndarray, n_elements: int) -> np.ndarray:
 
 
 def gaps_of(inside: np.ndarray) -> np.ndarray:
-    """Zeros before each of some ascending positions: int64."""
-    gaps: np.ndarray = np.diff(inside, prepend=-1) - 1
+    """Zeros before each of some ascending positions, in their dtype."""
+    gaps = np.empty_like(inside)
+    np.subtract(inside[1:], inside[:-1], out=gaps[1:])
+    gaps[:1] = inside[:1] + 1
+    gaps -= 1
     return gaps
 
 
@@ -248,9 +284,7 @@ class WholeMatrix:
             part = self.nonzero[start : start + step]
             inside = np.arange(part.size) if plan.stores_all else np.flatnonzero(part)
             numbers, width = self.numbering(plan, inside + start * n_columns)
-            found.append(
-                value_counts(inside // n_columns, numbers.astype(np.int64), part.shape[0], width, edges)
-            )
+            found.append(value_counts(inside, n_columns, numbers, part.shape[0], width=width, edges=edges))
         return np.concatenate(found)
 
     def sampled(self, classes: np.ndarray) -> np.ndarray | None:
@@ -292,14 +326,16 @@ class Subject:
     _positions: dict[bool, np.ndarray] = field(default_factory=dict)
 
     def positions(self, column_scan: bool) -> np.ndarray:
-        """Nonzero elements in scan order."""
+        """Nonzero elements in scan order; of large tensors only those of the last scan are kept."""
         if column_scan not in self._positions:
+            if self.nonzero.size > _KEPT_POSITIONS:
+                self._positions.clear()
             self._positions[column_scan] = scan_positions(self.shape, self.nonzero, column_scan)
         return self._positions[column_scan]
 
     def blocks(self, plan: Plan) -> list[BlockElements]:
         """Return the blocks of a plan."""
-        positions = self.positions(plan.column_scan)
+        positions = None if plan.stores_all else self.positions(plan.column_scan)
         return blocks_of(
             plan.layout, self.shape, self.nonzero, plan.column_scan, plan.lines, positions=positions
         )
@@ -320,20 +356,23 @@ class Subject:
         if lines.alive is not None:
             codings = class_codings(lines.alive.astype(np.uint8), 2)
             yield "alive", StreamKind.CLASSES, codings
-        for i, block in enumerate(blocks):
+        for i in range(len(blocks)):
+            block = blocks.pop(0)
             suffix = "" if lines.is_plain else str(i)
             if block.n_stored == 0 and not lines.is_plain:
                 continue
             numbers, width = self.numbering(plan, block.elements)
             codings = value_codings(numbers, width, self.widths, self.prefer).scaled(self.scale)
+            inside, n_elements = block.inside, block.n_elements
+            del block, numbers  # of a large tensor, as large as what follows
             yield f"values{suffix}", StreamKind.VALUES, codings
             if plan.layout is Layout.SPARSE:
-                assert block.inside is not None
-                codings = gap_codings(gaps_of(block.inside), self.prefer).scaled(self.scale)
+                assert inside is not None
+                codings = gap_codings(gaps_of(inside), self.prefer).scaled(self.scale)
                 yield f"positions{suffix}", StreamKind.GAPS, codings
             elif plan.layout is Layout.MASK:
-                assert block.inside is not None
-                codings = byte_codings(scan_mask(block.inside, block.n_elements)).scaled(self.scale)
+                assert inside is not None
+                codings = byte_codings(scan_mask(inside, n_elements)).scaled(self.scale)
                 yield f"positions{suffix}", StreamKind.MASK, codings
 
 
@@ -399,11 +438,9 @@ def _classified(
     """Yield plans with the numbers of classes that a model of densities and values finds best."""
     block = subject.blocks(plain)[0]
     numbers, width = subject.numbering(plain, block.elements)
-    numbers = numbers.astype(np.int64)
     n_places = subject.nonzero.size // max(n_by_line.size, 1)
-    where = np.arange(block.n_elements) if block.inside is None else block.inside
     edges = value_edges(numbers, width)
-    values = value_counts(where // n_places, numbers, n_by_line.size, width, edges)
+    values = value_counts(block.inside, n_places, numbers, n_by_line.size, width=width, edges=edges)
     kept_marks = marks if marks is not None and np.count_nonzero(marks) < 0.9 * marks.size else None
     for classes in _classifications(n_by_line, n_places, values, dense=plain.stores_all):
         yield subject.costed(_variant(plain, Lines(classes, kept_marks)))
@@ -413,7 +450,7 @@ def _classified_rows(subject: Subject, plain: Plan, whole: WholeMatrix) -> Itera
     """Yield plans whose classes are those of all rows, costed by the sampled ones."""
     numbers, width = subject.numbering(plain, subject.blocks(plain)[0].elements)
     n_by_line = np.count_nonzero(whole.nonzero, axis=1)
-    values = whole.values(plain, value_edges(numbers.astype(np.int64), width))
+    values = whole.values(plain, value_edges(numbers, width))
     for classes in _classifications(n_by_line, whole.nonzero.shape[1], values, dense=plain.stores_all):
         drawn = whole.sampled(classes)
         if drawn is not None:

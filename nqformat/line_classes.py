@@ -7,6 +7,7 @@ import numpy as np
 _ROUNDS = 8
 _WIDEST_VALUES = 64
 _VALUE_BINS = 32
+_AT_ONCE = 1 << 18
 
 
 def value_edges(numbers: np.ndarray, width: int) -> np.ndarray | None:
@@ -19,22 +20,42 @@ def value_edges(numbers: np.ndarray, width: int) -> np.ndarray | None:
 
 
 def value_counts(
-    line_of: np.ndarray, numbers: np.ndarray, n_lines: int, width: int, edges: np.ndarray | None
+    where: np.ndarray | None,
+    n_places: int,
+    numbers: np.ndarray,
+    n_lines: int,
+    *,
+    width: int,
+    edges: np.ndarray | None,
 ) -> np.ndarray:
     """Count how often each line holds each number, or each class of numbers between `edges`.
+
+    Parameters
+    ----------
+    where : ndarray of integers, shape (n_numbers,), or None
+        Position of each number in lines of `n_places`; None: every position has one.
+    numbers : ndarray of integers below `width`
+    edges : ndarray or None
+        What :func:`value_edges` gives.
 
     Returns
     -------
     ndarray of float64, shape (n_lines, at most 64)
     """
-    if edges is not None:
-        if width <= numbers.size:
-            numbers = np.searchsorted(edges, np.arange(width), side="right")[numbers]
-        else:
-            numbers = np.searchsorted(edges, numbers, side="right")
-        width = _VALUE_BINS
-    flat = np.bincount(line_of * width + numbers, minlength=n_lines * width)
-    return flat.reshape(n_lines, width).astype(np.float64)
+    table = None
+    n_bins = width if edges is None else _VALUE_BINS
+    if edges is not None and width <= numbers.size:
+        table = np.searchsorted(edges, np.arange(width), side="right")
+    flat = np.zeros(n_lines * n_bins, dtype=np.int64)
+    for start in range(0, numbers.size, _AT_ONCE):
+        part = numbers[start : start + _AT_ONCE].astype(np.int64)
+        places = np.arange(start, start + part.size) if where is None else where[start : start + _AT_ONCE]
+        if table is not None:
+            part = table[part]
+        elif edges is not None:
+            part = np.searchsorted(edges, part, side="right")
+        flat += np.bincount(places // n_places * n_bins + part, minlength=flat.size)
+    return flat.reshape(n_lines, n_bins).astype(np.float64)
 
 
 def classify_lines(

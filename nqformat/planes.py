@@ -7,6 +7,8 @@ import numpy as np
 from . import kernels
 from .dtypes import DType
 
+_AT_ONCE = 1 << 18
+
 
 def split_planes(bits: np.ndarray, dtype: DType) -> list[np.ndarray]:
     """Split elements into byte planes, lowest byte first.
@@ -23,13 +25,20 @@ def split_planes(bits: np.ndarray, dtype: DType) -> list[np.ndarray]:
     -------
     list of ndarray of uint8, shape (n_elements,); one for each byte of an element
     """
+    return [byte_plane(bits, dtype, number) for number in range(dtype.itemsize)]
+
+
+def byte_plane(bits: np.ndarray, dtype: DType, number: int) -> np.ndarray:
+    """Return one of the planes of :func:`split_planes`, made a quarter of a million elements at a time."""
     unsigned = np.ascontiguousarray(bits).reshape(-1).view(f"<u{dtype.itemsize}")
-    if dtype.is_float:
-        top = unsigned.dtype.type(8 * dtype.itemsize - 1)
-        one = unsigned.dtype.type(1)
-        unsigned = ((unsigned << one) | (unsigned >> top)).astype(unsigned.dtype, copy=False)
-    by_byte = unsigned.view(np.uint8).reshape(-1, dtype.itemsize)
-    return [np.ascontiguousarray(by_byte[:, i]) for i in range(dtype.itemsize)]
+    top, one = unsigned.dtype.type(8 * dtype.itemsize - 1), unsigned.dtype.type(1)
+    plane = np.empty(unsigned.size, dtype=np.uint8)
+    for start in range(0, unsigned.size, _AT_ONCE):
+        part = unsigned[start : start + _AT_ONCE]
+        if dtype.is_float:
+            part = ((part << one) | (part >> top)).astype(unsigned.dtype, copy=False)
+        plane[start : start + part.size] = part.view(np.uint8).reshape(-1, dtype.itemsize)[:, number]
+    return plane
 
 
 def join_planes(planes: list[np.ndarray], dtype: DType) -> np.ndarray:

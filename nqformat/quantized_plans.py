@@ -10,7 +10,8 @@ import numpy as np
 
 from .code_cost import Prefer
 from .codebooks import MAX_ENTRIES, CodebookRecord, encode_codebook, padding_after
-from .layout_choice import BlockElements, Plan, Subject, WholeMatrix, make_plans
+from .counting import count_numbers, looked_up
+from .layout_choice import Plan, Subject, WholeMatrix, make_plans
 from .raw_plans import plane_slices
 from .tensor import (
     AffineTensor,
@@ -32,6 +33,7 @@ SCALES = "scales"
 _SAMPLE_FROM = 1 << 22
 _SAMPLE_PIECES = 32
 _MIN_SAMPLED_ROWS = 64
+_COUNTED_AT_ONCE = 1 << 18
 
 Quantized = CodebookTensor | AffineTensor | GroupedTensor
 """What has a number for each stored element, or for each unit of several."""
@@ -39,29 +41,29 @@ Quantized = CodebookTensor | AffineTensor | GroupedTensor
 
 @dataclass(slots=True, kw_only=True)
 class QuantizedTensor:
-    """A tensor with its plans.
+    """A tensor with its plans; its numbers are fetched when they are needed, and not kept.
 
     Attributes
     ----------
-    source : CodebookTensor, AffineTensor or GroupedTensor
+    tensors : mapping of str to Tensor
+        That holds the tensor, in memory or elsewhere.
+    name : str
     codebook : SharedCodebook or None
         None for affine tensors.
     plans : list of Plan
     """
 
-    source: Quantized
+    tensors: Mapping[str, Tensor]
+    name: str
     codebook: SharedCodebook | None
     plans: list[Plan] = field(default_factory=list)
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the tensor, or the number of its units."""
-        return planned_shape(self.source)
-
-    @property
-    def scans_columns(self) -> bool:
-        """Whether units of several elements go down the columns, whatever the plan."""
-        return isinstance(self.source, GroupedTensor) and self.source.column_scan
+    def source(self) -> Quantized:
+        """The tensor."""
+        tensor = self.tensors[self.name]
+        assert isinstance(tensor, CodebookTensor | AffineTensor | GroupedTensor)
+        return tensor
 
     def nonzero(self) -> np.ndarray:
         """Elements (or units) that are not zero: bool, one-dimensional."""
@@ -71,19 +73,22 @@ class QuantizedTensor:
         """Numbers of elements (None: all) under a plan, and the width of their alphabet."""
         return numbers_of(self.source, self.codebook, plan, elements)
 
-    def rule(self, plan: Plan, blocks: list[BlockElements]) -> ValueRule:
-        """Return the value rule of the tensor's record."""
-        if isinstance(self.source, CodebookTensor):
-            assert self.codebook is not None
-            return CodebookValues(codebook=self.codebook.number)
-        if isinstance(self.source, GroupedTensor):
-            assert self.codebook is not None
-            book = self.source.codebook
-            return CodebookValues(
-                codebook=self.codebook.number, groups=book.groups, width=book.width, span=self.source.span
-            )
-        order, k_min = _affine_order(self.source.k, plan.layout)
-        return AffineRule(step=self.source.step, offset=self.source.offset, order=order, k_min=k_min)
+
+def value_rule(source: Quantized, codebook: SharedCodebook | None, plan: Plan) -> ValueRule:
+    """Return the value rule of a tensor's record."""
+    if isinstance(source, AffineTensor):
+        order, k_min = _affine_order(source.k, plan.layout)
+        return AffineRule(step=source.step, offset=source.offset, order=order, k_min=k_min)
+    assert codebook is not None
+    if isinstance(source, CodebookTensor):
+        return CodebookValues(codebook=codebook.number)
+    book = source.codebook
+    return CodebookValues(codebook=codebook.number, groups=book.groups, width=book.width, span=source.span)
+
+
+def scans_columns(source: Quantized) -> bool:
+    """Whether units of several elements go down the columns, whatever the plan."""
+    return isinstance(source, GroupedTensor) and source.column_scan
 
 
 def planned_shape(source: Quantized) -> tuple[int, ...]:
@@ -97,16 +102,15 @@ def nonzero_of(source: Quantized, places: np.ndarray | None = None) -> np.ndarra
     """Elements or units (None: all) that are not +0: bool, one-dimensional."""
     if isinstance(source, CodebookTensor):
         flat = source.indices.reshape(-1)
-        nonzero = source.codebook.values.view(np.uint32) != 0
-        kept: np.ndarray = nonzero[flat if places is None else flat[places]]
-        return kept
+        kept = source.codebook.values.view(np.uint32) != 0
+        return looked_up(kept, flat if places is None else looked_up(flat, places))
     if isinstance(source, GroupedTensor):
         indices = source.indices if places is None else source.indices[places]
         used: np.ndarray = (source.codebook.values.view(np.uint32) != 0).any(axis=2)
         grouped: np.ndarray = used[source.groups_of(places), indices]
         return grouped
     k = source.k.reshape(-1)
-    k = k if places is None else k[places]
+    k = k if places is None else looked_up(k, places)
     return k != 0 if source.offset == 0.0 else np.ones(k.size, dtype=bool)
 
 
@@ -116,15 +120,15 @@ def numbers_of(
     """Numbers of elements or units (None: all), and the width of their alphabet."""
     if isinstance(source, AffineTensor):
         k = source.k.reshape(-1)
-        return _affine_numbers(source.k, k if elements is None else k[elements], plan.layout)
+        return _affine_numbers(source.k, k if elements is None else looked_up(k, elements), plan.layout)
     assert codebook is not None
     order = codebook.order(plan)
     n_kept = order.kept.shape[1]
     rank = order.rank.astype(np.uint8 if n_kept <= 256 else np.int64)
     flat = source.indices.reshape(-1)
-    flat = flat if elements is None else flat[elements]
+    flat = flat if elements is None else looked_up(flat, elements)
     if rank.shape[0] == 1 or isinstance(source, CodebookTensor):
-        return rank[0][flat], n_kept
+        return looked_up(rank[0], flat), n_kept
     return rank[source.groups_of(elements), flat], n_kept
 
 
@@ -258,16 +262,17 @@ class Codebooks:
 
 
 def entry_counts(tensor: CodebookTensor | GroupedTensor) -> np.ndarray:
-    """How often each entry occurs, a million units at a time: int64, shape (groups, n_entries)."""
+    """How often each entry occurs: int64, shape (groups, n_entries)."""
     grouped = tensor if isinstance(tensor, GroupedTensor) else None
     groups = 1 if grouped is None else grouped.codebook.groups
     entries = tensor.codebook.values.size if grouped is None else grouped.codebook.entries
-    counts = np.zeros(groups * entries, dtype=np.int64)
     flat = tensor.indices.reshape(-1)
-    for start in range(0, flat.size, 1 << 20):
-        part = flat[start : start + (1 << 20)]
-        if grouped is not None and groups > 1:
-            part = part + entries * grouped.groups_of(np.arange(start, start + part.size))
+    if grouped is None or groups == 1:
+        return count_numbers(flat, groups * entries).reshape(groups, entries)
+    counts = np.zeros(groups * entries, dtype=np.int64)
+    for start in range(0, flat.size, _COUNTED_AT_ONCE):
+        part = flat[start : start + _COUNTED_AT_ONCE]
+        part = part + entries * grouped.groups_of(np.arange(start, start + part.size))
         counts += np.bincount(part, minlength=counts.size)
     return counts.reshape(groups, entries)
 
@@ -282,7 +287,7 @@ def plan_quantized(
     """
     codebooks = Codebooks(tensors)
     planned = {
-        name: QuantizedTensor(source=tensor, codebook=codebooks.of(name))
+        name: QuantizedTensor(tensors=tensors, name=name, codebook=codebooks.of(name))
         for name, tensor in tensors.items()
         if isinstance(tensor, CodebookTensor | AffineTensor | GroupedTensor)
     }
@@ -297,8 +302,9 @@ def plan_quantized(
         shared.keeps_zero = any(needs)
     for item in planned.values():
         item.plans = _plans_of(item, prefer, widths)
-        if item.source.scales is not None:
-            slices, _ = plane_slices(scale_bits(item.source), SCALES, prefer)
+        source = item.source
+        if source.scales is not None:
+            slices, _ = plane_slices(scale_bits(source), SCALES, prefer)
             for plan in item.plans:
                 plan.slices = [*slices, *plan.slices]
     return planned, codebooks
@@ -336,7 +342,9 @@ def _plans_of(item: QuantizedTensor, prefer: Prefer, widths: tuple[int, ...]) ->
     whole = None
     if rows is not None:
         whole = WholeMatrix(
-            nonzero=item.nonzero().reshape(item.shape[0], -1), rows=rows, numbering=item.numbering
+            nonzero=nonzero_of(source).reshape(planned_shape(source)[0], -1),
+            rows=rows,
+            numbering=lambda plan, elements: numbers_of(source, codebook, plan, elements),
         )
     subject = Subject(
         shape=shape,
@@ -418,12 +426,11 @@ def _affine_order(k: np.ndarray, layout: Layout) -> tuple[AffineOrder, int]:
 def _affine_numbers(whole: np.ndarray, k: np.ndarray, layout: Layout) -> tuple[np.ndarray, int]:
     """Return stored numbers of integers k out of `whole`, and the width of their alphabet."""
     order, low = _affine_order(whole, layout)
-    wide = k.astype(np.int64)
     if order is AffineOrder.ASCENDING:
-        numbers = wide - low
+        numbers = k - np.int32(low)
         width = int(whole.max()) - low + 1
     else:
-        numbers = ((wide << 1) ^ (wide >> 63)) - (0 if layout is Layout.DENSE else 1)
+        numbers = ((k << 1) ^ (k >> 31)) - np.int32(0 if layout is Layout.DENSE else 1)
         width = int(max(2 * int(whole.max(initial=0)), -2 * int(whole.min(initial=0)) - 1)) + 1
         width -= 0 if layout is Layout.DENSE else 1
     width = max(width, 1)

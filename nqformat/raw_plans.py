@@ -7,7 +7,7 @@ import numpy as np
 from .code_cost import Prefer
 from .codings import byte_codings, gap_codings
 from .layout_choice import Plan, PlannedSlice, gaps_of, planned_slice
-from .planes import split_planes
+from .planes import byte_plane
 from .streams import StreamKind
 from .tensor import Layout, RawTensor
 
@@ -36,10 +36,9 @@ def raw_plans(tensor: RawTensor, prefer: Prefer) -> list[Plan]:
     if elements.size and bool((elements == elements[0]).all()):
         return [Plan(layout=Layout.CONSTANT)]
     plans = [_with_planes(Plan(layout=Layout.RAW), tensor, prefer)]
-    positions = np.flatnonzero(elements)
-    if 0 < positions.size < _MAX_RAW_DENSITY * elements.size:
+    if 0 < np.count_nonzero(elements) < _MAX_RAW_DENSITY * elements.size:
         plan = Plan(layout=Layout.RAW_SPARSE)
-        codings = gap_codings(gaps_of(positions), prefer)
+        codings = gap_codings(gaps_of(np.flatnonzero(elements)), prefer)
         plan.slices.append(planned_slice("positions", StreamKind.GAPS, codings, prefer))
         plan.own_bytes = plan.slices[0].own_bytes
         plans.append(_with_planes(plan, stored_elements(tensor, plan), prefer))
@@ -59,8 +58,8 @@ def plane_slices(raw: RawTensor, role: str, prefer: Prefer) -> tuple[list[Planne
     """Return the byte planes of raw elements that are worth a code, and the bytes of the others."""
     n_bytes, n_plain = raw.bits.size, 0
     slices = []
-    for number, plane in enumerate(split_planes(raw.bits, raw.dtype)):
-        codings = byte_codings(plane)
+    for number in range(raw.dtype.itemsize):
+        codings = byte_codings(byte_plane(raw.bits, raw.dtype, number))
         item = planned_slice(f"{role}{number}", StreamKind.PLANE, codings, prefer)
         coded = item.own_bytes < n_bytes + _PLANE_TABLE_BYTES
         if coded and codings.entropy_bytes() < (1 - _MIN_PLANE_GAIN) * n_bytes:

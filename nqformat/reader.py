@@ -209,6 +209,15 @@ class NqzFile:
         """Return the checked bytes of a stream, for tools that inspect files."""
         return bytes(self._bytes(stream.payload_start_abs, stream.payload_bytes))
 
+    def release_pages(self) -> None:
+        """Let go of the pages of a mapped file that were read so far; they are read again when needed.
+
+        Pages of a map count as memory of the process while it holds them. Does nothing where the system has
+        no such call, or for a file in memory.
+        """
+        if isinstance(self._owner, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            self._owner.madvise(mmap.MADV_DONTNEED)
+
     def verify_checksums(self) -> None:
         """Check every page; CorruptError names the first that differs."""
         start, stop = self.header.body_start_abs, self.header.file_bytes
@@ -293,6 +302,7 @@ class NqzFile:
                 record.name,
                 bfloat16_array(bits, self._bfloat16) if record.dtype is DType.BFLOAT16 else bits,
             )
+            del bits  # one tensor in memory at a time, if the caller keeps none
 
     def get_packed(self, name: str) -> PackedTensor | np.ndarray:
         """Undo a tensor's entropy coding only.

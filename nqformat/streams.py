@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -212,11 +212,32 @@ def encode_stream(record: StreamRecord, code: Code | None, slices: list[SymbolSl
     code : PrefixCode or None
         Required unless the codec is STORED; covers every symbol.
     """
-    index = bytearray()
     body: list[bytes] = []
+    index = write_stream(record, code, slices, body.append)
+    return index + b"".join(body)
+
+
+def write_stream(
+    record: StreamRecord,
+    code: Code | None,
+    slices: Sequence[SymbolSlice],
+    write: Callable[[bytes], None],
+) -> bytes:
+    """Encode as :func:`encode_stream`: chunks go to `write` in turn, their index is returned.
+
+    Parameters
+    ----------
+    slices : sequence of SymbolSlice
+        Gone through once for the lengths and once more in order; one that makes its slices when they are
+        wanted need not hold them all.
+    """
+    index = bytearray()
     previous_start = 0
+    at_hand: dict[int, SymbolSlice] = {}
     for chunk in chunk_grid([s.values.size for s in slices], record.chunk_log2):
-        parts = [slices[p.slice_index].values[p.start : p.stop] for p in chunk.parts]
+        wanted = [p.slice_index for p in chunk.parts]
+        at_hand = {i: at_hand[i] if i in at_hand else slices[i] for i in wanted}
+        parts = [at_hand[p.slice_index].values[p.start : p.stop] for p in chunk.parts]
         coded, extra = _encode_chunk(record, code, parts)
         n_coded = sum(map(len, coded))
         index += encode_varint(n_coded)
@@ -226,15 +247,15 @@ def encode_stream(record: StreamRecord, code: Code | None, slices: list[SymbolSl
         if not isinstance(record.mapping, GroupMapping):
             index += encode_varint(len(extra))
         first = chunk.parts[0]
-        starts = slices[first.slice_index].starts
+        starts = at_hand[first.slice_index].starts
         if record.kind is StreamKind.GAPS and starts is not None:
             start = int(starts[first.start]) if chunk.continues_slice else 0
             if chunk.continues_slice:
                 index += encode_varint(start - previous_start)
             previous_start = start
-        body.extend(coded)
-        body.append(extra)
-    return bytes(index) + b"".join(body)
+        for content in (*coded, extra):
+            write(content)
+    return bytes(index)
 
 
 def _encode_chunk(

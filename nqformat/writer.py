@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .checksums import DEFAULT_PAGE_LOG2, n_pages, page_checksums
+from .checksums import DEFAULT_PAGE_LOG2, checksums_of_pieces, n_pages
 from .code_cost import Prefer
 from .cursor import encode_varint
 from .deflate import deflate
@@ -19,6 +20,7 @@ from .encoder import ALIGN_FROM_BYTES, EncodedFile, encode_tensors
 from .files import write_atomically
 from .header import HEADER_BYTES, VERSION_MINOR, Header
 from .metadata import encode_metadata
+from .spool import Payload, Spool, pieces_of
 from .tensor import RawTensor, Tensor
 from .tensor_records import RawFields
 
@@ -34,21 +36,30 @@ def save(
     prefer: str = "size",
 ) -> bytes:
     """Return the bytes of a .nqz file; see :func:`save_file`."""
-    typed = {name: _as_tensor(name, tensor) for name, tensor in tensors.items()}
-    directory, payloads = _assemble(encode_tensors(typed, _preference(prefer)), graph, metadata)
+    with Spool(None) as spool:
+        encoded = encode_tensors(_Typed(tensors), _preference(prefer), spool)
+        return b"".join(_pieces(encoded, graph, metadata, edge=edge))
+
+
+def _pieces(
+    encoded: EncodedFile, graph: bytes | None, metadata: Mapping[str, Any] | None, *, edge: bool
+) -> Iterator[bytes]:
+    """Yield the bytes of a file: the header and the directory first, then the body."""
+    directory, payloads = _assemble(encoded, graph, metadata)
     stored, deflated, n_checksums = _settle_directory(directory, payloads, edge=edge)
     body_start = HEADER_BYTES + 4 * n_checksums + len(stored)
-    body = _lay_out(payloads, body_start)
-    checksums = page_checksums(body, DEFAULT_PAGE_LOG2)
+    checksums = checksums_of_pieces(_body(payloads, body_start), DEFAULT_PAGE_LOG2)
     directory_area = struct.pack(f"<{n_checksums}I", *checksums) + stored
     header = Header(
         minor=VERSION_MINOR,
         deflated=deflated,
         directory_bytes=len(directory_area),
-        file_bytes=body_start + len(body),
+        file_bytes=body_start + _body_end(payloads, body_start),
         directory_crc32=zlib.crc32(directory_area),
     )
-    return header.to_bytes() + directory_area + body
+    yield header.to_bytes()
+    yield directory_area
+    yield from _body(payloads, body_start)
 
 
 def save_file(
@@ -65,7 +76,8 @@ def save_file(
     Parameters
     ----------
     tensors : mapping of str to ndarray or Tensor
-        Arrays are stored bit for bit; RawTensor, CodebookTensor, AffineTensor and ViewTensor as they say.
+        Arrays are stored bit for bit; RawTensor, CodebookTensor, AffineTensor and ViewTensor as they say. A
+        mapping that reads its tensors from elsewhere is asked for one at a time, several times each.
     path : path-like
     graph : bytes, optional
         Slim ONNX ModelProto whose tensors these are (spec 8.1).
@@ -96,9 +108,25 @@ def save_file(
     >>> save_file({"w": np.arange(6, dtype=np.float32).reshape(2, 3)}, path) == os.path.getsize(path)
     True
     """
-    content = save(tensors, graph=graph, metadata=metadata, edge=edge, prefer=prefer)
-    write_atomically(path, [content])
-    return len(content)
+    with Spool(Path(path).parent) as spool:
+        encoded = encode_tensors(_Typed(tensors), _preference(prefer), spool)
+        return write_atomically(path, _pieces(encoded, graph, metadata, edge=edge))
+
+
+class _Typed(Mapping[str, Tensor]):
+    """Tensors as the encoder takes them, out of arrays and tensors."""
+
+    def __init__(self, tensors: Mapping[str, TensorLike]) -> None:
+        self._tensors = tensors
+
+    def __getitem__(self, name: str) -> Tensor:
+        return _as_tensor(name, self._tensors[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
 
 
 def _preference(prefer: str) -> Prefer:
@@ -122,12 +150,12 @@ def _as_tensor(name: str, tensor: TensorLike) -> Tensor:
 
 def _assemble(
     encoded: EncodedFile, graph: bytes | None, metadata: Mapping[str, Any] | None
-) -> tuple[bytes, list[tuple[bytes, bool]]]:
+) -> tuple[bytes, list[tuple[Payload, bool]]]:
     """Frame all records; returns the plain directory and the payloads with their alignment."""
     directory = bytearray()
-    payloads: list[tuple[bytes, bool]] = []
+    payloads: list[tuple[Payload, bool]] = []
 
-    def add(kind: RecordKind, body: bytes, payload: bytes | None = None, aligned: bool = False) -> None:
+    def add(kind: RecordKind, body: bytes, payload: Payload | None = None, aligned: bool = False) -> None:
         nonlocal directory
         n_payload = None if payload is None else len(payload)
         directory += record_bytes(kind, body, n_payload, aligned=aligned)
@@ -141,8 +169,8 @@ def _assemble(
         add(RecordKind.GRAPH, bytes([GRAPH_ONNX]) + head, stored)
     for table in encoded.tables:
         add(RecordKind.TABLE, table)
-    for codebook, payload in encoded.codebooks:
-        add(RecordKind.CODEBOOK, codebook.to_bytes(), payload)
+    for codebook, entries in encoded.codebooks:
+        add(RecordKind.CODEBOOK, codebook.to_bytes(), entries)
     for stream, payload in encoded.streams:
         add(RecordKind.STREAM, stream.to_bytes(), payload)
     previous = ""
@@ -163,7 +191,7 @@ def _blob(plain: bytes) -> tuple[bytes, bytes]:
 
 
 def _settle_directory(
-    directory: bytes, payloads: list[tuple[bytes, bool]], *, edge: bool
+    directory: bytes, payloads: list[tuple[Payload, bool]], *, edge: bool
 ) -> tuple[bytes, bool, int]:
     """Return the stored directory, whether it is deflated, and the number of page checksums.
 
@@ -183,7 +211,7 @@ def _settle_directory(
     raise AssertionError("no padding settles the layout")
 
 
-def _body_end(payloads: list[tuple[bytes, bool]], body_start: int) -> int:
+def _body_end(payloads: list[tuple[Payload, bool]], body_start: int) -> int:
     position = body_start
     for payload, aligned in payloads:
         if aligned:
@@ -192,10 +220,13 @@ def _body_end(payloads: list[tuple[bytes, bool]], body_start: int) -> int:
     return position - body_start
 
 
-def _lay_out(payloads: list[tuple[bytes, bool]], body_start: int) -> bytes:
-    body = bytearray()
+def _body(payloads: list[tuple[Payload, bool]], body_start: int) -> Iterator[bytes]:
+    """Yield the payloads in pieces, with the padding of those that are aligned."""
+    position = body_start
     for payload, aligned in payloads:
         if aligned:
-            body += bytes(-(body_start + len(body)) % PAYLOAD_ALIGNMENT)
-        body += payload
-    return bytes(body)
+            padding = bytes(-position % PAYLOAD_ALIGNMENT)
+            position += len(padding)
+            yield padding
+        yield from pieces_of(payload)
+        position += len(payload)

@@ -15,7 +15,7 @@ from nqformat.files import replaced_when_done
 from nqformat.tensor import HashedTensor, ViewTensor
 
 from .encoding import Encoding
-from .memory import PeakMemory, StageClock
+from .memory import PeakMemory, StageClock, return_freed_memory
 from .network import (
     Network,
     load_network,
@@ -235,6 +235,7 @@ def convert(
             with clock.stage("encode"):
                 encoding.write(quantized.settings, quantized.model, staged)
             _check_bound(staged, max_bytes)
+            return_freed_memory()
             say("verifying the written file")
             with clock.stage("verify"):
                 verification = verify_file(staged, network, feeds, evaluate)

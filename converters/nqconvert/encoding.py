@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -59,9 +59,9 @@ class Encoding:
         tensors, notes = repaired_tensors(model.tensors, network, settings.repairs)
         return replace(model, tensors=tensors, notes=notes)
 
-    def tensors(self, model: QuantizedModel) -> dict[str, Tensor]:
+    def tensors(self, model: QuantizedModel) -> Mapping[str, Tensor]:
         """Return everything that the file's tensor table holds."""
-        return {**model.tensors, **self.source.views}
+        return _Joined(model.tensors, self.source.views)
 
     def metadata(self, settings: ConvertSettings) -> dict[str, Any]:
         """Return what the file says of its making."""
@@ -152,6 +152,24 @@ class Encoding:
             weighted = error * given[name] if name in given else error * filling
             total += float(weighted.sum())
         return total
+
+
+class _Joined(Mapping[str, Tensor]):
+    """Tensors and the views of them, without taking any out of where they are."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], views: Mapping[str, Tensor]) -> None:
+        self._parts = tensors, views
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensors, views = self._parts
+        return views[name] if name in views else tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        tensors, views = self._parts
+        return iter(dict.fromkeys((*tensors, *views)))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 def file_metadata(settings: ConvertSettings, *, full: bool) -> dict[str, Any]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import functools
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 
-__all__ = ["PeakMemory", "StageClock"]
+__all__ = ["PeakMemory", "StageClock", "return_freed_memory"]
 
 _STATUS = Path("/proc/self/status")
 _STATM = Path("/proc/self/statm")
@@ -100,6 +102,25 @@ class StageClock:
             yield
         finally:
             self.seconds[name] += time.perf_counter() - started
+
+
+def return_freed_memory() -> None:
+    """Give freed memory back to the system, where the C library has glibc's ``malloc_trim``.
+
+    glibc keeps freed blocks of up to 32 MiB for later: several times a large tensor, after each of them.
+    """
+    trim = _malloc_trim()
+    if trim is not None:
+        trim(0)
+
+
+@functools.cache
+def _malloc_trim() -> Callable[[int], int] | None:
+    try:
+        found: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError, TypeError):
+        return None
+    return found
 
 
 def _resident() -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,18 +11,21 @@ from nqformat.dtypes import DType, dtype_of, storage_bits
 from nqformat.errors import ConversionError
 from nqformat.tensor import RawTensor, Tensor, round_codebook
 
+from .memory import return_freed_memory
 from .obs.surgeon import Operation, Surgeon
 from .presets import ConvertSettings
-from .quantizers import get_quantizer
+from .quantizers import Quantizer, get_quantizer
 from .quantizers.distinct import without_negative_zeros
 from .quantizers.lossless import lossless_tensor
 from .quantizers.rate import estimate_bits
 from .quantizers.signs import few_valued_tensor
+from .tensor_spool import TensorSpool
 
 __all__ = ["QuantizedModel", "continuous_weights", "is_weight", "quantize_tensors"]
 
 MIN_WEIGHTS = 64
 _FEW_VALUES = 256
+_LARGE_BYTES = 1 << 20
 _WITHOUT_HESSIAN = "kmeans"
 
 
@@ -32,8 +35,8 @@ class QuantizedModel:
 
     Attributes
     ----------
-    tensors : dict of str to Tensor
-        In the order of the input.
+    tensors : mapping of str to Tensor
+        In the order of the input. Numbers of large tensors may lie in a temporary file.
     exact : dict of str to str
         Why a tensor was kept bit for bit (or at its `rest` precision), by name.
     loss : float or None
@@ -42,7 +45,7 @@ class QuantizedModel:
         What repairs after quantization did.
     """
 
-    tensors: dict[str, Tensor]
+    tensors: Mapping[str, Tensor]
     exact: dict[str, str]
     loss: float | None = None
     notes: tuple[str, ...] = ()
@@ -76,35 +79,61 @@ def quantize_tensors(
     if settings.method == "none":
         return _lossless(tensors)
     exact = {name: reason for name, array in tensors.items() if (reason := _reason_exact(array))}
+    settled = TensorSpool()
     for name, array in tensors.items():
         _require_finite(name, array)
-    few_valued = {
-        name: found
-        for name, array in tensors.items()
-        if name not in exact and (found := few_valued_tensor(without_negative_zeros(array))) is not None
-    }
-    weights = {name: a for name, a in tensors.items() if name not in exact and name not in few_valued}
-    done = dict(operation.tensors) if operation else {}
-    weights = {name: array for name, array in weights.items() if name not in done}
-    quantized = quantizer(weights, sensitivities, settings.quantizer_settings()) if weights else {}
-    for name, tensor in quantized.items():
-        if settings.smaller_of_lossless:
-            kept = lossless_tensor(tensors[name])
-            if estimate_bits(kept) <= estimate_bits(tensor):
-                quantized[name] = kept
-                exact[name] = "lossless is smaller than quantized"
-        if isinstance(quantized[name], RawTensor) and name not in exact:
-            exact[name] = "too few weights for a codebook to pay"
-    quantized.update(done)
-    quantized.update(few_valued)
+        if name not in exact and (found := few_valued_tensor(without_negative_zeros(array))) is not None:
+            settled.add(name, found)
+        elif operation and name in operation.tensors:
+            settled.add(name, operation.tensors[name])
     if operation:
-        quantized.update(_smaller_biases(operation, tensors, settings.rest))
-        exact = {name: reason for name, reason in exact.items() if name not in operation.biases}
-    made = {
-        name: quantized[name] if name in quantized else _rest(tensors[name], settings.rest)
-        for name in tensors
-    }
+        for name, tensor in _smaller_biases(operation, tensors, settings.rest).items():
+            settled.add(name, tensor)
+            exact.pop(name, None)
+    weights = {n: array for n, array in tensors.items() if n not in exact and n not in settled}
+    quantized = _quantized(weights, sensitivities, settings, quantizer)
+    made = TensorSpool()
+    for name, array in tensors.items():
+        if name in settled:
+            made.add(name, settled[name])
+        elif name in exact:
+            made.add(name, _rest(array, settings.rest))
+        else:
+            tensor, reason = _smaller(array, next(quantized), settings)
+            made.add(name, tensor)
+            if reason:
+                exact[name] = reason
     return QuantizedModel(tensors=made, exact=exact, loss=operation.loss if operation else None)
+
+
+def _quantized(
+    weights: Mapping[str, np.ndarray],
+    sensitivities: Mapping[str, np.ndarray] | None,
+    settings: ConvertSettings,
+    quantizer: Quantizer,
+) -> Iterator[Tensor]:
+    """Yield each weight quantized: one after the other where they have nothing in common, else all at once.
+
+    Tensors of one pool share a codebook, and sensitivities have their unit in common.
+    """
+    if settings.scope == "global" or sensitivities is not None:
+        yield from (
+            quantizer(weights, sensitivities, settings.quantizer_settings()) if weights else {}
+        ).values()
+        return
+    for name, array in weights.items():
+        yield quantizer({name: array}, None, settings.quantizer_settings())[name]
+        if array.nbytes >= _LARGE_BYTES:
+            return_freed_memory()
+
+
+def _smaller(array: np.ndarray, quantized: Tensor, settings: ConvertSettings) -> tuple[Tensor, str]:
+    """Return a quantized tensor or what keeps its bits, and why that was taken."""
+    if settings.smaller_of_lossless:
+        kept = lossless_tensor(array)
+        if estimate_bits(kept) <= estimate_bits(quantized):
+            return kept, "lossless is smaller than quantized"
+    return quantized, "too few weights for a codebook to pay" if isinstance(quantized, RawTensor) else ""
 
 
 def _smaller_biases(
@@ -130,12 +159,14 @@ def continuous_weights(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
 
 
 def _lossless(tensors: Mapping[str, np.ndarray]) -> QuantizedModel:
-    made = {name: _smallest_exact(array) for name, array in tensors.items()}
-    exact = {
-        name: "no codebook, zeros or grid found"
-        for name, tensor in made.items()
-        if isinstance(tensor, RawTensor)
-    }
+    made, exact = TensorSpool(), {}
+    for name, array in tensors.items():
+        tensor = _smallest_exact(array)
+        made.add(name, tensor)
+        if isinstance(tensor, RawTensor):
+            exact[name] = "no codebook, zeros or grid found"
+        if array.nbytes >= _LARGE_BYTES:
+            return_freed_memory()
     return QuantizedModel(tensors=made, exact=exact)
 
 

@@ -13,6 +13,8 @@ import numpy as np
 import nqformat
 from nqformat.errors import ConversionError, MissingDependencyError
 
+from .memory import return_freed_memory
+
 if TYPE_CHECKING:
     from .network import Network
     from .sources import Runner
@@ -33,6 +35,8 @@ __all__ = [
 
 Evaluation = Callable[["Runner"], float]
 
+_LARGE_BYTES = 1 << 20
+_AT_ONCE = 1 << 18
 MIN_SNR_DB = 30.0
 MIN_AGREEMENT = 0.99
 
@@ -76,16 +80,35 @@ class OutputComparison:
 
 def signal_to_noise_db(reference: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> float:
     """Return 10 log10(sum of squares / sum of squared differences); infinite without a difference."""
-    signal = noise = 0.0
+    found = _Noise()
     for a, b in zip(reference, other, strict=True):
-        wide = a.astype(np.float64)
-        signal += float(np.square(wide).sum())
-        noise += float(np.square(wide - b.astype(np.float64)).sum())
-    if noise == 0.0:
-        return math.inf
-    if math.isnan(noise) or signal == 0.0:
-        return -math.inf
-    return 10.0 * math.log10(signal / noise)
+        found.add(a, b)
+    return found.ratio_db
+
+
+class _Noise:
+    """Sums of squares over arrays that come one after the other."""
+
+    def __init__(self) -> None:
+        self._signal = self._noise = 0.0
+
+    def add(self, reference: np.ndarray, other: np.ndarray) -> None:
+        """Count two arrays of equal shape, a quarter of a million elements at a time."""
+        flat, changed = reference.reshape(-1), other.reshape(-1)
+        for start in range(0, flat.size, _AT_ONCE):
+            wide = flat[start : start + _AT_ONCE].astype(np.float64)
+            self._signal += float(np.square(wide).sum())
+            wide -= changed[start : start + _AT_ONCE].astype(np.float64)
+            self._noise += float(np.square(wide).sum())
+
+    @property
+    def ratio_db(self) -> float:
+        """Ten times the logarithm of signal over noise; infinite without noise."""
+        if self._noise == 0.0:
+            return math.inf
+        if math.isnan(self._noise) or self._signal == 0.0:
+            return -math.inf
+        return 10.0 * math.log10(self._signal / self._noise)
 
 
 def compare_outputs(original: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> OutputComparison:
@@ -181,10 +204,24 @@ def verify_file(
     return Verification(
         outputs=outputs,
         retrained_outputs=retrained,
-        weight_snr_db=weight_snr_db(network.source.tensors, nqformat.load_file(path)),
+        weight_snr_db=_stored_snr_db(network.source.tensors, path),
         accuracy=None if evaluate is None else accuracy_of(evaluate, run_file),
         notes=(reason,) if reason else (),
     )
+
+
+def _stored_snr_db(original: Mapping[str, np.ndarray], path: str | os.PathLike[str]) -> float:
+    """Read every tensor back and return the ratio of :func:`weight_snr_db`."""
+    noise = _Noise()
+    with nqformat.safe_open(path) as file:
+        for name, array in file.tensors():
+            if name in original and original[name].dtype.kind == "f":
+                noise.add(original[name], array)
+            if array.nbytes >= _LARGE_BYTES:
+                del array
+                file.release_pages()
+                return_freed_memory()
+    return noise.ratio_db
 
 
 def accuracy_of(evaluate: Evaluation, run: Runner | None) -> float:

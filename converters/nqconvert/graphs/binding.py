@@ -46,7 +46,8 @@ class Binding:
 
 def content_key(array: np.ndarray) -> tuple[str, tuple[int, ...], bytes]:
     """Return a key that is equal for arrays of the same dtype, shape and bits."""
-    digest = hashlib.blake2b(storage_bits(array).tobytes(), digest_size=20).digest()
+    content = storage_bits(array).reshape(-1).view(np.uint8).data
+    digest = hashlib.blake2b(content, digest_size=20).digest()
     return array.dtype.name, array.shape, digest
 
 

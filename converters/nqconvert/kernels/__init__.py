@@ -37,7 +37,7 @@ _REFERENCE_WORK = 5_000_000
 _MANY_VALUES = 1 << 20
 _MANY_STEPS = 1 << 16
 _MANY_COSTS = 1 << 23
-_CHUNK = 1 << 20
+_CHUNK = 1 << 18
 
 
 def _forced_path() -> str:
@@ -109,7 +109,8 @@ def nearest_entries(values: np.ndarray, entries: np.ndarray) -> np.ndarray:
     [0, 1, 1]
     """
     if not _worth_a_pass(values.size):
-        return nearest_entries_reference(values, entries)
+        parts = [values[i : i + _CHUNK] for i in range(0, values.size, _CHUNK)] or [values]
+        return np.concatenate([nearest_entries_reference(part, entries) for part in parts])
     from .binning import fill_nearest
 
     wide = entries.astype(np.float64)

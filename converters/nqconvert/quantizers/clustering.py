@@ -9,18 +9,18 @@ from nqformat.errors import MissingDependencyError
 
 __all__ = ["MAX_EXACT_VALUES", "N_BINS", "binned_values", "cluster_1d"]
 
-MAX_EXACT_VALUES = 1 << 20
+MAX_EXACT_VALUES = 1 << 18
 """Most values that are clustered exactly; more of them are put into `N_BINS` bins first."""
 
 N_BINS = 1 << 16
-_CHUNK = 1 << 20
+_SAMPLE = 1 << 18
 _POLISH_ROUNDS = 50
 
 
 def cluster_1d(values: np.ndarray, weights: np.ndarray | None = None, *, k: int) -> np.ndarray:
     """Find the `k` centres of least weighted squared distance to `values`.
 
-    The result is the global optimum, not a local one as Lloyd's iteration finds, for up to 2**20 values.
+    The result is the global optimum, not a local one as Lloyd's iteration finds, for up to 2**18 values.
     More values are first gathered in at most 2**16 bins, narrow around the median and wider in the
     tails, and the bins' means are clustered optimally; the loss is that of a 16-bit quantizer. O(n log
     n) time whatever k is, O(n) memory. Without Numba, more than 2,048 distinct values are clustered on
@@ -98,7 +98,7 @@ def _merged(flat: np.ndarray, mass: np.ndarray | None) -> tuple[np.ndarray, np.n
 
 def binned_values(flat: np.ndarray, mass: np.ndarray | None, n_bins: int) -> tuple[np.ndarray, np.ndarray]:
     """Return means and weights of up to `n_bins` bins, even in ``arcsinh((value - median) / spread)``."""
-    sample = flat[:: max(1, flat.size // _CHUNK)].astype(np.float64)
+    sample = flat[:: max(1, flat.size // _SAMPLE)].astype(np.float64)
     median = float(np.median(sample))
     spread = float(np.mean(np.abs(sample - median))) or 1.0
     ends = np.arcsinh((np.array([flat.min(), flat.max()], dtype=np.float64) - median) / spread)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from nqformat.counting import count_numbers
 from nqformat.dtypes import DType, bfloat16_to_float32, dtype_of, storage_bits
 
 __all__ = ["bits_to_values", "distinct_bits", "unsigned_bits", "without_negative_zeros"]
@@ -22,7 +23,7 @@ def bits_to_values(bits: np.ndarray, dtype: DType) -> np.ndarray:
     if dtype is DType.BFLOAT16:
         return bfloat16_to_float32(bits)
     stored = np.ascontiguousarray(bits).view(dtype.storage_dtype)
-    return stored if dtype is DType.FLOAT64 else stored.astype(np.float32)
+    return stored if dtype is DType.FLOAT64 else stored.astype(np.float32, copy=False)
 
 
 def without_negative_zeros(array: np.ndarray) -> np.ndarray:
@@ -44,7 +45,7 @@ def distinct_bits(bits: np.ndarray, most: int) -> np.ndarray | None:
     """
     flat = bits.reshape(-1)
     if flat.dtype.itemsize <= 2:
-        found = np.flatnonzero(np.bincount(flat, minlength=1)).astype(flat.dtype)
+        found = np.flatnonzero(count_numbers(flat, 1)).astype(flat.dtype)
     else:
         for n_sampled in (most + 1 + most // 4, _SAMPLE):
             step = flat.size // n_sampled

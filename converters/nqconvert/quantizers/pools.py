@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nqconvert.kernels import nearest_entries
+from nqformat.counting import count_numbers, looked_up
 from nqformat.dtypes import DType, dtype_of
 from nqformat.errors import ConversionError
 from nqformat.tensor import Codebook, CodebookTensor, RawTensor, Tensor, round_codebook
@@ -38,8 +39,8 @@ _TERNARY = 3
 _MIN_TERNARY = 64
 _LEAST_USES = 4
 _HARM = 0.01
-_JUDGED_VALUES = 1 << 20
-_CHUNK = 1 << 22
+_JUDGED_VALUES = 1 << 18
+_CHUNK = 1 << 18
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -324,11 +325,11 @@ def with_used_entries(
         indices, place = nearest_entries(pool.values, entries), np.arange(entries.size)
     else:
         indices = found.indices
-    counts = np.bincount(place, weights=np.bincount(indices, minlength=place.size), minlength=entries.size)
+    counts = np.bincount(place, weights=count_numbers(indices, place.size), minlength=entries.size)
     used = np.flatnonzero(counts)
     rank = np.zeros(entries.size, dtype=index_dtype(used.size))
     rank[used] = np.arange(used.size)
-    return Codebook(values=entries[used], stored_as=stored_as), rank[place][indices]
+    return Codebook(values=entries[used], stored_as=stored_as), looked_up(rank[place], indices)
 
 
 def _rounded_centres(pool: Pool, found: Fit, wanted: DType) -> tuple[np.ndarray, DType] | None:

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from nqformat.counting import order0_entropy
-from nqformat.dtypes import DType
+from nqformat.counting import count_numbers, distinct_counts, order0_entropy
+from nqformat.planes import byte_plane
 from nqformat.tensor import (
     AffineTensor,
     CodebookTensor,
@@ -61,7 +61,7 @@ def estimate_bits(tensor: Tensor) -> float:
         share = 1.0 if entries <= _FREQUENCY_ORDERED_ENTRIES else _SORTED_ENTRY_SHARE
         return _RECORD_BITS + payload + share * 8.0 * entries * tensor.codebook.stored_as.itemsize
     if isinstance(tensor, AffineTensor):
-        k = tensor.k.astype(np.int64)
+        k = tensor.k
         parameters = _STEP_AND_OFFSET_BITS if tensor.dtype.is_float else 0.0
         return _RECORD_BITS + parameters + _number_bits(np.where(k < 0, -2 * k - 1, 2 * k))
     assert isinstance(tensor, ViewTensor | HashedTensor)
@@ -70,7 +70,10 @@ def estimate_bits(tensor: Tensor) -> float:
 
 def _symbol_bits(symbols: np.ndarray) -> float:
     """Order-0 entropy of small non-negative numbers in bits, and their code table."""
-    counts = np.bincount(symbols.reshape(-1), minlength=1)
+    return _coded_bits(count_numbers(symbols, 1))
+
+
+def _coded_bits(counts: np.ndarray) -> float:
     counts = counts[counts > 0]
     if counts.size < 2:
         return 0.0
@@ -79,11 +82,12 @@ def _symbol_bits(symbols: np.ndarray) -> float:
 
 def _number_bits(numbers: np.ndarray) -> float:
     """Bits of non-negative numbers as hybrid integers."""
-    flat = numbers.reshape(-1).astype(np.int64)
-    exponent = np.frexp(flat.astype(np.float64))[1] - 1
+    distinct, repeats = distinct_counts(numbers.reshape(-1))
+    exponent = np.frexp(distinct.astype(np.float64))[1].astype(np.int64) - 1
     large = exponent >= _SPLIT_LOG2
-    symbols = np.where(large, (1 << _SPLIT_LOG2) + exponent - _SPLIT_LOG2, flat)
-    return _symbol_bits(symbols) + float(exponent[large].sum())
+    symbols = np.where(large, (1 << _SPLIT_LOG2) + exponent - _SPLIT_LOG2, distinct.astype(np.int64))
+    counts = np.bincount(symbols, weights=repeats, minlength=1)
+    return _coded_bits(counts) + float((exponent * repeats)[large].sum())
 
 
 def _plane_bits(plane: np.ndarray) -> float:
@@ -97,14 +101,7 @@ def _raw_bits(tensor: RawTensor) -> float:
     itemsize = stored.dtype.itemsize
     if stored.size == 0:
         return 0.0
-    octets = stored.reshape(-1).view(np.uint8).reshape(-1, itemsize)
-    if (octets == octets[0]).all():
+    unsigned = stored.reshape(-1).view(f"<u{itemsize}")
+    if (unsigned == unsigned[0]).all():
         return 8.0 * itemsize
-    if tensor.dtype in (DType.FLOAT32, DType.BFLOAT16):
-        top, below = octets[:, -1], octets[:, -2]
-        exponent = (top << 1) | (below >> 7)
-        sign = (top & 0x80) | (below & 0x7F)
-        planes = [*octets.T[:-2], sign, exponent]
-    else:
-        planes = list(octets.T)
-    return sum(_plane_bits(plane) for plane in planes)
+    return sum(_plane_bits(byte_plane(stored, tensor.dtype, number)) for number in range(itemsize))

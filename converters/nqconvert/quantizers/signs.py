@@ -63,6 +63,9 @@ def _signs_along(values: np.ndarray, axis: int, dtype: DType) -> Tensor | None:
     n_channels = values.shape[axis]
     if math.prod(values.shape) < MIN_SIGNS * n_channels:
         return None
+    first = np.abs(values.take(0, axis=axis))
+    if ((first != 0) & (first != first.max())).any():
+        return None
     magnitudes = np.abs(values)
     factors = magnitudes.max(axis=tuple(i for i in range(values.ndim) if i != axis))
     spread = factors.reshape([n_channels if i == axis else 1 for i in range(values.ndim)])

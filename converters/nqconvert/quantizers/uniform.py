@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from nqformat.counting import count_numbers, looked_up
 from nqformat.dtypes import DType
 from nqformat.tensor import AffineTensor, Scales, Tensor, are_scales, round_codebook
 
@@ -102,7 +103,7 @@ def cell_means(values: np.ndarray, weights: np.ndarray | None, cells: np.ndarray
     zero_cell : int
         May lie outside.
     """
-    counts = np.bincount(cells)
+    counts = count_numbers(cells)
     n_cells = counts.size
     total, moment, plain = np.zeros(n_cells), np.zeros(n_cells), np.zeros(n_cells)
     for start in range(0, values.size, MAX_EXACT_VALUES):
@@ -121,7 +122,7 @@ def cell_means(values: np.ndarray, weights: np.ndarray | None, cells: np.ndarray
     means[used == zero_cell] = 0.0
     rank = np.zeros(n_cells, dtype=np.uint16)
     rank[used] = np.arange(used.size)
-    return Fit(centres=means, indices=rank[cells])
+    return Fit(centres=means, indices=looked_up(rank, cells))
 
 
 def least_step(values: np.ndarray, most: int, *, has_zero: bool) -> float:
@@ -161,5 +162,5 @@ def least_step(values: np.ndarray, most: int, *, has_zero: bool) -> float:
 def _n_cells(values: np.ndarray, step: float, *, has_zero: bool) -> int:
     """Count the cells in use, the one around zero only if zeros have no entry of their own."""
     cells, lowest = grid_cells(values, step)
-    used = np.flatnonzero(np.bincount(cells))
+    used = np.flatnonzero(count_numbers(cells))
     return int(np.count_nonzero(used != -lowest)) if has_zero else used.size

@@ -11,6 +11,7 @@ __all__ = ["cluster_vectors", "nearest_vectors"]
 _MAX_ROUNDS = 40
 _TOLERANCE = 1e-4
 _SEEDING_POINTS = 1 << 14
+_FITTED_POINTS = 1 << 16
 _AT_ONCE = 1 << 14
 
 
@@ -36,7 +37,8 @@ def cluster_vectors(
 
     Notes
     -----
-    O(n k width) time a round, at most 40 rounds. A centre that loses all points takes the point that is
+    O(n k width) time a round, at most 40 rounds. Of more than 2**16 points (or 64 for each centre) a random
+    sample of that size decides. A centre that loses all points takes the point that is
     farthest from its own.
 
     Source : Arthur, Vassilvitskii 2007, "k-means++"; Lloyd 1982; Gong, Liu, Yang, Bourdev 2014
@@ -47,9 +49,13 @@ def cluster_vectors(
     >>> sorted(cluster_vectors(points, None, 2, np.random.default_rng(0)).tolist())
     [[0.0, 0.5], [5.0, 5.5]]
     """
-    distinct = np.unique(points, axis=0)
+    fitted, mass = _sample(points, weights, max(_FITTED_POINTS, 64 * k), rng)
+    distinct = np.unique(fitted, axis=0)
+    if distinct.shape[0] <= k and fitted is not points:
+        fitted, mass, distinct = points, weights, np.unique(points, axis=0)
     if distinct.shape[0] <= k:
         return distinct.astype(np.float64)
+    points, weights = fitted, mass
     centres = _seeds(points, weights, k, rng)
     before = np.inf
     for _ in range(_MAX_ROUNDS):
@@ -95,11 +101,19 @@ def _distances(points: np.ndarray, weights: np.ndarray | None, centres: np.ndarr
     return clipped
 
 
+def _sample(
+    points: np.ndarray, weights: np.ndarray | None, most: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return at most so many points, drawn at random, with their weights."""
+    if points.shape[0] <= most:
+        return points, weights
+    chosen = rng.choice(points.shape[0], size=most, replace=False)
+    return points[chosen], None if weights is None else weights[chosen]
+
+
 def _seeds(points: np.ndarray, weights: np.ndarray | None, k: int, rng: np.random.Generator) -> np.ndarray:
     """Draw starting centres, each with a probability that grows with its distance from those before."""
-    if points.shape[0] > max(_SEEDING_POINTS, 8 * k):
-        chosen = rng.choice(points.shape[0], size=max(_SEEDING_POINTS, 8 * k), replace=False)
-        points, weights = points[chosen], None if weights is None else weights[chosen]
+    points, weights = _sample(points, weights, max(_SEEDING_POINTS, 8 * k), rng)
     wide = points.astype(np.float64)
     mass = None if weights is None else weights.astype(np.float64)
     centres = np.empty((k, wide.shape[1]))

@@ -1,0 +1,86 @@
+"""Quantized tensors of a large model, kept in a temporary file between quantization and encoding."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from nqformat.tensor import AffineTensor, Tensor
+
+__all__ = ["TensorSpool"]
+
+_SMALL_BYTES = 1 << 12
+_IN_MEMORY_BYTES = 1 << 22
+
+
+class TensorSpool(Mapping[str, Tensor]):
+    """Tensors by name, in the order in which they were added.
+
+    Numbers are read again whenever a tensor is asked for. Those of up to 4 KiB stay in memory, and so does
+    everything while it is at most 4 MiB; the file has no name where the system allows that, and goes with
+    this object. Elements kept bit for bit are taken to belong to the model, and are only referred to.
+
+    Examples
+    --------
+    >>> from nqformat import Codebook, CodebookTensor
+    >>> book = Codebook(values=np.float32([0.0, 1.0]))
+    >>> spool = TensorSpool()
+    >>> spool.add("w", CodebookTensor(indices=np.ones((100, 100), np.uint8), codebook=book))
+    >>> spool["w"].indices.shape, spool["w"].codebook is book
+    ((100, 100), True)
+    """
+
+    def __init__(self) -> None:
+        self._file = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES)  # noqa: SIM115
+        self._tensors: dict[str, Tensor | _Spooled] = {}
+        self._n_bytes = 0
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        """Keep a tensor; one of the same name is replaced."""
+        role = "k" if isinstance(tensor, AffineTensor) else "indices"
+        numbers = getattr(tensor, role, None)
+        if numbers is None or numbers.nbytes <= _SMALL_BYTES:
+            self._tensors[name] = tensor
+            return
+        self._file.seek(self._n_bytes)
+        self._file.write(np.ascontiguousarray(numbers).reshape(-1).view(np.uint8).data)
+        self._tensors[name] = _Spooled(
+            make=type(tensor),
+            others={f.name: getattr(tensor, f.name) for f in fields(tensor) if f.name != role},
+            role=role,
+            start=self._n_bytes,
+            dtype=numbers.dtype,
+            shape=numbers.shape,
+        )
+        self._n_bytes += numbers.nbytes
+
+    def __getitem__(self, name: str) -> Tensor:
+        found = self._tensors[name]
+        if not isinstance(found, _Spooled):
+            return found
+        numbers = np.empty(found.shape, found.dtype)
+        self._file.seek(found.start)
+        self._file.readinto(numbers.reshape(-1).view(np.uint8).data)
+        return found.make(**found.others, **{found.role: numbers})
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Spooled:
+    """A tensor whose numbers, the field `role`, lie in the file."""
+
+    make: Callable[..., Tensor]
+    others: dict[str, Any]
+    role: str
+    start: int
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
