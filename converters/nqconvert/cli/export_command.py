@@ -7,6 +7,7 @@ from pathlib import Path
 
 from nqconvert.cli.console import emit
 from nqconvert.cli.limit_options import add_limit_options, limits_of
+from nqconvert.form_names import DENSE_DTYPES, EXPORT_FORMS
 from nqconvert.report import SCHEMA_VERSION
 
 
@@ -14,7 +15,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("file")
     parser.add_argument("-o", "--output", help="the .onnx file; default: beside the .nqz file")
-    parser.add_argument("--form", default="dense", choices=("dense", "codebook"))
+    parser.add_argument("--form", default="dense", choices=EXPORT_FORMS, help="how weights are held")
+    parser.add_argument(
+        "--dtype",
+        choices=DENSE_DTYPES,
+        help="form dense: store float32 tensors in 16 bits, rounded if need be",
+    )
     parser.add_argument("--opset", type=int, help="opset to write")
     parser.add_argument(
         "--verify", default="on", choices=("on", "off"), help="reload and compare; default on"
@@ -33,6 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
         source,
         target,
         form=arguments.form,
+        dtype=arguments.dtype,
         opset=arguments.opset,
         verify=arguments.verify == "on",
         external_data=True if arguments.external_data else None,

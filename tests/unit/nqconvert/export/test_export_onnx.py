@@ -110,7 +110,7 @@ def test_embeddings_are_looked_up_after_the_gather(export, quantized, make_graph
     graph = make_graph(nodes, {"ids": (INT64, ("n", 5))}, {"y": ("n", 5, 100)})
     report, model = export(tensors, graph, form="codebook")
     forms = {t.name: t.form for t in report.tensors}
-    assert forms == {"table": "codebook uint8", "shared": "codebook uint8", "turned": "codebook uint4"}
+    assert forms == {"table": "codebook uint8", "shared": "codebook uint8", "turned": "view of shared"}
     first = model.graph.node[[n.input[0] for n in model.graph.node].index("table.indices")]
     assert first.op_type == "Gather" and list(first.input)[1] == "ids"
     ids = rng.integers(0, 100, size=(2, 5))
@@ -344,7 +344,7 @@ def test_outputs_that_differ_stop_the_export(tmp_path, two_layers, monkeypatch):
     tensors, graph = two_layers
     nqformat.save_file(tensors, tmp_path / "m.nqz", graph=graph)
     (tmp_path / "m.onnx").write_bytes(b"the old model")
-    monkeypatch.setattr("nqconvert.export.codebook.pack_nibbles", lambda indices: bytes(indices.size // 2))
+    monkeypatch.setattr("nqconvert.export.building.pack_bits", lambda values, bits: bytes(values.size // 2))
     with pytest.raises(ConversionError, match="outputs differ"):
         export_onnx(tmp_path / "m.nqz", tmp_path / "m.onnx", form="codebook", opset=21)
     assert (tmp_path / "m.onnx").read_bytes() == b"the old model"
