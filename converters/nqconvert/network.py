@@ -107,7 +107,11 @@ def load_network(
     progress("loading the model")
     if retrained is None:
         source = load_source(
-            model, example_inputs=example_inputs, weights=weights, dynamic_batch=dynamic_batch
+            model,
+            example_inputs=example_inputs,
+            weights=weights,
+            dynamic_batch=dynamic_batch,
+            fold_batch_norms=settings.method != "none",
         )
         return Network(source=source, run=source.run, module=_module_of(model, weights))
     source = load_source(retrained, example_inputs=example_inputs, dynamic_batch=dynamic_batch)

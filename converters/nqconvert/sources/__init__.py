@@ -18,7 +18,12 @@ _PICKLE_SUFFIXES = (".pt", ".pth", ".th", ".bin")
 
 
 def load_source(
-    model: Any, *, example_inputs: Any = None, weights: Any = None, dynamic_batch: bool = True
+    model: Any,
+    *,
+    example_inputs: Any = None,
+    weights: Any = None,
+    dynamic_batch: bool = True,
+    fold_batch_norms: bool = True,
 ) -> ModelSource:
     """Load a model from any of the supported forms.
 
@@ -33,6 +38,8 @@ def load_source(
         State dict to load into a copy of the torch module.
     dynamic_batch : bool
         Leave axis 0 of a torch module's inputs open.
+    fold_batch_norms : bool
+        Fold batch norms into the weights before them, which changes these; PyTorch's exporter does so anyway.
 
     Raises
     ------
@@ -52,15 +59,17 @@ def load_source(
     if is_module(model):
         from .torch_module import load_torch_module
 
-        return load_torch_module(model, example_inputs, weights=weights, dynamic_batch=dynamic_batch)
+        return load_torch_module(
+            model, example_inputs, weights=weights, dynamic_batch=dynamic_batch, fold=fold_batch_norms
+        )
     if weights is not None:
         raise TypeError("weights can be given for a torch module only; other models bring their own")
     if isinstance(model, str | os.PathLike):
-        return _load_path(Path(model))
+        return _load_path(Path(model), fold_batch_norms)
     if _is_instance(model, "onnx", "ModelProto"):
         from .onnx_model import load_model_proto
 
-        return load_model_proto(model)
+        return load_model_proto(model, fold=fold_batch_norms)
     if isinstance(model, Mapping):
         from .state_dict import load_mapping
 
@@ -76,7 +85,7 @@ def is_module(model: Any) -> bool:
     return _is_instance(model, "torch.nn", "Module")
 
 
-def _load_path(path: Path) -> ModelSource:
+def _load_path(path: Path, fold: bool) -> ModelSource:
     """Load the model file at `path` by its suffix."""
     from .state_dict import checked_suffix, load_pickled_state_dict, load_safetensors
 
@@ -84,7 +93,7 @@ def _load_path(path: Path) -> ModelSource:
     if suffix == ".onnx":
         from .onnx_model import load_onnx_file
 
-        return load_onnx_file(path)
+        return load_onnx_file(path, fold=fold)
     if suffix == ".safetensors":
         return load_safetensors(path)
     if suffix in _PICKLE_SUFFIXES:

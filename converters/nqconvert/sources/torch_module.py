@@ -51,7 +51,12 @@ class _Example:
 
 
 def load_torch_module(
-    module: Any, example_inputs: Any, *, weights: Any = None, dynamic_batch: bool = True
+    module: Any,
+    example_inputs: Any,
+    *,
+    weights: Any = None,
+    dynamic_batch: bool = True,
+    fold: bool = True,
 ) -> ModelSource:
     """Export a torch module and take it apart.
 
@@ -65,6 +70,8 @@ def load_torch_module(
         State dict to load into a copy of the module first.
     dynamic_batch : bool
         Leave axis 0 of every input open. If the exporter cannot, shapes are fixed and a note says so.
+    fold : bool
+        Fold batch norms that the exporter left.
 
     Raises
     ------
@@ -87,7 +94,7 @@ def load_torch_module(
         }
         notes += _compare_export(model, run, feeds)
     named = _module_tensors(module)
-    slim, slim_notes = slim_model(model, named_tensors=named)
+    slim, slim_notes = slim_model(model, named_tensors=named, fold=fold)
     return ModelSource(
         tensors=slim.tensors,
         views=slim.views,
@@ -290,9 +297,12 @@ def _runner(module: Any, example: _Example, input_names: tuple[str, ...]) -> Run
 
 
 def _module_tensors(module: Any) -> dict[str, np.ndarray]:
-    """Return parameters and buffers by name; a tied one by its first name only."""
+    """Return parameters and buffers by name; a tied one by each of its names."""
     named: dict[str, np.ndarray] = {}
-    for entries in (module.named_parameters(), module.named_buffers()):
+    for entries in (
+        module.named_parameters(remove_duplicate=False),
+        module.named_buffers(remove_duplicate=False),
+    ):
         for name, tensor in entries:
             with contextlib.suppress(ConversionError):
                 named[name] = array_of_torch(name, tensor)
