@@ -1,7 +1,8 @@
 """Which programs accept which export form: writes results/onnx_consumers.json and prints the table.
 
 ``python benchmarks/onnx_consumers.py [--python INTERPRETER]... [--node FOLDER]``: consumers are sought beside
-this interpreter, beside the others given, and in the node_modules of a folder (``npm install onnxruntime-node``).
+this interpreter, beside the others given, and in the node_modules of a folder (``npm install
+onnxruntime-node``).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Run exported models in what is installed beside this interpreter; started by onnx_consumers.py.
 
-``python onnx_consumers_worker.py FOLDER`` prints JSON: for each consumer and model the largest relative difference
-from the expected outputs, or the first line of the error. Needs NumPy only.
+``python onnx_consumers_worker.py FOLDER`` prints JSON: for each consumer and model the largest relative
+difference from the expected outputs, or the first line of the error. Needs NumPy only.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """ONNX models in and out: round trips, sizes of export forms, cost in ONNX Runtime.
 
 ``python benchmarks/onnx_models.py [round-trips] [forms] [costs] [--wheels FOLDER]`` keeps the other parts of
-results/onnx_models.json. Packages silero-vad and basic-pitch are used where they are installed, or from wheels
-that ``pip download --no-deps silero-vad basic-pitch`` brought into a folder.
+results/onnx_models.json. Packages silero-vad and basic-pitch are used where they are installed, or from
+wheels that ``pip download --no-deps silero-vad basic-pitch`` brought into a folder.
 """
 
 from __future__ import annotations
