@@ -185,8 +185,8 @@ def onnx_forms(results: dict[str, Any]) -> list[str]:
     if forms:
         names = [name for name in next(iter(forms.values()))["8 %"] if name in _SHOWN_FORMS]
         lines += [
-            "Bytes of exported files, weights of random networks rounded to 16 steps; largest difference from",
-            "the decoded weights in ONNX Runtime, relative to the largest output (`benchmarks/onnx_models.py`):",
+            "Bytes of exported files, random weights rounded to 16 steps; largest difference from the",
+            "decoded weights in ONNX Runtime, over the largest output (`benchmarks/onnx_models.py`):",
             "",
             f"| network | density | {' | '.join(names)} | largest difference |",
             f"|---|---|{'---|' * (len(names) + 1)}",

@@ -71,7 +71,7 @@ def export_onnx(
     opset: int | None = None,
     verify: bool = True,
     external_data: bool | None = None,
-    feeds: Mapping[str, np.ndarray] | None = None,
+    feeds: Mapping[str, np.ndarray] | np.ndarray | None = None,
     limits: nqformat.Limits | None = None,
 ) -> ExportReport:
     """Write the model of a .nqz file as ONNX.
@@ -98,8 +98,8 @@ def export_onnx(
         Run ONNX's checker, then compare outputs in ONNX Runtime with a run on the decoded weights.
     external_data : bool, optional
         Put large tensors into ``<target>.data``; default only for models over 2 GiB.
-    feeds : mapping of str to ndarray, optional
-        Inputs to compare on; random ones by default.
+    feeds : mapping of str to ndarray, or ndarray, optional
+        Inputs by name, or the only one, to compare on; random ones by default.
     limits : Limits, optional
         For reading the source.
 
@@ -153,7 +153,7 @@ def export_model(
     opset: int | None,
     verify: bool,
     external_data: bool | None,
-    feeds: Mapping[str, np.ndarray] | None,
+    feeds: Mapping[str, np.ndarray] | np.ndarray | None,
 ) -> ExportReport:
     """Export an open file; see :func:`export_onnx`."""
     stored = read_stored_model(file)

@@ -301,8 +301,30 @@ def test_given_inputs_are_used_for_the_comparison(export, quantized, make_graph,
         export(tensors, graph)
     with pytest.raises(ValueError, match="inputs"):
         export(tensors, graph, feeds={"z": np.zeros(1)})
+    graph = make_graph(
+        [helper.make_node("Sum", ["x", "z", "w"], ["y"])],
+        {"x": (FLOAT, (40, 40)), "z": (FLOAT, (40, 40))},
+        {"y": (40, 40)},
+    )
+    with pytest.raises(ValueError, match="by name"):
+        export(tensors, graph, feeds=np.zeros((40, 40), np.float32))
+    graph = make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], {"x": (FLOAT, None)}, {"y": None})
     with pytest.raises(ConversionError, match="cannot run"):
         export(tensors, graph, feeds={"x": np.zeros((2, 3), np.float32)})
+
+
+def test_open_axes_with_one_symbol_are_equal(export, quantized, make_graph, rng):
+    tensors = {"w": quantized(rng, 20, 20)}
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("Add", ["h", "state"], ["y"])]
+    inputs = {"x": (FLOAT, ("batch", 20)), "state": (FLOAT, (3, "batch", 20))}
+    report, _ = export(tensors, make_graph(nodes, inputs, {"y": (3, "batch", 20)}))
+    assert report.max_difference == 0
+
+
+def test_the_only_input_needs_no_name(export, two_layers, rng):
+    tensors, graph = two_layers
+    report, _ = export(tensors, graph, feeds=rng.normal(size=(7, 40)).astype(np.float32))
+    assert report.max_difference == 0
 
 
 def failing(tmp_path, match, error=ConversionError, **options):
