@@ -110,8 +110,8 @@ def dense(
         content = nqformat.save({"w": tensor}, prefer="speed")
     with nqformat.from_bytes(content, threads=1) as file:
         assert np.array_equal(file.get_tensor("w"), tensor.decode())
-        part = file.decoder.slice_of(file._record("w"), "values")
-        coded = file.decoder.coded("w", part)
+        part = file.decoder.slices.slice_of(file._record("w"), "values")
+        coded = file.decoder.slices.coded("w", part)
         indices = np.empty(n, dtype=np.uint8)
         weights = np.empty(n, dtype=np.float32)
         workers = Workers(1)
@@ -166,8 +166,8 @@ def sparse(n: int, zstd_levels: tuple[int, ...]) -> dict[str, Any]:
     with nqformat.from_bytes(content, threads=1) as file:
         assert np.array_equal(file.get_tensor("w"), plain)
         record = file._record("w")
-        coded = file.decoder.coded("w", file.decoder.slice_of(record, "values"))
-        positions = file.decoder.coded("w", file.decoder.slice_of(record, "positions"))
+        coded = file.decoder.slices.of(record, "values")
+        positions = file.decoder.slices.of(record, "positions")
         table, values_of = file.decoder.value_rule(record, record.fields, coded.record)
         columns = plain.shape if record.fields.column_scan else None
         out = np.zeros(plain.size, dtype=np.float32)
@@ -306,7 +306,7 @@ def threads(symbols: np.ndarray, levels: int) -> dict[str, Any]:
     for count in (1, 2):
         with nqformat.from_bytes(content, threads=count) as file:
             record = file._record("w")
-            coded = file.decoder.coded("w", file.decoder.slice_of(record, "values"))
+            coded = file.decoder.slices.of(record, "values")
             out = np.empty(symbols.size, dtype=np.uint8)
             workers = Workers(count)
             decode_bytes(coded, out, workers)
@@ -321,7 +321,7 @@ def threads(symbols: np.ndarray, levels: int) -> dict[str, Any]:
     def alone(_: int = 0) -> float:
         with nqformat.from_bytes(content, threads=1) as file:
             record = file._record("w")
-            coded = file.decoder.coded("w", file.decoder.slice_of(record, "values"))
+            coded = file.decoder.slices.of(record, "values")
             out = np.empty(symbols.size, dtype=np.uint8)
             workers = Workers(1)
             decode_bytes(coded, out, workers)

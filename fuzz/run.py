@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, field
 from mmap import mmap
 from pathlib import Path
 
+import nqformat
 from benchmarks.harness import machine, write
 
 from . import campaign, target
@@ -209,7 +210,8 @@ def write_results(found: list[Progress]) -> Path:
     return write(
         "fuzz",
         {
-            "machine": machine("numpy", "numba", "nqformat"),
+            "machine": machine("numpy", "numba"),
+            "nqformat": nqformat.__version__,
             "golden_files": len(golden_files()),
             "golden_bytes": sum(map(len, golden_files().values())),
             "materialised_bytes_limit": target.MATERIALISED_BYTES,

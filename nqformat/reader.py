@@ -153,7 +153,7 @@ class NqzFile:
     def close(self) -> None:
         """Release the memory map; arrays handed out stay valid."""
         self._workers.close()
-        self.decoder.forget_chunks()
+        self.decoder.slices.forget_chunks()
         self._view.release()
         if isinstance(self._owner, mmap.mmap):
             # the frames of an error that is being raised may still refer to the map; it then goes with them
@@ -359,7 +359,7 @@ class NqzFile:
         """Return all numbers of one slice of a stream, for tools that inspect files."""
         if 8 * part.n_elements > self._limits.materialised_bytes:
             raise LimitExceededError(f"{part.n_elements} numbers exceed the limit", section="STREAM")
-        return self.decoder.slice_numbers("", part)
+        return self.decoder.slices.numbers("", part)
 
 
 def safe_open(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
@@ -11,7 +10,7 @@ from types import MappingProxyType
 import numpy as np
 
 from .codebooks import CodebookRecord, decode_codebook
-from .coded_slice import CodedSlice, Piece, ValueTable
+from .coded_slice import CodedSlice, ValueTable
 from .decoding import (
     count_mask,
     decode_bytes,
@@ -21,7 +20,7 @@ from .decoding import (
     decode_sparse,
     gap_positions,
 )
-from .directory import Directory, StreamSlice
+from .directory import Directory
 from .dtypes import DType, bfloat16_to_float32
 from .errors import CorruptError, LimitExceededError, UnsupportedFeatureError
 from .grouped import GroupedCodebook, GroupedTensor, groups_of, n_units
@@ -30,8 +29,9 @@ from .hashing import hashed_elements
 from .limits import Limits
 from .partition import placing_bytes, read_partition
 from .planes import join_planes
+from .slice_reader import SliceReader
 from .stored_numbers import affine_k, check_indices, index_dtype, legal_affine_k, row_order
-from .streams import ChunkEntry, Code, StreamRecord, decode_chunk, read_chunk_index
+from .streams import StreamRecord
 from .tensor import Layout, PackedTensor, Scales, affine_values, are_scales, cast_values
 from .tensor_records import (
     CodebookValues,
@@ -72,16 +72,7 @@ class TensorDecoder:
         self._bytes_at = bytes_at
         self._limits = limits
         self._workers = workers
-        self._numbers = {record.name: i for i, record in enumerate(directory.tensors)}
-        self._indexes: dict[int, list[ChunkEntry]] = {}
-        self._pieces: dict[int, list[list[Piece]]] = {}
-        self._last_chunk: dict[int, tuple[int, list[np.ndarray]]] = {}
-        self._lock = threading.Lock()
-
-    def forget_chunks(self) -> None:
-        """Drop the chunks that are kept because several tensors share them."""
-        with self._lock:
-            self._last_chunk.clear()
+        self.slices = SliceReader(directory, bytes_at, workers)
 
     def decode(
         self, record: TensorRecord, sources: Mapping[int, np.ndarray] = MappingProxyType({})
@@ -207,9 +198,9 @@ class TensorDecoder:
         offset = 0
         for plane in range(dtype.itemsize):
             if plane in fields.coded_planes:
-                coded = self.slice_of(record, f"{role}{plane}")
+                coded = self.slices.of(record, f"{role}{plane}")
                 plane_bytes = np.empty(n_elements, dtype=np.uint8)
-                decode_bytes(self.coded(record.name, coded), plane_bytes, self._workers)
+                decode_bytes(coded, plane_bytes, self._workers)
                 planes.append(plane_bytes)
             else:
                 planes.append(np.frombuffer(stored[offset : offset + n_elements], dtype=np.uint8))
@@ -228,38 +219,6 @@ class TensorDecoder:
             raise CorruptError(f"a scale of tensor {record.name!r} is not above zero", section="TENSOR")
         return Scales(values=values, span=scales.span, stored_as=scales.stored_as)
 
-    def slice_of(self, record: TensorRecord, role: str) -> StreamSlice:
-        """Return a tensor's slice of a stream by its role, such as ``values``."""
-        return self._directory.slices[self._numbers[record.name], role]
-
-    def coded(self, name: str, part: StreamSlice, start: int = 0, stop: int | None = None) -> CodedSlice:
-        """Return what decodes numbers ``start:stop`` of a slice: all chunks that hold some of them."""
-        stop = part.n_elements if stop is None else stop
-        stream = self._directory.streams[part.stream]
-        if isinstance(stream, str):
-            raise UnsupportedFeatureError(stream)
-        code: Code | str | None = None if stream.table is None else self._directory.tables[stream.table]
-        if isinstance(code, str):
-            raise UnsupportedFeatureError(code)
-        pieces = []
-        if stop > start:
-            for piece in self._slice_pieces(part, stream):
-                if piece.start < stop and piece.stop > start:
-                    pieces.append(piece)
-        return CodedSlice(name=name, stream=part.stream, record=stream, code=code, pieces=pieces, source=self)
-
-    def checked(self, start_abs: int, n_bytes: int) -> memoryview:
-        """Return bytes of the file after checking their pages."""
-        return self._bytes_at(start_abs, n_bytes)
-
-    def chunk_numbers(self, stream: int, piece: Piece) -> np.ndarray:
-        """Return the decoded numbers of one slice in one chunk."""
-        record = self._directory.streams[stream]
-        assert isinstance(record, StreamRecord)
-        code = None if record.table is None else self._directory.tables[record.table]
-        assert not isinstance(code, str)
-        return self._chunk(stream, piece.number, record, code, piece.entry)[piece.place]
-
     def _decode_packed(self, record: TensorRecord, fields: PackedFields) -> np.ndarray:
         """Decode a quantized tensor into its elements, C order, shape (n_elements,)."""
         assert record.dtype is not None
@@ -275,14 +234,14 @@ class TensorDecoder:
             return self.packed(record, fields).decode().reshape(-1)
         if record.layout is Layout.DENSE and columns is None:
             return self.dense_range(record, fields, 0, record.n_elements)
-        values = self.coded(record.name, self.slice_of(record, "values"))
+        values = self.slices.of(record, "values")
         table, values_of = self.value_rule(record, fields, values.record)
         if record.layout is Layout.DENSE:
             assert columns is not None
             out = np.empty(record.n_elements, dtype=record.dtype.storage_dtype)
             decode_columns(values, values_of, *columns, out=out, workers=self._workers)
             return out
-        positions = self.coded(record.name, self.slice_of(record, "positions"))
+        positions = self.slices.of(record, "positions")
         mask = None
         if record.layout is Layout.MASK:
             mask = self._mask_bytes(record, positions, record.n_elements, fields.n_stored)
@@ -320,7 +279,7 @@ class TensorDecoder:
             return cast_values(elements, record.dtype)
         if isinstance(fields.rule, CodebookValues) and not fields.rule.is_plain:
             return self._grouped_range(record, fields.rule, start, stop)
-        values = self.coded(record.name, self.slice_of(record, "values"), start, stop)
+        values = self.slices.of(record, "values", start, stop)
         table, values_of = self.value_rule(record, fields, values.record)
         first = values.pieces[0].start if values.pieces else start
         last = values.pieces[-1].stop if values.pieces else stop
@@ -437,7 +396,7 @@ class TensorDecoder:
         self.check_size(replace(record, shape=((last - first) * rule.width,)), packed=True)
         values = self._codebook(rule.codebook)
         numbers = np.zeros(last - first, dtype=np.int64)
-        for piece, found in self.coded(record.name, self.slice_of(record, "values"), first, last).numbers():
+        for piece, found in self.slices.of(record, "values", first, last).numbers():
             low, high = max(piece.start, first), min(piece.stop, last)
             numbers[low - first : high - first] = found[low - piece.start : high - piece.start]
         check_indices(record, numbers, values.shape[1])
@@ -455,7 +414,7 @@ class TensorDecoder:
         if fields.partition is not None:
             stored, positions = self._partition_numbers(record, fields, fields.partition)
             return stored, None if fields.n_stored == record.n_elements else positions
-        stored = self.slice_numbers(record.name, self.slice_of(record, "values"))
+        stored = self.slices.numbers(record.name, self.slices.slice_of(record, "values"))
         places = self._positions(record, fields.n_stored)
         if fields.column_scan and record.n_units == record.n_elements:
             return row_order(record.shape, stored, places)
@@ -469,7 +428,7 @@ class TensorDecoder:
             record,
             partition,
             fields.column_scan,
-            lambda role: self.slice_numbers(record.name, self.slice_of(record, role)),
+            lambda role: self.slices.numbers(record.name, self.slices.slice_of(record, role)),
             lambda role, n_elements, n_stored: self._coded_positions(record, role, n_elements, n_stored),
         )
 
@@ -481,7 +440,7 @@ class TensorDecoder:
 
     def _coded_positions(self, record: TensorRecord, role: str, n_elements: int, n_stored: int) -> np.ndarray:
         """Ascending positions below `n_elements` from gaps or a mask."""
-        coded = self.coded(record.name, self.slice_of(record, role))
+        coded = self.slices.of(record, role)
         if record.layout is Layout.MASK:
             mask = np.unpackbits(self._mask_bytes(record, coded, n_elements, n_stored), bitorder="little")
             return np.flatnonzero(mask)
@@ -496,59 +455,6 @@ class TensorDecoder:
         if isinstance(record, str):
             raise UnsupportedFeatureError(record)
         return decode_codebook(record, bytes(self._bytes_at(record.payload_start_abs, record.payload_bytes)))
-
-    def slice_numbers(self, name: str, part: StreamSlice) -> np.ndarray:
-        """All numbers of a slice: uint8, or int64 with hybrid mapping."""
-        coded = self.coded(name, part)
-        if isinstance(coded.record.mapping, GroupMapping):
-            narrow = np.empty(part.n_elements, dtype=np.uint8)
-            decode_bytes(coded, narrow, self._workers)
-            return narrow
-        numbers = np.empty(part.n_elements, dtype=np.int64)
-        for piece, found in coded.numbers():
-            numbers[piece.start : piece.stop] = found
-        return numbers
-
-    def _slice_pieces(self, part: StreamSlice, record: StreamRecord) -> list[Piece]:
-        """Pieces of a slice, in order."""
-        with self._lock:
-            pieces = self._pieces.get(part.stream)
-        if pieces is None:
-            pieces = [[] for _ in self._directory.slice_lengths[part.stream]]
-            for number, entry in enumerate(self._chunk_index(part.stream, record)):
-                for place, span in enumerate(entry.span.parts):
-                    alone = len(entry.span.parts) == 1
-                    pieces[span.slice_index].append(Piece(number, entry, place, span.start, span.stop, alone))
-            with self._lock:
-                self._pieces[part.stream] = pieces
-        return pieces[part.index]
-
-    def _chunk_index(self, stream: int, record: StreamRecord) -> list[ChunkEntry]:
-        entries = self._indexes.get(stream)
-        if entries is None:
-            lengths = self._directory.slice_lengths[stream]
-            if sum(length >> record.chunk_log2 for length in lengths) > record.payload_bytes:
-                raise CorruptError(
-                    "more chunks than bytes", section="STREAM", offset_abs=record.payload_start_abs
-                )
-            payload = self._bytes_at(record.payload_start_abs, record.payload_bytes)
-            entries = self._indexes[stream] = read_chunk_index(record, payload, lengths)
-        return entries
-
-    def _chunk(
-        self, stream: int, number: int, record: StreamRecord, code: Code | None, entry: ChunkEntry
-    ) -> list[np.ndarray]:
-        """Decode a chunk; one that several tensors share is kept until another of its stream is wanted."""
-        with self._lock:
-            kept = self._last_chunk.get(stream)
-        if kept is not None and kept[0] == number:
-            return kept[1]
-        base_abs = record.payload_start_abs + entry.start_off
-        parts = decode_chunk(record, code, entry, self._bytes_at(base_abs, entry.n_bytes), base_abs)
-        if len(entry.span.parts) > 1:
-            with self._lock:
-                self._last_chunk[stream] = (number, parts)
-        return parts
 
 
 def is_grouped(fields: PackedFields) -> bool:

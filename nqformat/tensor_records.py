@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-import struct
 from dataclasses import dataclass
-from enum import IntEnum
 
-from .cursor import ByteCursor, encode_varint, encode_zigzag
+from .cursor import ByteCursor, encode_varint
 from .dtypes import DType
 from .errors import LimitExceededError, UnsupportedFeatureError
 from .grouped import n_units
 from .limits import MAX_ELEMENTS, MAX_NAME_BYTES, MAX_RANK
+from .partition_records import MAX_CLASSES, Block, Partition, partition_bytes, read_partition_fields
 from .raw_records import (
     DirectoryCounts,
     RawFields,
@@ -22,7 +21,16 @@ from .raw_records import (
     read_scales,
     read_stream,
 )
-from .tensor import MAX_AFFINE_K, Layout
+from .tensor import Layout
+from .value_rules import (
+    AffineOrder,
+    AffineRule,
+    CodebookValues,
+    ValueRule,
+    read_affine,
+    read_codebook_rule,
+    rule_bytes,
+)
 from .view_records import (
     HashedFields,
     ViewFields,
@@ -60,42 +68,6 @@ _FLAG_CLASSES = 0x04
 _FLAG_ALIVE = 0x08
 _FLAG_SCALES = 0x10
 _FLAGS = _FLAG_AFFINE | _FLAG_COLUMN_SCAN | _FLAG_CLASSES | _FLAG_ALIVE | _FLAG_SCALES
-MAX_CLASSES = 16
-
-
-class AffineOrder(IntEnum):
-    """How a stored index becomes k (spec 6.2)."""
-
-    ASCENDING = 0
-    ZIGZAG = 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CodebookValues:
-    """Values are entries of codebook number `codebook`, of the group of each unit (spec 6.1)."""
-
-    codebook: int
-    groups: int = 1
-    width: int = 1
-    span: int = 1
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether there is one codebook of single elements."""
-        return self.groups == 1 and self.width == 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AffineRule:
-    """Values are ``step * k + offset``; `k_min` is used with ascending order only."""
-
-    step: float
-    offset: float
-    order: AffineOrder
-    k_min: int = 0
-
-
-ValueRule = CodebookValues | AffineRule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,49 +75,6 @@ class ConstantFields:
     """CONSTANT: every element has these stored bits."""
 
     element: bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Block:
-    """Lines of one class, coded as a matrix of their own.
-
-    Attributes
-    ----------
-    n_lines, n_stored : int
-    value_stream, position_stream : int or None
-        None for a block without stored elements, and for the positions of a DENSE tensor.
-    """
-
-    n_lines: int
-    n_stored: int
-    value_stream: int | None = None
-    position_stream: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Partition:
-    """A tensor's matrix of lines, cut into blocks (spec 7.5).
-
-    Attributes
-    ----------
-    n_lines, n_cross : int
-        Lines (rows, or columns with column scan) and places on a line.
-    class_stream : int or None
-        Class of every line; None: one block of all lines.
-    alive_stream : int or None
-        Which places of a line can hold stored elements; None: all.
-    n_alive : int
-        Number of those places.
-    blocks : tuple of Block
-        One for each class.
-    """
-
-    n_lines: int
-    n_cross: int
-    class_stream: int | None
-    alive_stream: int | None
-    n_alive: int
-    blocks: tuple[Block, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,7 +184,7 @@ def _packed_bytes(layout: Layout, fields: PackedFields) -> bytes:
     flags = (_FLAG_COLUMN_SCAN if fields.column_scan else 0) | (
         _FLAG_AFFINE if isinstance(fields.rule, AffineRule) else 0
     )
-    out = _rule_bytes(fields.rule)
+    out = rule_bytes(fields.rule)
     if fields.scales is not None:
         flags |= _FLAG_SCALES
         out += bytes([fields.scales.stored_as]) + encode_varint(fields.scales.span)
@@ -263,7 +192,7 @@ def _packed_bytes(layout: Layout, fields: PackedFields) -> bytes:
     if fields.partition is not None:
         flags |= _FLAG_CLASSES if fields.partition.class_stream is not None else 0
         flags |= _FLAG_ALIVE if fields.partition.alive_stream is not None else 0
-        return bytes([flags]) + out + _partition_bytes(layout, fields.partition)
+        return bytes([flags]) + out + partition_bytes(layout, fields.partition)
     out = bytes([flags]) + out
     if layout is not Layout.DENSE:
         out += encode_varint(fields.n_stored)
@@ -271,33 +200,6 @@ def _packed_bytes(layout: Layout, fields: PackedFields) -> bytes:
     if fields.position_stream is not None:
         out += encode_varint(fields.position_stream)
     return out
-
-
-def _partition_bytes(layout: Layout, partition: Partition) -> bytes:
-    out = b""
-    if partition.class_stream is not None:
-        out += encode_varint(len(partition.blocks)) + encode_varint(partition.class_stream)
-    if partition.alive_stream is not None:
-        out += encode_varint(partition.n_alive) + encode_varint(partition.alive_stream)
-    for block in partition.blocks:
-        if partition.class_stream is not None:
-            out += encode_varint(block.n_lines)
-        out += encode_varint(block.n_stored)
-        if block.n_stored:
-            assert block.value_stream is not None
-            out += encode_varint(block.value_stream)
-            if layout is not Layout.DENSE:
-                assert block.position_stream is not None
-                out += encode_varint(block.position_stream)
-    return out
-
-
-def _rule_bytes(rule: ValueRule) -> bytes:
-    if isinstance(rule, CodebookValues):
-        span = encode_varint(rule.span) if rule.groups > 1 else b""
-        return encode_varint(rule.codebook) + span
-    head = struct.pack("<ffB", rule.step, rule.offset, rule.order)
-    return head + (encode_zigzag(rule.k_min) if rule.order is AffineOrder.ASCENDING else b"")
 
 
 def read_tensor_record(
@@ -417,13 +319,20 @@ def _read_packed(
     column_scan = bool(flags & _FLAG_COLUMN_SCAN)
     if column_scan and len(shape) < 2:
         raise cursor.corrupt("column scan of a tensor with fewer than two dimensions")
-    rule = _read_affine(cursor, dtype) if flags & _FLAG_AFFINE else _read_codebook_rule(cursor, dtype, counts)
+    rule = read_affine(cursor, dtype) if flags & _FLAG_AFFINE else read_codebook_rule(cursor, dtype, counts)
     scales = read_scales(cursor, dtype, math.prod(shape), counts) if flags & _FLAG_SCALES else None
     width = rule.width if isinstance(rule, CodebookValues) else 1
     if flags & (_FLAG_CLASSES | _FLAG_ALIVE):
         if width > 1:
             raise cursor.corrupt("line classes of a tensor with entries of several elements")
-        partition = _read_partition(cursor, layout, shape, counts, flags)
+        partition = read_partition_fields(
+            cursor,
+            layout,
+            shape if not column_scan else (math.prod(shape[1:]), shape[0]),
+            counts,
+            classes=bool(flags & _FLAG_CLASSES),
+            alive=bool(flags & _FLAG_ALIVE),
+        )
         return PackedFields(
             rule=rule,
             column_scan=column_scan,
@@ -447,85 +356,3 @@ def _read_packed(
         position_stream=position_stream,
         scales=scales,
     )
-
-
-def _read_partition(
-    cursor: ByteCursor, layout: Layout, shape: tuple[int, ...], counts: DirectoryCounts, flags: int
-) -> Partition:
-    if len(shape) < 2:
-        raise cursor.corrupt("line classes of a tensor with fewer than two dimensions")
-    n_lines, n_cross = shape[0], math.prod(shape[1:])
-    if flags & _FLAG_COLUMN_SCAN:
-        n_lines, n_cross = n_cross, n_lines
-    n_blocks, class_stream = 1, None
-    if flags & _FLAG_CLASSES:
-        n_blocks = cursor.varint()
-        if not 2 <= n_blocks <= MAX_CLASSES:
-            raise cursor.corrupt(f"{n_blocks} line classes, allowed are 2 to {MAX_CLASSES}")
-        class_stream = read_stream(cursor, counts)
-    n_alive, alive_stream = n_cross, None
-    if flags & _FLAG_ALIVE:
-        n_alive = cursor.varint()
-        if n_alive > n_cross:
-            raise cursor.corrupt(f"{n_alive} of {n_cross} places alive")
-        alive_stream = read_stream(cursor, counts)
-    blocks = []
-    for _ in range(n_blocks):
-        n_own = cursor.varint() if class_stream is not None else n_lines
-        blocks.append(_read_block(cursor, layout, n_own, n_alive, counts))
-    if sum(block.n_lines for block in blocks) != n_lines:
-        raise cursor.corrupt(f"classes do not add up to {n_lines} lines")
-    return Partition(
-        n_lines=n_lines,
-        n_cross=n_cross,
-        class_stream=class_stream,
-        alive_stream=alive_stream,
-        n_alive=n_alive,
-        blocks=tuple(blocks),
-    )
-
-
-def _read_block(
-    cursor: ByteCursor, layout: Layout, n_lines: int, n_alive: int, counts: DirectoryCounts
-) -> Block:
-    n_stored = cursor.varint()
-    if n_stored > n_lines * n_alive or (layout is Layout.DENSE and n_stored not in (0, n_lines * n_alive)):
-        raise cursor.corrupt(f"{n_stored} elements stored of {n_lines} lines with {n_alive} places")
-    if n_stored == 0:
-        return Block(n_lines=n_lines, n_stored=0)
-    return Block(
-        n_lines=n_lines,
-        n_stored=n_stored,
-        value_stream=read_stream(cursor, counts),
-        position_stream=None if layout is Layout.DENSE else read_stream(cursor, counts),
-    )
-
-
-def _read_codebook_rule(cursor: ByteCursor, dtype: DType, counts: DirectoryCounts) -> CodebookValues:
-    codebook = cursor.varint()
-    if codebook >= len(counts.codebooks):
-        raise cursor.corrupt(f"codebook {codebook} does not exist")
-    if not dtype.is_float:
-        raise cursor.corrupt(f"codebook values of dtype {dtype.label}")
-    found = counts.codebooks[codebook]
-    if isinstance(found, str):
-        raise UnsupportedFeatureError(found)
-    span = cursor.varint() if found.n_groups > 1 else 1
-    if span < 1:
-        raise cursor.corrupt("a codebook group spans nothing")
-    return CodebookValues(codebook=codebook, groups=found.n_groups, width=found.width, span=span)
-
-
-def _read_affine(cursor: ByteCursor, dtype: DType) -> AffineRule:
-    step, offset, number = cursor.f32(), cursor.f32(), cursor.u8()
-    if not math.isfinite(step) or not math.isfinite(offset):
-        raise cursor.corrupt("affine step or offset is not finite")
-    if not dtype.is_float and (dtype is DType.BOOL or step != 1.0 or offset != 0.0):
-        raise cursor.corrupt(f"affine values of dtype {dtype.label} need step 1 and offset 0")
-    if number not in tuple(AffineOrder):
-        raise UnsupportedFeatureError(f"affine order {number} is unknown to this reader")
-    order = AffineOrder(number)
-    k_min = cursor.zigzag() if order is AffineOrder.ASCENDING else 0
-    if abs(k_min) >= MAX_AFFINE_K:
-        raise cursor.corrupt(f"affine k starts at {k_min}")
-    return AffineRule(step=step, offset=offset, order=order, k_min=k_min)

@@ -3,27 +3,24 @@
 Decoding and encoding have an object each, so that a reader compiles no encoder. An object is keyed by the
 sources, the CPU with its features and the versions that produced it. A folder that is missing or cannot be
 written costs a compilation a process and nothing else; a file that is damaged, or that another user may have
-written, is ignored. The environment variable ``NQFORMAT_CACHE_DIR`` names another folder; an empty value
-switches the cache off.
+written, is ignored (``nqformat.cache_folder``).
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import hashlib
 import importlib
 import importlib.util
 import os
 import platform
-import secrets
-import stat
-import sys
 import threading
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 from typing import Any
+
+from nqformat.cache_folder import cache_folder, read_cached, write_cached
 
 __all__ = ["KernelLibrary", "Part", "is_loaded", "kernel_library"]
 
@@ -134,24 +131,13 @@ def _find_library(loader: _Loader, compile_missing: bool) -> None:
             return
         loader.library, content = _compile(loader.part)
         loader.failed = loader.library is None
-        if path is not None:
-            _save_object(path, content)
-
-
-def _cache_folder() -> Path | None:
-    chosen = os.environ.get("NQFORMAT_CACHE_DIR")
-    if chosen is not None:
-        return Path(chosen) if chosen else None
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA")
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(base) / "nqformat" if base and os.path.isabs(base) else None
+        if path is not None and content:
+            write_cached(path, content)
 
 
 def _object_path(part: Part) -> Path | None:
     """Where the object of this machine and these versions belongs; None without a cache folder."""
-    folder = _cache_folder()
+    folder = cache_folder()
     if folder is None:
         return None
     import llvmlite
@@ -178,12 +164,8 @@ def _numba_version() -> str:
 
 def _load_object(path: Path) -> KernelLibrary | None:
     """Load a cached object; None if there is none that can be trusted."""
-    try:
-        with open(path, "rb") as stream:
-            if not _is_ours(os.fstat(stream.fileno())):
-                return None
-            content = stream.read()
-    except OSError:
+    content = read_cached(path)
+    if content is None:
         return None
     digest, rest = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
     if hashlib.sha256(rest).digest() != digest:
@@ -193,13 +175,6 @@ def _load_object(path: Path) -> KernelLibrary | None:
         return _link_object(symbol.decode(), machine_code)
     except (RuntimeError, UnicodeDecodeError):
         return None
-
-
-def _is_ours(found: os.stat_result) -> bool:
-    """Whether only this user (or root) may have written the file."""
-    if not hasattr(os, "geteuid"):
-        return True
-    return found.st_uid in (0, os.geteuid()) and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def _link_object(symbol: str, machine_code: bytes) -> KernelLibrary | None:
@@ -248,20 +223,3 @@ def _compile(part: Part) -> tuple[KernelLibrary | None, bytes]:
     symbol, machine_code = compiled.fndesc.llvm_func_name, codegen._tm.emit_object(module)
     rest = symbol.encode() + b"\0" + machine_code
     return _link_object(symbol, machine_code), hashlib.sha256(rest).digest() + rest
-
-
-def _save_object(path: Path, content: bytes) -> None:
-    """Write the cache file beside its place and rename it; a fault is no error."""
-    if not content:
-        return
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            with open(descriptor, "wb") as stream:
-                stream.write(content)
-            os.replace(temporary, path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)

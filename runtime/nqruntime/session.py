@@ -25,6 +25,7 @@ from .values import ValueDescription, check_feeds, check_output_names, describe,
 
 _ENGINES = ("auto", "native", "ort")
 _MEMORY = ("default", "low")
+_WORTH_COMPARING = 100_000
 
 
 class InferenceSession:
@@ -36,7 +37,9 @@ class InferenceSession:
         A .nqz file with a graph.
     engine : {"auto", "native", "ort"}
         ``native`` computes from the compressed weights, ``ort`` decodes them for ONNX Runtime, ``auto`` takes
-        ``native`` if it has every operator of the graph and ``ort`` otherwise.
+        the one that is faster on this machine: ``ort`` if the native engine lacks an operator, ``native`` for
+        graphs of few multiplications, with ``memory="low"`` and without ONNX Runtime, and else what a
+        comparison says, which is made once and remembered in the cache folder.
     threads : int, optional
         Threads for one run; by default as many as there are processors.
     memory : {"default", "low"}
@@ -93,10 +96,20 @@ class InferenceSession:
     ) -> Engine:
         if engine == "ort":
             return _build_ort(graph_bytes, model, file, settings, {})
-        from .engines.native import NativeEngine, UnsupportedNodesError
+        from .engines.builder import UnsupportedNodesError
+        from .engines.native import NativeEngine
 
         try:
-            return NativeEngine(model, file, settings)
+            native = NativeEngine(model, file, settings)
+            if engine == "native" or settings.memory == "low" or native.multiplications < _WORTH_COMPARING:
+                return native
+            from .engines.choice import choice_key, faster
+
+            key = choice_key(file.header.to_bytes(), settings)
+            chosen, self._fallback_reason = faster(
+                model, key, native, lambda: _ort_or_none(graph_bytes, model, file, settings)
+            )
+            return chosen
         except UnsupportedFeatureError as error:
             if engine == "native":
                 raise
@@ -225,3 +238,10 @@ def _build_ort(
     from .engines.ort import OrtEngine
 
     return OrtEngine(graph_bytes, model, file, settings, reasons)
+
+
+def _ort_or_none(graph_bytes: bytes, model: Model, file: NqzFile, settings: EngineSettings) -> Engine | None:
+    try:
+        return _build_ort(graph_bytes, model, file, settings, {})
+    except (MissingDependencyError, UnsupportedFeatureError):
+        return None

@@ -11,8 +11,11 @@ from . import (
     normalization,
     padding,
     pooling,
+    recurrent,
     reductions,
+    resizing,
     shapes,
+    transposed_convolution,
 )
 from .registry import MAX_OPSET, NodeContext, Prepared, Run, find_operator, operator_names
 
@@ -33,6 +36,9 @@ __all__ = [
     "operator_names",
     "padding",
     "pooling",
+    "recurrent",
     "reductions",
+    "resizing",
     "shapes",
+    "transposed_convolution",
 ]

@@ -13,6 +13,16 @@ _SELU_ALPHA = 1.67326319217681884765625
 _SELU_GAMMA = 1.05070102214813232421875
 
 
+# Fitted to erf(x) / x as a ratio of polynomials in x * x on 0 to 4, relative error 2.5e-8.
+_ERF_ABOVE = np.array(
+    [1.12837914, 0.193525449, 0.0530991663, 3.88251566e-3, 2.84549522e-4, 1.9869575e-6], dtype=np.float32
+)
+_ERF_BELOW = np.array(
+    [1.0, 0.504840022, 0.115341908, 0.0152055793, 1.18537515e-3, 3.74211426e-5], dtype=np.float32
+)
+_EXACT_ERF = np.frompyfunc(math.erf, 1, 1)
+
+
 def sigmoid(x: np.ndarray) -> np.ndarray:
     """Return 1 / (1 + exp(-x)) without overflow or loss of small results."""
     decay = np.exp(-np.abs(x))
@@ -36,6 +46,12 @@ register_function("Abs", 6, np.abs)
 register_function("Floor", 6, np.floor)
 register_function("Ceil", 6, np.ceil)
 register_function("Reciprocal", 6, np.reciprocal)
+register_function("Sin", 7, np.sin)
+register_function("Cos", 7, np.cos)
+register_function("Round", 11, np.rint)
+register_function("Sign", 9, np.sign)
+register_function("IsNaN", 9, np.isnan)
+register_function("Mish", 18, lambda x: x * np.tanh(_softplus(x)))
 register_function("Softplus", 1, _softplus)
 register_function("Softsign", 1, lambda x: x / (1 + np.abs(x)))
 register_function("HardSwish", 14, lambda x: x * np.clip(x / 6 + x.dtype.type(0.5), 0, 1))
@@ -46,6 +62,13 @@ def leaky_relu(context: NodeContext) -> Run:
     """Scale negative elements by `alpha`."""
     alpha = context.number("alpha", 0.01)
     return lambda x: np.where(x < 0, x * x.dtype.type(alpha), x)
+
+
+@operator("ThresholdedRelu", 10)
+def thresholded_relu(context: NodeContext) -> Run:
+    """Keep elements above `alpha`."""
+    alpha = context.number("alpha", 1.0)
+    return lambda x: np.where(x > x.dtype.type(alpha), x, x.dtype.type(0))
 
 
 @operator("PRelu", 7)
@@ -78,11 +101,38 @@ def hard_sigmoid(context: NodeContext) -> Run:
     return lambda x: np.clip(x.dtype.type(alpha) * x + x.dtype.type(beta), 0, 1)
 
 
+def erf(x: np.ndarray) -> np.ndarray:
+    """Return the error function: of float32 to 4e-7 by a ratio of polynomials, of float64 exactly."""
+    if x.dtype != np.float32:
+        exact: np.ndarray = _EXACT_ERF(x)
+        return np.asarray(exact).astype(x.dtype)
+    within = np.clip(x, np.float32(-4), np.float32(4))
+    square = within * within
+    ratio = within * _polynomial(square, _ERF_ABOVE) / _polynomial(square, _ERF_BELOW)
+    result: np.ndarray = np.clip(ratio, np.float32(-1), np.float32(1))
+    return result
+
+
+def _polynomial(x: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
+    """Evaluate a polynomial whose constant term stands first."""
+    total = np.full_like(x, coefficients[-1])
+    for coefficient in coefficients[-2::-1]:
+        total *= x
+        total += coefficient
+    return total
+
+
+register_function("Erf", 9, erf)
+
+
 @operator("Gelu", 20)
 def gelu(context: NodeContext) -> Run:
-    """Gaussian error linear unit, in its tanh form."""
-    if context.text("approximate", "none") != "tanh":
-        raise context.refuse("Gelu without approximate='tanh'")
+    """Gaussian error linear unit, exact or in its tanh form."""
+    form = context.text("approximate", "none")
+    if form not in ("none", "tanh"):
+        raise context.refuse(f"Gelu with approximate={form!r}")
+    if form == "none":
+        return lambda x: x * (x.dtype.type(0.5) * (1 + erf(x * x.dtype.type(math.sqrt(0.5)))))
     factor = math.sqrt(2 / math.pi)
 
     def run(x: np.ndarray) -> np.ndarray:

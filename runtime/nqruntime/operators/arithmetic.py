@@ -38,9 +38,16 @@ register_function("Sub", 7, np.subtract)
 register_function("Mul", 7, np.multiply)
 register_function("Div", 7, _divide)
 register_function("Pow", 7, _power)
+register_function("Mean", 8, lambda *arrays: reduce(np.add, arrays) / arrays[0].dtype.type(len(arrays)))
 register_function("Max", 8, lambda *arrays: reduce(np.maximum, arrays))
 register_function("Min", 8, lambda *arrays: reduce(np.minimum, arrays))
 register_function("Sum", 8, lambda *arrays: reduce(np.add, arrays))
+
+
+@operator("Mod", 10)
+def modulo(context: NodeContext) -> Run:
+    """Remainder with the sign of the divisor, or with `fmod` that of the dividend."""
+    return np.fmod if context.integer("fmod", 0) else np.mod
 
 
 @operator("Identity")
@@ -71,3 +78,9 @@ def cast(context: NodeContext) -> Run:
         raise context.refuse(f"Cast to {name}")
     dtype = element.dtype.storage_dtype
     return lambda x: x.astype(dtype)
+
+
+@operator("CastLike", 15)
+def cast_like(context: NodeContext) -> Run:
+    """Change the element type to that of the second operand."""
+    return lambda x, like: x.astype(like.dtype)

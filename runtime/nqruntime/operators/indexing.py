@@ -24,6 +24,36 @@ def gather(context: NodeContext) -> Run | Prepared:
     return Prepared(run=run, kernel=f"gather, {compact.label}", weight_bytes=compact.weight_bytes, taken=(0,))
 
 
+@operator("GatherElements", 11)
+def gather_elements(context: NodeContext) -> Run:
+    """Take one element along an axis for each index."""
+    axis = context.integer("axis", 0)
+
+    def run(x: np.ndarray, indices: np.ndarray) -> np.ndarray:
+        places = list(np.ogrid[tuple(map(slice, indices.shape))])
+        places[axis] = indices
+        picked: np.ndarray = x[tuple(places)]
+        return picked
+
+    return run
+
+
+@operator("CumSum", 11)
+def cumulative_sum(context: NodeContext) -> Run:
+    """Add up along an axis, in either direction, with or without the element itself."""
+    exclusive, reverse = context.integer("exclusive", 0), context.integer("reverse", 0)
+
+    def run(x: np.ndarray, axis: np.ndarray) -> np.ndarray:
+        along = int(axis.reshape(()))
+        ordered = np.flip(x, along) if reverse else x
+        total = np.cumsum(ordered, axis=along, dtype=x.dtype)
+        if exclusive:
+            total = total - ordered
+        return np.flip(total, along) if reverse else total
+
+    return run
+
+
 @operator("Slice", 10)
 def slice_axes(context: NodeContext) -> Run:
     """Take ranges along axes, with steps that may be negative."""

@@ -44,7 +44,7 @@ def _register(name: str, axes_as_input_since: int, reduction: _Reduction) -> Non
         nothing_without_axes = bool(context.integer("noop_with_empty_axes", 0))
 
         def run(x: np.ndarray, axes: np.ndarray | None = None) -> np.ndarray:
-            along = () if axes is None else tuple(axes.tolist())
+            along = () if axes is None else tuple(axes.reshape(-1).tolist())
             if not along and nothing_without_axes:
                 return x
             return reduction(x, along or None, keep)
@@ -55,7 +55,21 @@ def _register(name: str, axes_as_input_since: int, reduction: _Reduction) -> Non
     operator(name, axes_as_input_since)(prepare)
 
 
+def _product(x: np.ndarray, axes: tuple[int, ...] | None, keep: bool) -> np.ndarray:
+    product: np.ndarray = np.prod(x, axis=axes, keepdims=keep, dtype=x.dtype)
+    return product
+
+
+def _root_of_squares(x: np.ndarray, axes: tuple[int, ...] | None, keep: bool) -> np.ndarray:
+    norm: np.ndarray = np.sqrt(_sum(np.square(x), axes, keep))
+    return norm.astype(x.dtype, copy=False)
+
+
 _register("ReduceMean", 18, _mean)
+_register("ReduceProd", 18, _product)
+_register("ReduceL1", 18, lambda x, axes, keep: _sum(np.abs(x), axes, keep))
+_register("ReduceL2", 18, _root_of_squares)
+_register("ReduceSumSquare", 18, lambda x, axes, keep: _sum(np.square(x), axes, keep))
 _register("ReduceSum", 13, _sum)
 _register("ReduceMax", 18, _largest)
 _register("ReduceMin", 18, _smallest)

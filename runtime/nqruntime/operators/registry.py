@@ -104,6 +104,13 @@ class NodeContext:
         value = self._value(name, AttributeKind.STRING)
         return value.decode("utf-8", "replace") if isinstance(value, bytes) else default
 
+    def texts(self, name: str) -> tuple[str, ...] | None:
+        """Return a STRINGS attribute; None if it is absent."""
+        value = self._value(name, AttributeKind.STRINGS)
+        if not isinstance(value, tuple):
+            return None
+        return tuple(text.decode("utf-8", "replace") for text in value if isinstance(text, bytes))
+
     def integers(self, name: str) -> tuple[int, ...] | None:
         """Return an INTS attribute; None if it is absent."""
         value = self._value(name, AttributeKind.INTS)

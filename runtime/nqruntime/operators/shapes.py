@@ -76,6 +76,24 @@ def expand(context: NodeContext) -> Run:
     return run
 
 
+@operator("Tile", 6)
+def tile(context: NodeContext) -> Run:
+    """Repeat along each axis."""
+
+    def run(x: np.ndarray, repeats: np.ndarray) -> np.ndarray:
+        context.check_size(x.size * math.prod(repeats.tolist()), x.itemsize)
+        return np.tile(x, repeats.tolist())
+
+    return run
+
+
+@operator("Trilu", 14)
+def triangle(context: NodeContext) -> Run:
+    """Keep the upper or lower triangle of matrices."""
+    keep = np.triu if context.integer("upper", 1) else np.tril
+    return lambda x, k=None: keep(x, 0 if k is None else int(k.reshape(())))
+
+
 def _squeeze(x: np.ndarray, axes: tuple[int, ...] | None) -> np.ndarray:
     """Drop axes of size 1."""
     return np.squeeze(x, axis=axes)
@@ -96,7 +114,7 @@ def _register_with_axes(
         return lambda x: function(x, axes)
 
     def prepare(context: NodeContext) -> Run:
-        return lambda x, axes=None: function(x, None if axes is None else tuple(axes.tolist()))
+        return lambda x, axes=None: function(x, None if axes is None else tuple(axes.reshape(-1).tolist()))
 
     operator(name, 1)(prepare_by_attribute)
     operator(name, 13)(prepare)

@@ -91,7 +91,7 @@ def test_damaged_chunks_write_only_into_their_result(
         with nqformat.from_bytes(memoryview(source), verify=False, threads=1) as file:
             for name, tensor in tensors.items():
                 record = file._record(name)
-                part = file.decoder.coded(name, file.decoder.slice_of(record, "values"))
+                part = file.decoder.slices.of(record, "values")
                 table, values_of = file.decoder.value_rule(record, record.fields, part.record)
                 out, area = guarded_result(tensor.indices.size, record.dtype.storage_dtype)
                 rule = {"table": table, "values_of": values_of, "out": out, "workers": Workers(1)}
@@ -100,7 +100,7 @@ def test_damaged_chunks_write_only_into_their_result(
                         if name.startswith("dense"):
                             decode_dense(part, base=0, **rule)
                         else:
-                            gaps = file.decoder.coded(name, file.decoder.slice_of(record, "positions"))
+                            gaps = file.decoder.slices.of(record, "positions")
                             decode_sparse(part, gaps, columns=columns, **rule)
                     except FormatError:
                         refused += 1
@@ -222,8 +222,8 @@ def test_tensors_under_tans_codes_decode_alike_on_both_paths(monkeypatch: pytest
     for path in ("numba", "numpy"):
         monkeypatch.setenv("NQFORMAT_KERNELS", path)
         with nqformat.from_bytes(contents[path], threads=2) as file:
-            part = file.decoder.slice_of(file._record("dense 16"), "values")
-            assert file.decoder.coded("dense 16", part).record.codec is Codec.TANS
+            part = file.decoder.slices.slice_of(file._record("dense 16"), "values")
+            assert file.decoder.slices.coded("dense 16", part).record.codec is Codec.TANS
             for name, tensor in tensors.items():
                 assert file.get_tensor(name).tobytes() == tensor.decode().tobytes(), (path, name)
 

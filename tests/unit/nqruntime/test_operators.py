@@ -50,6 +50,12 @@ CASES = [
     ("Selu", 13, {}, [X]),
     ("HardSigmoid", 13, {"alpha": 0.3, "beta": 0.4}, [X * 3]),
     ("Gelu", 20, {"approximate": "tanh"}, [X]),
+    ("Gelu", 20, {}, [X * 3]),
+    ("Erf", 13, {}, [np.linspace(-5, 5, 999, dtype=np.float32)]),
+    ("ThresholdedRelu", 13, {"alpha": 0.4}, [X]),
+    *[(name, 13, {}, [X * 3]) for name in ("Sin", "Cos", "Round", "Sign")],
+    ("IsNaN", 13, {}, [np.float32([0, np.nan, np.inf])]),
+    ("Mish", 18, {}, [X * 4]),
     ("Clip", 10, {"min": -0.5, "max": 0.7}, [X]),
     ("Clip", 13, {}, [X, np.float32(-0.5), np.float32(0.7)]),
     ("Clip", 13, {}, [X, None, np.float32(0.2)]),
@@ -67,7 +73,11 @@ CASES = [
     ("Pow", 13, {}, [X, np.float32([[[[[2]]]]])]),
     ("Pow", 13, {}, [ints(2, -3), ints(3, 2)]),
     *[(name, 13, {}, [X, floats(5), floats(4, 1)]) for name in ("Max", "Min", "Sum")],
+    ("Mean", 13, {}, [X, floats(5), floats(4, 1)]),
+    ("Mod", 13, {}, [ints(7, -7, 7, -7), ints(3, 3, -3, -3)]),
+    ("Mod", 13, {"fmod": 1}, [X, floats(5)]),
     ("Identity", 13, {}, [X]),
+    ("CastLike", 15, {}, [X, ints(1)]),
     ("Dropout", 10, {"ratio": 0.5}, [X]),
     ("Dropout", 13, {}, [X, np.float32(0.5)]),
     ("Cast", 13, {"to": 7}, [X * 5]),
@@ -79,10 +89,13 @@ CASES = [
         for name in ("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual")
     ],
     ("Not", 13, {}, [flags(4)]),
-    *[(name, 13, {}, [flags(3, 4), flags(4)]) for name in ("And", "Or")],
+    *[(name, 13, {}, [flags(3, 4), flags(4)]) for name in ("And", "Or", "Xor")],
     ("Where", 13, {}, [flags(3, 4), floats(4), floats(3, 1)]),
     ("ArgMax", 13, {"axis": 1, "keepdims": 0}, [X]),
     ("ArgMax", 13, {}, [X]),
+    ("ArgMin", 13, {"axis": -1}, [X]),
+    ("ArgMax", 13, {"axis": 0, "select_last_index": 1}, [ints(3, 1, 3)]),
+    ("ArgMin", 13, {"axis": 0, "select_last_index": 1, "keepdims": 0}, [ints(3, 1, 1, 2)]),
     ("ConstantOfShape", 13, {}, [ints(2, 3)]),
     (
         "ConstantOfShape",
@@ -107,6 +120,12 @@ CASES = [
     ("Shape", 15, {"start": 1, "end": -1}, [X]),
     ("Size", 13, {}, [X]),
     ("Expand", 13, {}, [floats(3, 1), ints(2, 1, 4)]),
+    ("Tile", 13, {}, [floats(2, 3), ints(2, 2)]),
+    ("Trilu", 14, {}, [floats(3, 4), np.int64(1)]),
+    ("Trilu", 14, {"upper": 0}, [floats(2, 3, 4)]),
+    ("GatherElements", 13, {"axis": 1}, [floats(3, 4), np.array([[0, -1], [2, 1], [3, 3]])]),
+    ("CumSum", 14, {}, [floats(3, 4), np.int32(1)]),
+    ("CumSum", 14, {"exclusive": 1, "reverse": 1}, [floats(3, 4), np.int64(0)]),
     ("Gather", 13, {}, [X, ints(1, 0, -1)]),
     ("Gather", 13, {"axis": -2}, [X, np.array([[0, 3], [1, 1]], np.int32)]),
     ("Slice", 13, {}, [X, ints(1, 0), ints(3, 100), ints(1, 3), ints(1, 2)]),
@@ -121,6 +140,10 @@ CASES = [
     ("ReduceSum", 13, {"keepdims": 0}, [ints(1, 2, 3), ints(0)]),
     ("ReduceMax", 13, {"axes": [1]}, [X]),
     ("ReduceMin", 18, {"keepdims": 0}, [X, ints(0)]),
+    ("ReduceProd", 13, {"axes": [1]}, [X]),
+    ("ReduceL1", 18, {}, [X, ints(1, 2)]),
+    ("ReduceL2", 13, {"axes": [-1], "keepdims": 0}, [X]),
+    ("ReduceSumSquare", 13, {}, [X]),
     ("Pad", 10, {"pads": [0, 1, 2, 0], "value": 1.5}, [floats(3, 4)]),
     ("Pad", 13, {}, [floats(3, 4), ints(1, 0, 0, 2), np.float32(-1)]),
     ("Pad", 13, {}, [floats(3, 4), ints(-1, 1, 0, -2)]),
@@ -132,6 +155,9 @@ CASES = [
     ("BatchNormalization", 15, {}, [floats(5, 3), floats(3), floats(3), floats(3), positive(3)]),
     ("LayerNormalization", 17, {}, [X, floats(5), floats(5)]),
     ("LayerNormalization", 17, {"axis": 2, "epsilon": 1e-2}, [X, floats(4, 5)]),
+    ("RMSNormalization", 23, {}, [X, floats(5)]),
+    ("InstanceNormalization", 13, {}, [X, floats(3), floats(3)]),
+    ("GroupNormalization", 21, {"num_groups": 2, "epsilon": 1e-3}, [IMAGE, floats(4), floats(4)]),
     ("Gemm", 13, {}, [floats(3, 4), floats(4, 5), floats(5)]),
     ("Gemm", 13, {"transA": 1, "transB": 1, "alpha": 0.5}, [floats(4, 3), floats(5, 4)]),
     ("Gemm", 13, {"transB": 1, "beta": 0.25}, [floats(3, 4), floats(5, 4), floats(3, 1)]),
@@ -175,6 +201,33 @@ CASES = [
     ("Conv", 13, {"strides": [2], "pads": [1, 1]}, [LINE, floats(3, 4, 3), floats(3)]),
     ("Conv", 13, {"pads": [1, 0, 1, 0, 1, 0]}, [VOLUME, floats(3, 2, 2, 3, 2)]),
     ("Conv", 13, {}, [IMAGE, floats(3, 4, 1, 1)]),
+    ("ConvTranspose", 13, {}, [IMAGE, floats(4, 3, 3, 2), floats(3)]),
+    ("ConvTranspose", 13, {"strides": [2, 3], "pads": [1, 0, 1, 2]}, [IMAGE, floats(4, 3, 3, 4)]),
+    ("ConvTranspose", 13, {"strides": [2, 2], "output_padding": [1, 1]}, [IMAGE, floats(4, 2, 3, 3)]),
+    ("ConvTranspose", 13, {"group": 2, "dilations": [2, 1]}, [IMAGE, floats(4, 3, 2, 2), floats(6)]),
+    ("ConvTranspose", 13, {"strides": [2, 2], "auto_pad": "SAME_UPPER"}, [IMAGE, floats(4, 2, 3, 3)]),
+    ("ConvTranspose", 13, {"strides": [2, 2], "output_shape": [19, 16]}, [IMAGE, floats(4, 2, 3, 3)]),
+    ("ConvTranspose", 13, {"strides": [2]}, [LINE, floats(4, 2, 3)]),
+    *[
+        ("Resize", 19, {"mode": mode, "coordinate_transformation_mode": transform}, [IMAGE, None, scales])
+        for mode in ("nearest", "linear", "cubic")
+        for transform in ("half_pixel", "pytorch_half_pixel", "asymmetric")
+        for scales in (np.float32([1, 1, 2, 3]), np.float32([1, 1, 0.6, 0.7]))
+    ],
+    ("Resize", 19, {"mode": "linear", "antialias": 1}, [IMAGE, None, np.float32([1, 1, 0.5, 0.6])]),
+    ("Resize", 19, {"mode": "cubic", "exclude_outside": 1}, [IMAGE, None, np.float32([1, 1, 2, 2])]),
+    ("Resize", 10, {"mode": "nearest"}, [IMAGE, np.float32([1, 1, 2, 2])]),
+]
+
+# ONNX Runtime takes these sizes as constants only.
+SIZES = [
+    *[
+        ("Resize", 19, {"mode": mode, "coordinate_transformation_mode": transform}, [IMAGE, None, None, size])
+        for mode in ("nearest", "linear", "cubic")
+        for transform in ("align_corners", "half_pixel")
+        for size in (ints(2, 4, 5, 13),)
+    ],
+    ("Resize", 18, {"axes": [3, 2], "mode": "linear"}, [IMAGE, None, None, ints(4, 18)]),
 ]
 
 
@@ -209,8 +262,15 @@ def test_operator_computes_what_onnx_runtime_does(case, constant_from, save_mode
     assert_close(session.run(None, feeds)[0], run_in_ort(model, feeds)[0])
 
 
+@pytest.mark.parametrize("case", SIZES, ids=map(case_id, SIZES))
+def test_images_are_resized_to_given_sizes_as_onnx_runtime_does(case, save_model):
+    model, feeds = model_of(case, constant_from=1)
+    session = InferenceSession(save_model(model), engine="native")
+    assert_close(session.run(None, feeds)[0], run_in_ort(model, feeds)[0])
+
+
 def test_every_operator_has_a_case():
-    elsewhere = {"Constant", "Split"}
+    elsewhere = {"Constant", "Split", "LSTM", "GRU", "RNN"}
     assert {case[0] for case in CASES} == set(operator_names()) - elsewhere
 
 
@@ -257,12 +317,25 @@ def test_constants_have_the_value_of_their_attribute(attributes, save_model):
 
 
 REFUSED = [
-    ("LSTM", 13, {"hidden_size": 3}, [floats(2, 1, 3), floats(1, 12, 3), floats(1, 12, 3)], "LSTM"),
+    ("Det", 13, {}, [floats(2, 2)], "Det"),
+    (
+        "LSTM",
+        13,
+        {"hidden_size": 3, "activations": ["Sigmoid", "Tanh", "Swish"]},
+        [floats(2, 1, 3), floats(1, 12, 3), floats(1, 12, 3)],
+        "Swish",
+    ),
+    (
+        "Resize",
+        13,
+        {"coordinate_transformation_mode": "align_corners", "mode": "linear"},
+        [IMAGE, None, np.float32([1, 1, 0.6, 0.6])],
+        "aligned corners",
+    ),
     ("Add", 6, {}, [X, X], "Add of opset 6"),
-    ("Gelu", 20, {}, [X], "approximate"),
+    ("Gelu", 20, {"approximate": "rough"}, [X], "rough"),
     ("Pad", 13, {"mode": "unheard"}, [X, ints(*[0] * 8)], "unheard"),
     ("Cast", 13, {"to": 10}, [X], "float16"),
-    ("ArgMax", 13, {"select_last_index": 1}, [X], "select_last_index"),
 ]
 
 

@@ -1,0 +1,302 @@
+"""From the nodes of a graph to the steps that run them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from nqformat.errors import CorruptError, FormatError, UnsupportedFeatureError
+from nqruntime.constants import Constant, StoredConstant, inline_constant
+from nqruntime.graph import Graph, Node
+from nqruntime.kernels import Workers, worth_numba
+from nqruntime.operators import NodeContext, Prepared, find_operator
+from nqruntime.operators.creation import constant_value
+from nqruntime.tensor_file import TensorFile
+
+from .engine import EngineSettings, KernelChoice, node_label, operator_label
+from .program import ABSENT, Program, Step, plan_program
+
+_USES_OF_CONV_WEIGHT = 64
+
+
+class UnsupportedNodesError(UnsupportedFeatureError):
+    """Nodes of the graph are beyond the native engine.
+
+    Attributes
+    ----------
+    reasons : dict of int to str
+        Why, by the node's place in the graph.
+    """
+
+    def __init__(self, reasons: dict[int, str]) -> None:
+        self.reasons = reasons
+        super().__init__("; ".join(dict.fromkeys(reasons.values())))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Branch:
+    """A graph inside a node, ready to run.
+
+    Attributes
+    ----------
+    captured : tuple of str
+        Values of the graph around it that it reads.
+    program : Program
+    slots : dict of str to int
+    initial : list of (ndarray or None)
+        Values before the first step.
+    n_nodes : int
+    """
+
+    captured: tuple[str, ...]
+    program: Program
+    slots: dict[str, int]
+    initial: list[np.ndarray | None]
+    n_nodes: int
+
+    def run(self, outside: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
+        """Compute the outputs; constants among them are copied."""
+        values = list(self.initial)
+        for name in self.captured:
+            values[self.slots[name]] = outside[name]
+        self.program.execute(values)
+        found = []
+        for slot in self.program.results:
+            value = values[slot]
+            assert value is not None
+            found.append(value.copy() if value is self.initial[slot] else value)
+        return tuple(found)
+
+
+class Builder:
+    """Turns the nodes of a graph, or of a branch inside one, into steps; used once.
+
+    Parameters
+    ----------
+    graph : Graph
+    opset : int
+    file : TensorFile
+    settings : EngineSettings
+    outer : Builder, optional
+        Builder of the graph around a branch, whose constants and values the branch reads.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        opset: int,
+        file: TensorFile,
+        settings: EngineSettings,
+        outer: Builder | None = None,
+    ) -> None:
+        self._graph = graph
+        self._opset = opset
+        self._outer = outer
+        self.captured: list[str] = []
+        self._file = file
+        self._settings = settings
+        self._constants: dict[str, Constant] = {}
+        self._used_constants: dict[str, np.ndarray] = {}
+        self.slots: dict[str, int] = {}
+        self.steps: list[Step] = []
+        self.choices: list[KernelChoice] = []
+        self.weight_bytes = 0
+        self.multiplications = 0
+        self.workers: Workers | None = None
+
+    def build(self) -> None:
+        """Prepare every node; UnsupportedNodesError names all that cannot be."""
+        self._check_operators()
+        self._collect_constants()
+        if self._outer is not None:
+            self.workers = self._outer.workers
+        else:
+            self.multiplications = _multiplications(self._graph, self._file)
+            if worth_numba(self.multiplications):
+                self.workers = Workers(self._settings.threads)
+        self._define_inputs()
+        reasons: dict[int, str] = {}
+        for index, node in enumerate(self._graph.nodes):
+            try:
+                self._add_node(index, node)
+            except UnsupportedFeatureError as error:
+                reasons[index] = str(error)
+                self._define_outputs(node)
+        if reasons:
+            raise UnsupportedNodesError(reasons)
+        for value in self._graph.outputs:
+            self._use(value.name, f"graph output {value.name!r}")
+
+    def initial_values(self) -> list[np.ndarray | None]:
+        """Return the value of every slot before the first step."""
+        values: list[np.ndarray | None] = [None] * len(self.slots)
+        for name, array in self._used_constants.items():
+            values[self.slots[name]] = array
+        return values
+
+    def _check_operators(self) -> None:
+        reasons = {
+            index: f"the native engine lacks operator {operator_label(node)} of opset {self._opset}"
+            for index, node in enumerate(self._graph.nodes)
+            if node.domain or (node.op_type != "If" and find_operator(node.op_type, self._opset) is None)
+        }
+        if reasons:
+            raise UnsupportedNodesError(reasons)
+
+    def _collect_constants(self) -> None:
+        overridable = {value.name for value in self._graph.inputs}
+        for name, tensor in self._graph.initializers.items():
+            if name in overridable:
+                self._used_constants[name] = inline_constant(tensor).array()
+            else:
+                self._constants[name] = inline_constant(tensor)
+        if self._outer is not None:
+            self._constants = {**self._outer._constants, **self._constants}
+            return
+        for name in self._graph.free_names:
+            self._constants[name] = StoredConstant(self._file, name)
+
+    def _define_inputs(self) -> None:
+        for value in self._graph.inputs:
+            self._define(value.name)
+
+    def _define(self, name: str) -> int:
+        if name in self.slots or name in self._constants:
+            raise CorruptError(f"the graph defines {name!r} twice", section="GRAPH")
+        self.slots[name] = len(self.slots)
+        return self.slots[name]
+
+    def _define_outputs(self, node: Node) -> tuple[int, ...]:
+        return tuple(self._define(name) if name else ABSENT for name in node.outputs)
+
+    def _use(self, name: str, label: str) -> int:
+        """Return the slot of a value that is read; decode it if it is a constant."""
+        if not name:
+            return ABSENT
+        if name in self.slots:
+            return self.slots[name]
+        constant = self._constants.get(name)
+        if constant is None and self._outer is not None and self._outer.knows(name):
+            self.captured.append(name)
+            return self._define(name)
+        if constant is None:
+            raise CorruptError(f"{label} reads {name!r} before anything computes it", section="GRAPH")
+        self._used_constants[name] = array = constant.array()
+        self.weight_bytes += array.nbytes
+        self.slots[name] = len(self.slots)
+        return self.slots[name]
+
+    def knows(self, name: str) -> bool:
+        """Whether this graph, or one around it, has computed the value before."""
+        return name in self.slots or (self._outer is not None and self._outer.knows(name))
+
+    def _add_if(self, index: int, node: Node, label: str) -> None:
+        """Add a node that runs one of two branches."""
+        bodies = [self._branch(node, name, label) for name in ("then_branch", "else_branch")]
+        captured = tuple(dict.fromkeys(name for body in bodies for name in body.captured))
+        inputs = tuple(self._use(name, label) for name in (*node.inputs[:1], *captured))
+
+        def run(condition: np.ndarray, *values: np.ndarray) -> tuple[np.ndarray, ...]:
+            body = bodies[0 if bool(condition.reshape(())) else 1]
+            return body.run(dict(zip(captured, values, strict=True)))
+
+        outputs = self._define_outputs(node)
+        self.steps.append(Step(run=run, label=label, inputs=inputs, outputs=outputs))
+        self._explain(index, node, " or ".join(f"{body.n_nodes} nodes" for body in bodies))
+
+    def _branch(self, node: Node, name: str, label: str) -> Branch:
+        attribute = node.attributes.get(name)
+        if attribute is None or not isinstance(attribute.value, Graph) or len(node.inputs) != 1:
+            raise CorruptError(f"{label} has no {name} or no condition", section="GRAPH")
+        graph = attribute.value
+        if graph.inputs or graph.sparse_initializers or len(graph.outputs) != len(node.outputs):
+            raise CorruptError(f"{label} has a {name} of other inputs or outputs", section="GRAPH")
+        inner = Builder(graph, self._opset, self._file, self._settings, outer=self)
+        inner.build()
+        self.weight_bytes += inner.weight_bytes
+        results = tuple(inner.slots[value.name] for value in graph.outputs)
+        initial = inner.initial_values()
+        return Branch(
+            captured=tuple(inner.captured),
+            program=plan_program(inner.steps, results, initial),
+            slots=inner.slots,
+            initial=initial,
+            n_nodes=len(graph.nodes),
+        )
+
+    def _add_node(self, index: int, node: Node) -> None:
+        label = f"node {node_label(index, node)} ({node.op_type})"
+        if node.op_type == "If":
+            self._add_if(index, node, label)
+            return
+        folded = self._fold(node, label)
+        if folded is not None:
+            [output] = [name for name in node.outputs if name]
+            if output in self.slots or output in self._constants:
+                raise CorruptError(f"the graph defines {output!r} twice", section="GRAPH")
+            self._constants[output] = folded
+            self._explain(index, node, "constant")
+            return
+        context = self._context(node, label)
+        operator = find_operator(node.op_type, self._opset)
+        assert operator is not None
+        try:
+            prepared = operator(context)
+        except (ValueError, TypeError, IndexError) as error:
+            if isinstance(error, FormatError):
+                raise
+            raise CorruptError(f"{label} makes no sense: {error}", section="GRAPH") from error
+        if not isinstance(prepared, Prepared):
+            prepared = Prepared(run=prepared, kernel="numpy")
+        self.weight_bytes += prepared.weight_bytes
+        inputs = tuple(
+            ABSENT if i in prepared.taken else self._use(name, label) for i, name in enumerate(node.inputs)
+        )
+        outputs = self._define_outputs(node)
+        self.steps.append(Step(run=prepared.run, label=label, inputs=inputs, outputs=outputs))
+        self._explain(index, node, prepared.kernel)
+
+    def _context(self, node: Node, label: str) -> NodeContext:
+        return NodeContext(
+            node,
+            label=label,
+            opset=self._opset,
+            constants=self._constants,
+            workers=self.workers,
+            limits=self._settings.limits,
+        )
+
+    def _explain(self, index: int, node: Node, kernel: str) -> None:
+        self.choices.append(
+            KernelChoice(node=node_label(index, node), operator=operator_label(node), kernel=kernel)
+        )
+
+    def _fold(self, node: Node, label: str) -> Constant | None:
+        """Return the value of a node that only passes a constant on; None for any other node."""
+        if len([name for name in node.outputs if name]) != 1:
+            return None
+        if node.op_type == "Constant":
+            return constant_value(self._context(node, label))
+        operand = self._constants.get(node.inputs[0]) if len(node.inputs) == 1 else None
+        if operand is None:
+            return None
+        if node.op_type == "Identity":
+            return operand
+        if node.op_type == "Transpose":
+            rank = len(operand.shape)
+            permutation = self._context(node, label).integers("perm") or tuple(range(rank))[::-1]
+            if sorted(permutation) != list(range(rank)):
+                raise CorruptError(f"{label} permutes {rank} axes by {permutation}", section="GRAPH")
+            return operand.transposed(permutation)
+        return None
+
+
+def _multiplications(graph: Graph, file: TensorFile) -> int:
+    """Estimate the multiplications of one run from the weights, a convolution using each many times."""
+    kernels = {node.inputs[1] for node in graph.nodes if node.op_type == "Conv" and len(node.inputs) > 1}
+    return sum(
+        file.info(name).n_stored * (_USES_OF_CONV_WEIGHT if name in kernels else 1)
+        for name in graph.free_names
+    )

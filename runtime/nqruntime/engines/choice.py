@@ -1,0 +1,175 @@
+"""Which engine is faster for a file on this machine: measured once, then remembered."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import math
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nqformat import __version__
+from nqformat.cache_folder import cache_folder, read_cached, write_cached
+from nqformat.errors import FormatError
+from nqruntime.element_types import STRING, element_type
+from nqruntime.graph import GraphValue, Model
+
+from .engine import Engine, EngineSettings
+
+_FIRST_SIZE, _OTHER_SIZES = 1, 16
+_ROUNDS = 5
+_TOLERANCE = 1.02
+_SEED = 0
+
+_measured: dict[str, Timings] = {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timings:
+    """Best seconds of one run with each engine."""
+
+    native: float
+    ort: float
+
+    @property
+    def native_wins(self) -> bool:
+        """Whether the native engine is as fast, within two hundredths."""
+        return self.native <= _TOLERANCE * self.ort
+
+    def __str__(self) -> str:
+        """Say it in a sentence."""
+        return (
+            f"a run takes {1000 * self.native:.3g} ms with the native engine and {1000 * self.ort:.3g} ms "
+            "with ONNX Runtime on this machine"
+        )
+
+
+def made_up_feeds(inputs: Sequence[GraphValue], given: Mapping[str, object]) -> dict[str, np.ndarray] | None:
+    """Return arrays to try a graph with: noise, zeros for integers; None if an input has no known type.
+
+    Axes without a size get 1 if they are the first (the batch), else 16.
+
+    Parameters
+    ----------
+    inputs : sequence of GraphValue
+    given : mapping of str to object
+        Names that need no array, since they have an initializer.
+    """
+    rng = np.random.default_rng(_SEED)
+    feeds = {}
+    for value in inputs:
+        if value.name in given:
+            continue
+        element = element_type(value.element_number)
+        if element is None or element.dtype is None or element.number == STRING or value.shape is None:
+            return None
+        shape = [
+            size if isinstance(size, int) else (_OTHER_SIZES if axis else _FIRST_SIZE)
+            for axis, size in enumerate(value.shape)
+        ]
+        dtype = element.dtype.storage_dtype
+        if dtype.kind == "f":
+            feeds[value.name] = rng.standard_normal(shape).astype(dtype)
+        else:
+            feeds[value.name] = np.zeros(shape, dtype=dtype)
+    return feeds
+
+
+def compare(model: Model, native: Engine, ort: Engine) -> Timings | None:
+    """Time both engines in turn on made-up inputs; None if these do not run."""
+    feeds = made_up_feeds(model.graph.inputs, model.graph.initializers)
+    if feeds is None:
+        return None
+    names = [value.name for value in model.graph.outputs]
+    best = [math.inf, math.inf]
+    try:
+        for engine in (native, ort):
+            engine.run(names, feeds)
+        for _ in range(_ROUNDS):
+            for i, engine in enumerate((native, ort)):
+                started = time.perf_counter()
+                engine.run(names, feeds)
+                best[i] = min(best[i], time.perf_counter() - started)
+    except (FormatError, ValueError, RuntimeError):
+        return None
+    return Timings(native=best[0], ort=best[1])
+
+
+def remembered(key: str) -> Timings | None:
+    """Return what was measured before, in this process or another of this user."""
+    if key not in _measured:
+        path = _path(key)
+        content = None if path is None else read_cached(path)
+        try:
+            found = json.loads(content) if content is not None else None
+            if found is not None:
+                _measured[key] = Timings(native=float(found["native"]), ort=float(found["ort"]))
+        except (ValueError, TypeError, KeyError):
+            return None
+    return _measured.get(key)
+
+
+def remember(key: str, timings: Timings) -> None:
+    """Keep a measurement for later processes too, where there is a cache folder."""
+    _measured[key] = timings
+    path = _path(key)
+    if path is not None:
+        write_cached(path, json.dumps(asdict(timings)).encode())
+
+
+def _path(key: str) -> Path | None:
+    folder = cache_folder()
+    return None if folder is None else folder / f"engine-{key[:32]}.json"
+
+
+def choice_key(file_header: bytes, settings: EngineSettings) -> str:
+    """Return what a measurement depends on: the file, the machine, the versions and the settings.
+
+    Parameters
+    ----------
+    file_header : bytes
+        The header of the .nqz file, whose checksum stands for the checksums of all other bytes.
+    """
+    words = [platform.machine(), platform.processor(), platform.node(), str(settings.threads)]
+    words += [__version__, *(_version(package) for package in ("numpy", "numba", "onnxruntime"))]
+    return hashlib.sha256(file_header + "\0".join(words).encode()).hexdigest()
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def faster(
+    model: Model, key: str, native: Engine, make_ort: Callable[[], Engine | None]
+) -> tuple[Engine, str | None]:
+    """Return the faster engine, closing the other, and why it is not the native one.
+
+    Parameters
+    ----------
+    make_ort : callable
+        The other engine, or None if ONNX Runtime is not installed.
+    """
+    known = remembered(key)
+    if known is not None and known.native_wins:
+        return native, None
+    ort = make_ort()
+    if ort is None:
+        return native, None
+    if known is None:
+        known = compare(model, native, ort)
+        if known is not None:
+            remember(key, known)
+    if known is not None and known.native_wins:
+        ort.close()
+        return native, None
+    native.close()
+    return ort, str(known) if known is not None else "the engines could not be compared on made-up inputs"

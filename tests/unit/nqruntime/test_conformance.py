@@ -1,0 +1,64 @@
+"""The node cases of the onnx package: the native engine computes them right or says why it does not."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+
+import numpy as np
+import pytest
+
+import nqformat
+from nqformat.errors import UnsupportedFeatureError
+from nqruntime import InferenceSession
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from onnx.backend.test.case.node import collect_testcases
+
+# Cases whose inputs the suite gives as protobuf messages, not arrays.
+ARRAYS = (np.ndarray, np.generic, int, float)
+
+
+@pytest.fixture(scope="module")
+def cases():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return collect_testcases(None)
+
+
+def agrees(found, expected, case):
+    """Whether type, shape and elements are those that the suite expects, by its own tolerances."""
+    expected = np.asarray(expected)
+    if found.dtype != expected.dtype or found.shape != expected.shape:
+        return False
+    if expected.dtype.kind != "f":
+        return np.array_equal(found, expected)
+    return np.allclose(found, expected, rtol=case.rtol or 1e-3, atol=case.atol or 1e-7, equal_nan=True)
+
+
+def verdict(case, path):
+    """Return ``passed``, ``declined`` or what is wrong."""
+    nqformat.save_file({}, path, graph=case.model.SerializeToString())
+    try:
+        session = InferenceSession(path, engine="native")
+    except UnsupportedFeatureError:
+        return "declined"
+    names = [value.name for value in case.model.graph.input]
+    for inputs, outputs in case.data_sets:
+        feeds = {name: value for name, value in zip(names, inputs, strict=False) if value is not None}
+        if not all(isinstance(value, ARRAYS) for value in feeds.values()):
+            return "not arrays"
+        try:
+            found = session.run(None, feeds)
+        except UnsupportedFeatureError:
+            return "declined"
+        if not all(agrees(a, b, case) for a, b in zip(found, outputs, strict=True)):
+            return f"wrong: {case.name}"
+    return "passed"
+
+
+def test_every_case_passes_or_is_declined_by_name(cases, tmp_path):
+    found = Counter(verdict(case, tmp_path / "case.nqz") for case in cases)
+    assert set(found) <= {"passed", "declined", "not arrays"}, found
+    assert found["passed"] >= 900 and found["not arrays"] <= 10
