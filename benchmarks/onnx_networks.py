@@ -196,7 +196,7 @@ def reduced(arrays: dict[str, np.ndarray], *, density: float | None = None) -> d
 
     made: dict[str, Any] = {}
     for name, array in arrays.items():
-        if array.dtype != np.float32 or array.ndim < 2 or array.size < 256:
+        if array.dtype != np.float32 or array.ndim < 2 or array.size < 256 or not array.any():
             made[name] = array
             continue
         values = array

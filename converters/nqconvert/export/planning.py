@@ -73,7 +73,13 @@ def plan_model(file: TensorFile, stored: StoredModel, form: Form | None, form_na
     """
     if form is None:
         return ModelPlan()
-    planner = _Planner(file=file, stored=stored, form=form, gathered=_gathered_names(stored))
+    planner = _Planner(
+        file=file,
+        stored=stored,
+        form=form,
+        gathered=_gathered_names(stored),
+        viewed=frozenset(_viewed_names(file, stored)) if form.keeps_views else frozenset(),
+    )
     for info in stored.tensors:
         planner.add(info)
     plan = planner.plan()
@@ -96,6 +102,7 @@ class _Planner:
     stored: StoredModel
     form: Form
     gathered: frozenset[str]
+    viewed: frozenset[str]
     tried: dict[str, TensorEncoding | str] = field(default_factory=dict)
     views: dict[str, ViewTensor] = field(default_factory=dict)
     plain: list[str] = field(default_factory=list)
@@ -133,8 +140,13 @@ class _Planner:
 
     def _encoded(self, info: TensorInfo) -> TensorEncoding | str:
         if info.name not in self.tried:
-            gathered = info.name in self.gathered
-            subject = Subject(file=self.file, stored=self.stored, info=info, gathered=gathered)
+            subject = Subject(
+                file=self.file,
+                stored=self.stored,
+                info=info,
+                gathered=info.name in self.gathered,
+                viewed=info.name in self.viewed,
+            )
             self.tried[info.name] = self.form.encode(subject)
         return self.tried[info.name]
 
@@ -242,6 +254,13 @@ def _exported(info: TensorInfo, form: str, stored_bytes: int, reason: str = "") 
 def _is_gathered(encoding: TensorEncoding) -> bool:
     """Tell whether an encoding decodes after Gather nodes."""
     return isinstance(encoding, GatheredEncoding) and bool(getattr(encoding, "gathered", True))
+
+
+def _viewed_names(file: TensorFile, stored: StoredModel) -> Iterator[str]:
+    """Yield the tensors that views in the graph take elements from."""
+    for info in stored.tensors:
+        view = file.view(info.name)
+        yield from () if view is None else (source.name for source in view.sources)
 
 
 def _gathered_names(stored: StoredModel) -> frozenset[str]:

@@ -74,12 +74,15 @@ class Subject:
     info : TensorInfo
     gathered : bool
         Whether only Gather nodes (axis 0) read it.
+    viewed : bool
+        Whether views of it are made by nodes.
     """
 
     file: TensorFile
     stored: StoredModel
     info: TensorInfo
     gathered: bool
+    viewed: bool = False
 
     def bits(self) -> np.ndarray:
         """Return the decoded tensor, bfloat16 as uint16 bits."""

@@ -5,19 +5,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from nqconvert.export.building import NODE_BYTES, UINT4, GraphRewrite, copy_of, make_node, pack_bits
-from nqconvert.graphs.scope import count_uses, node_attributes, walk_graphs
+from nqconvert.graphs.scope import count_uses, walk_graphs
 from nqformat.dtypes import DType
 from nqformat.tensor import ViewTensor
 
 from .affine import AffineWeights, read_affine
 from .form import Subject, TensorEncoding
+from .products import products_of
 
 _DOMAIN = "com.microsoft"
 _LOWEST_OPSET = 13
@@ -161,26 +161,12 @@ def _outputs_first(subject: Subject) -> bool | str:
     name, graph = subject.info.name, subject.stored.model.graph
     if len(subject.info.shape) != 2:
         return "no matrix"
-    found = list(_products_of(graph, name))
+    found = list(products_of(graph, name))
     if not found or len(found) < count_uses(graph)[name]:
         return "not only MatMul and Gemm take it"
     if len(set(found)) > 1:
         return "taken both as it is and transposed"
     return found[0]
-
-
-def _products_of(graph: Any, name: str) -> Iterator[bool]:
-    """Yield, for each product that MatMulNBits can replace, whether it takes the matrix transposed."""
-    for scope in walk_graphs(graph):
-        for node in scope.node:
-            if node.domain not in ("", "ai.onnx") or list(node.input[1:2]) != [name]:
-                continue
-            if node.op_type == "MatMul":
-                yield False
-            elif node.op_type == "Gemm":
-                attributes = {"alpha": 1.0, "beta": 1.0, "transA": 0, **node_attributes(node)}
-                if (attributes["alpha"], attributes["beta"], attributes["transA"]) == (1.0, 1.0, 0):
-                    yield bool(attributes.get("transB", 0))
 
 
 def _matrix(subject: Subject) -> AffineWeights | str:

@@ -1,21 +1,25 @@
 """Weights as integers and DequantizeLinear, as toolchains for integer hardware read them.
 
-Only weights on an evenly spaced grid, with one scale or one for each index of axis 0: other axes and
-blocks are what ONNX Runtime turns into products with rounded inputs.
+Only weights on an evenly spaced grid, with one scale or one for each index of axis 0. ONNX Runtime turns
+DequantizeLinear before a MatMul into a product with inputs rounded to 8 bits (a relative error of 0.5 %)
+where the scale is one number or stands along the outputs. A matrix that a MatMul may take therefore has its
+scale repeated along axis 0, and one that is going to be transposed is reshaped in between.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from nqconvert.export.building import Chain, GraphRewrite, PackedType, make_node
+from nqconvert.graphs.scope import count_uses
 from nqformat.dtypes import DType
 
 from .affine import AffineWeights, read_affine
 from .form import Subject, TensorEncoding
+from .products import products_of
 
 _PER_TENSOR_OPSET, _SHORT_OPSET = 13, 21
 
@@ -28,10 +32,13 @@ class QdqEncoding:
     ----------
     weights : AffineWeights
     gathered : bool
+    is_reshaped : bool
+        Whether the integers have one more axis, in front, which a Reshape removes.
     """
 
     weights: AffineWeights
     gathered: bool
+    is_reshaped: bool = False
 
     @property
     def lowest_opset(self) -> int:
@@ -51,7 +58,7 @@ class QdqEncoding:
 
     def label(self, opset: int) -> str:
         """Name the type of the integers."""
-        channels = "" if self.weights.axis is None else ", a scale for each channel"
+        channels = "" if self.weights.axis is None else ", a scale for each row"
         return f"qdq {self._type(opset)[0].label}{channels}"
 
     def write(self, rewrite: GraphRewrite, name: str) -> None:
@@ -74,15 +81,18 @@ class QdqEncoding:
         self, rewrite: GraphRewrite, name: str, integers: str, parameters: list[str], output: str
     ) -> None:
         chain = Chain(rewrite, name, integers)
-        axis = {} if self.weights.axis is None else {"axis": self.weights.axis}
+        axis = {} if self.weights.axis is None else {"axis": self.weights.axis + self.is_reshaped}
         chain.add("DequantizeLinear", "dequantized", *parameters, **axis)
+        if self.is_reshaped:
+            chain.reshape("plain", self.weights.k.shape)
         chain.end(output)
 
     def _initializers(self, rewrite: GraphRewrite, name: str) -> tuple[str, list[str]]:
         """Add the initializers; return the names of the integers and of scale and zero point."""
         kind, shift = self._type(rewrite.opset)
         weights = self.weights
-        integers = rewrite.add_packed(f"{name}.quantized", weights.k + shift, kind)
+        stored = weights.k + shift
+        integers = rewrite.add_packed(f"{name}.quantized", stored[None] if self.is_reshaped else stored, kind)
         parameters = [rewrite.add_array(f"{name}.scale", weights.scale, DType.FLOAT32)]
         if weights.zero + shift:
             zeros = np.full(weights.scale.shape, weights.zero + shift)
@@ -94,6 +104,14 @@ class QdqEncoding:
         found = self.weights.stored(whole_bytes=whole_bytes)
         assert found is not None
         return found
+
+
+def _needs_rows(subject: Subject, weights: AffineWeights) -> bool:
+    """Tell whether a product may take a matrix with one scale as it is."""
+    if weights.axis is not None or weights.k.ndim != 2:
+        return False
+    name, graph = subject.info.name, subject.stored.model.graph
+    return sum(products_of(graph, name)) < count_uses(graph)[name]
 
 
 class QdqForm:
@@ -109,8 +127,11 @@ class QdqForm:
             return weights
         if weights.stored() is None:
             return "more than 65,536 steps of its grid"
-        gathered = subject.gathered and weights.axis is None
-        encoding = QdqEncoding(weights=weights, gathered=gathered)
+        gathered = subject.gathered and weights.axis is None and not subject.viewed
+        if not gathered and _needs_rows(subject, weights):
+            rows = np.full(weights.k.shape[0], weights.scale, dtype=np.float32)
+            weights = replace(weights, scale=rows, axis=0)
+        encoding = QdqEncoding(weights=weights, gathered=gathered, is_reshaped=subject.viewed)
         if encoding.n_bytes(encoding.best_opset) + 200 >= subject.info.plain_bytes:
             return "integers would not be smaller"
         return encoding

@@ -43,7 +43,7 @@ def test_weights_on_a_grid_become_integers(label, export, make_graph, weights_of
     tensor = grid(rng, 70, 60, **QDQ[label])
     report, model = added(export, make_graph, {"w": tensor}, (70, 60), form="qdq")
     onnx.checker.check_model(model, full_check=True)
-    assert report.tensors[0].form == f"qdq {label}" and report.max_difference <= 1e-6
+    assert report.tensors[0].form == f"qdq {label}, a scale for each row" and report.max_difference <= 1e-6
     assert [n.op_type for n in model.graph.node] == ["DequantizeLinear", "Sum"]
     assert weights_of(model)["w"].tobytes() == tensor.decode().tobytes()
     assert all(t.raw_data for t in model.graph.initializer if t.name.startswith("w.q"))
@@ -55,7 +55,7 @@ def test_channels_on_axis_0_have_scales_of_their_own(export, make_graph, weights
     nodes = [helper.make_node("Conv", ["x", "w"], ["y"])]
     graph = make_graph(nodes, {"x": (FLOAT, (1, 3, 9, 9))}, {"y": (1, 24, 5, 5)}, opset=19)
     report, model = export({"w": tensor}, graph, form="qdq")
-    assert report.tensors[0].form == "qdq int8, a scale for each channel" and report.opset == 19
+    assert report.tensors[0].form == "qdq int8, a scale for each row" and report.opset == 19
     assert weights_of(model)["w"].tobytes() == tensor.decode().tobytes()
 
 
@@ -63,7 +63,7 @@ def test_codebooks_that_are_evenly_spaced_are_grids(export, make_graph, weights_
     book = Codebook(values=np.float32([-0.75, -0.25, 0.0, 0.5]))
     tensor = CodebookTensor(indices=rng.integers(0, 4, (60, 50)).astype(np.uint8), codebook=book)
     report, model = added(export, make_graph, {"w": tensor}, (60, 50), form="qdq")
-    assert report.tensors[0].form == "qdq int4"
+    assert report.tensors[0].form == "qdq int4, a scale for each row"
     assert weights_of(model)["w"].tobytes() == tensor.decode().tobytes()
 
 
@@ -122,6 +122,22 @@ def test_matrices_become_blocks_of_ONNX_Runtimes_own(low, export, make_graph, ru
     hidden = np.maximum(x.astype("f8") @ tensors["w"].decode(), 0)
     expected = hidden @ tensors["g"].decode().T.astype("f8") + tensors["b"]
     np.testing.assert_allclose(run_file(report.path, {"x": x})[0], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("high", [7, 100])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_products_of_integers_are_not_computed_from_rounded_inputs(
+    high, transposed, export, make_graph, run_file, rng
+):
+    turned = ViewTensor(
+        sources=(ViewSource(name="linear", start=0, stop=48),), permutation=(1, 0), shape=(70, 48)
+    )
+    stored = grid(rng, 48, 70, low=-high, high=high, step=0.1015625)
+    tensors = {"linear": stored, "w": turned} if transposed else {"w": grid(rng, 70, 48, high=high)}
+    tensors, graph = products({**tensors, "g": grid(rng, 24, 48, high=high)}, make_graph, 70)
+    report, _ = export(tensors, graph, form="qdq")
+    forms = [t.form.partition(" ")[0] for t in report.tensors if t.name != "b"]
+    assert set(forms) <= {"qdq", "view"} and report.max_difference <= 1e-6
 
 
 def test_a_transposed_view_keeps_its_scales_for_each_output(export, make_graph, rng):
