@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import multiprocessing
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+_MOST_SECONDS = 120
 Feeds = dict[str, np.ndarray]
 LEVELS = {"none": "DISABLE_ALL", "basic": "ENABLE_BASIC", "extended": "ENABLE_EXTENDED", "all": "ENABLE_ALL"}
 
@@ -95,6 +97,22 @@ def outcome(run: Callable[[Path, Feeds], list[np.ndarray]], path: Path) -> Any:
         return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"[:300]
 
 
+def isolated(run: Callable[[Path, Feeds], list[np.ndarray]], path: Path) -> Any:
+    """Run a model in a process of its own: some programs crash on graphs that they do not expect."""
+    context = multiprocessing.get_context("fork")
+    receiving, sending = context.Pipe(duplex=False)
+    child = context.Process(target=lambda: sending.send(outcome(run, path)))
+    child.start()
+    sending.close()
+    try:
+        return receiving.recv() if receiving.poll(_MOST_SECONDS) else "no answer in time"
+    except EOFError:
+        child.join()
+        return f"crashed with signal {-(child.exitcode or 0)}"
+    finally:
+        child.kill()
+
+
 def main() -> None:
     folder = Path(sys.argv[1])
     results: dict[str, Any] = {}
@@ -103,7 +121,7 @@ def main() -> None:
             version = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-        rows = {path.stem: outcome(run, path) for path in sorted(folder.glob("*.onnx"))}
+        rows = {path.stem: isolated(run, path) for path in sorted(folder.glob("*.onnx"))}
         results[title] = {"version": version, "models": rows}
     print(json.dumps(results))
 

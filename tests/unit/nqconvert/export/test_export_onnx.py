@@ -239,6 +239,17 @@ def test_external_data_lies_in_one_file_beside_the_model(export, two_layers, run
     assert run_file(report.path, {"x": np.ones((1, 40), np.float32)})[0].shape == (1, 10)
 
 
+def test_models_that_pass_2_gib_get_external_data_by_themselves(export, two_layers, monkeypatch):
+    tensors, graph = two_layers
+    monkeypatch.setattr("nqconvert.export.model_file.MAX_MESSAGE_BYTES", 4000)
+    report, _ = export(tensors, graph)
+    assert report.data_path is not None and report.max_difference == 0
+    report, _ = export(tensors, graph, form="codebook")
+    assert report.data_path is None
+    with pytest.raises(ConversionError, match="use external data"):
+        export(tensors, graph, external_data=False)
+
+
 def test_a_requested_opset_is_written_or_refused(export, two_layers):
     tensors, graph = two_layers
     report, model = export(tensors, graph, opset=17)
