@@ -65,6 +65,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/posttraining.py
 	$(BIN)/python benchmarks/onnx_models.py
 	$(BIN)/python benchmarks/onnx_consumers.py
+	$(BIN)/python benchmarks/inference.py
 	$(BIN)/python benchmarks/readme_figures.py
 
 clean:

@@ -25,7 +25,7 @@ from .values import ValueDescription, check_feeds, check_output_names, describe,
 
 _ENGINES = ("auto", "native", "ort")
 _MEMORY = ("default", "low")
-_WORTH_COMPARING = 100_000
+_WORTH_COMPARING = 20_000
 
 
 class InferenceSession:

@@ -12,9 +12,10 @@ from numpy.lib.stride_tricks import sliding_window_view
 from nqconvert.graphs.observation import observed_values
 from nqconvert.graphs.products import Product
 
+from .scratch import release
 from .statistics import LayerHessians
 
-__all__ = ["add_plain_moments"]
+__all__ = ["add_plain_moments", "normalise_outputs"]
 
 _MAX_POSITIONS = 1 << 15
 
@@ -56,7 +57,7 @@ def add_plain_moments(
     for layer in layers:
         layer.scales += 1.0
         layer.finish(done)
-        _normalise(layer, tensors[layer.product.weight])
+        normalise_outputs(layer, tensors[layer.product.weight])
 
 
 def _inputs(product: Product, activation: np.ndarray) -> np.ndarray:
@@ -118,9 +119,10 @@ def _add_inputs(layer: LayerHessians, inputs: np.ndarray) -> None:
         for block, hessian in zip(layer.blocks, hessians, strict=True):
             part = inputs[group, block.start : block.stop]
             hessian += part @ part.T
+            release(hessian)
 
 
-def _normalise(layer: LayerHessians, weight: np.ndarray) -> None:
+def normalise_outputs(layer: LayerHessians, weight: np.ndarray) -> None:
     """Divide by half the output's square, so that half the curvature counts relative errors."""
     assert layer.shared is not None
     matrices = layer.product.matrices(weight.astype(np.float64))
@@ -133,3 +135,4 @@ def _normalise(layer: LayerHessians, weight: np.ndarray) -> None:
     for hessians in layer.shared:
         for hessian in hessians:
             hessian *= 2.0 / energy if energy > 0 else 1.0
+            release(hessian)
