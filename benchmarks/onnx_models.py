@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,10 @@ def session_of(path: Path) -> Any:
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def all_models(folder: Path, wheels: Path | None) -> dict[str, Path]:
-    """Every model, exported into a folder where it is not a file already."""
+def all_models(folder: Path, wheels: Path | None, names: Iterable[str] = TORCH_NETWORKS) -> dict[str, Path]:
+    """Every model, some networks only; exported into a folder where it is not a file already."""
     models = {}
-    for name in TORCH_NETWORKS:
+    for name in names:
         models[name] = folder / f"{name.replace(' ', '-')}.onnx"
         export_network(name, models[name])
     return {**models, **packaged_models(wheels, folder), **light_models()}
@@ -151,17 +152,19 @@ def main() -> None:
     results["machine"] = machine("onnx", "onnxruntime", "torch", "numpy")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        models = all_models(folder, arguments.wheels)
-        if "round-trips" in parts:
-            results["round_trips"] = {}
-            for title, path in models.items():
-                results["round_trips"][title] = round_trip(path, folder)
-                print(title, results["round_trips"][title], flush=True)
-        if "forms" in parts:
-            results["forms"] = {title: form_rows(models[title], folder) for title in TORCH_NETWORKS}
-        if "costs" in parts:
-            results["costs"] = {title: cost_row(models[title], folder) for title in COSTS}
-    write("onnx_models", results)
+        models = all_models(folder, arguments.wheels, COSTS if parts == ["costs"] else TORCH_NETWORKS)
+        for part, titles, measure in (
+            ("round-trips", models, round_trip),
+            ("forms", TORCH_NETWORKS, form_rows),
+            ("costs", COSTS, cost_row),
+        ):
+            if part not in parts:
+                continue
+            rows = results[part.replace("-", "_")] = {}
+            for title in titles:
+                rows[title] = measure(models[title], folder)
+                print(part, title, rows[title], flush=True)
+                write("onnx_models", results)
 
 
 if __name__ == "__main__":

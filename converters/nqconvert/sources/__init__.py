@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ def load_source(
     example_inputs: Any = None,
     weights: Any = None,
     dynamic_batch: bool = True,
+    dynamic_axes: Mapping[str, Sequence[int]] | None = None,
     fold_batch_norms: bool = True,
 ) -> ModelSource:
     """Load a model from any of the supported forms.
@@ -38,6 +39,8 @@ def load_source(
         State dict to load into a copy of the torch module.
     dynamic_batch : bool
         Leave axis 0 of a torch module's inputs open.
+    dynamic_axes : mapping of str to sequence of int, optional
+        Further axes to leave open, by the names of the arguments of ``forward``.
     fold_batch_norms : bool
         Fold batch norms into the weights before them, which changes these; PyTorch's exporter does so anyway.
 
@@ -60,7 +63,12 @@ def load_source(
         from .torch_module import load_torch_module
 
         return load_torch_module(
-            model, example_inputs, weights=weights, dynamic_batch=dynamic_batch, fold=fold_batch_norms
+            model,
+            example_inputs,
+            weights=weights,
+            dynamic_batch=dynamic_batch,
+            dynamic_axes=dynamic_axes,
+            fold=fold_batch_norms,
         )
     if weights is not None:
         raise TypeError("weights can be given for a torch module only; other models bring their own")
