@@ -25,7 +25,7 @@ import nqformat
 from nqconvert import export_onnx
 from nqconvert.sources import load_source
 
-NETWORKS = ("LeNet-5", "ResNet-32", "BERT-like encoder", "BiLSTM")
+NETWORKS = ("LeNet-5", "BERT-like encoder", "BiLSTM")
 FORMS: dict[str, dict[str, Any]] = {
     "dense": {"form": "dense"},
     "float16": {"form": "dense", "dtype": "float16"},

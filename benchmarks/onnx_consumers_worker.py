@@ -6,6 +6,7 @@ difference from the expected outputs, or the first line of the error. Needs NumP
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import json
 import multiprocessing
@@ -79,6 +80,8 @@ CONSUMERS: dict[str, tuple[str, Callable[[Path, Feeds], list[np.ndarray]]]] = {
     "tract": ("tract", tract),
 }
 
+MODULES = {"opencv-python-headless": "cv2", "onnx": "onnx.reference"}
+
 
 def difference(expected: list[np.ndarray], found: list[np.ndarray]) -> float:
     if len(expected) != len(found) or any(a.shape != b.shape for a, b in zip(expected, found, strict=True)):
@@ -121,6 +124,7 @@ def main() -> None:
             version = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
+        importlib.import_module(MODULES.get(package, package))
         rows = {path.stem: isolated(run, path) for path in sorted(folder.glob("*.onnx"))}
         results[title] = {"version": version, "models": rows}
     print(json.dumps(results))

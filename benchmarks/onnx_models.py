@@ -146,21 +146,22 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("parts", nargs="*", default=[])
     parser.add_argument("--wheels", type=Path, help="folder with wheels of packages that hold models")
+    parser.add_argument("--networks", nargs="+", default=list(TORCH_NETWORKS), choices=list(TORCH_NETWORKS))
     arguments = parser.parse_args()
     parts = arguments.parts or ["round-trips", "forms", "costs"]
     results = read("onnx_models")
     results["machine"] = machine("onnx", "onnxruntime", "torch", "numpy")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        models = all_models(folder, arguments.wheels, COSTS if parts == ["costs"] else TORCH_NETWORKS)
+        models = all_models(folder, arguments.wheels, arguments.networks)
         for part, titles, measure in (
             ("round-trips", models, round_trip),
-            ("forms", TORCH_NETWORKS, form_rows),
-            ("costs", COSTS, cost_row),
+            ("forms", arguments.networks, form_rows),
+            ("costs", [name for name in COSTS if name in arguments.networks], cost_row),
         ):
             if part not in parts:
                 continue
-            rows = results[part.replace("-", "_")] = {}
+            rows = results.setdefault(part.replace("-", "_"), {})
             for title in titles:
                 rows[title] = measure(models[title], folder)
                 print(part, title, rows[title], flush=True)

@@ -234,7 +234,7 @@ def onnx_consumers(results: dict[str, Any]) -> list[str]:
         cells = []
         for form in forms:
             found = [v for k, v in row["models"].items() if k.endswith(f"--{form.replace(' ', '_')}")]
-            works = sum(isinstance(value, float) and value <= 1e-4 for value in found)
+            works = sum(not isinstance(value, str) and value <= 1e-4 for value in found)
             cells.append(f"{works} of {len(found)}")
         lines.append(f"| {program} {row['version']} | {' | '.join(cells)} |")
     return lines
