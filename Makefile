@@ -63,6 +63,8 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/huge.py
 	$(BIN)/python benchmarks/quantizers.py
 	$(BIN)/python benchmarks/posttraining.py
+	$(BIN)/python benchmarks/onnx_models.py
+	$(BIN)/python benchmarks/onnx_consumers.py
 	$(BIN)/python benchmarks/inference.py
 	$(BIN)/python benchmarks/readme_figures.py
 

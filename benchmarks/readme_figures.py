@@ -7,10 +7,12 @@ from typing import Any
 
 from harness import read
 
+_SHOWN_FORMS = ("dense", "codebook", "sparse", "auto", "qdq", "ort-nbits")
 ROOT = Path(__file__).parents[1]
 START, STOP = "<!-- figures: start -->", "<!-- figures: stop -->"
 POSTTRAINING_MARKS = "<!-- posttraining: start -->", "<!-- posttraining: stop -->"
 RELIABILITY_MARKS = "<!-- reliability: start -->", "<!-- reliability: stop -->"
+ONNX_MARKS = "<!-- onnx: start -->", "<!-- onnx: stop -->"
 QUANTIZER_MARKS = "<!-- quantizers: start -->", "<!-- quantizers: stop -->"
 
 
@@ -272,6 +274,68 @@ def reliability(fuzz: dict[str, Any], reading: dict[str, Any]) -> list[str]:
     return lines
 
 
+def onnx_forms(results: dict[str, Any]) -> list[str]:
+    """Tables of export forms, their cost in ONNX Runtime, and round trips."""
+    lines: list[str] = []
+    forms = results.get("forms", {})
+    if forms:
+        names = [name for name in next(iter(forms.values()))["8 %"] if name in _SHOWN_FORMS]
+        lines += [
+            "Bytes of exported files, random weights rounded to 16 steps; largest difference from the",
+            "decoded weights in ONNX Runtime, over the largest output (`benchmarks/onnx_models.py`):",
+            "",
+            f"| network | density | {' | '.join(names)} | largest difference |",
+            f"|---|---|{'---|' * (len(names) + 1)}",
+        ]
+        for network, densities in forms.items():
+            for density, row in densities.items():
+                worst = max(row[name]["max_difference"] for name in names)
+                cells = " | ".join(f"{row[name]['bytes']:,}" for name in names)
+                lines.append(f"| {network} | {density} | {cells} | {worst:.1g} |")
+        lines.append("")
+    if costs := results.get("costs", {}):
+        lines += ["Form `codebook` over `dense` in ONNX Runtime, one thread:", ""]
+        lines += ["| network | run time | memory to load | difference |", "|---|---|---|---|"]
+        lines += [
+            f"| {network} | {row['run_ratio']:.2f} | {row['resident_ratio']:.2f} | {row['difference']:.1g} |"
+            for network, row in costs.items()
+        ]
+        lines.append("")
+    if trips := results.get("round_trips", {}):
+        exact = [name for name, row in trips.items() if row["same_graph"] and not row["differing_tensors"]]
+        rest = [name for name in trips if name not in exact]
+        said = f" Not: {', '.join(rest)}." if rest else ""
+        lines += [
+            f".onnx -> .nqz (lossless) -> .onnx: {len(exact)} of {len(trips)} models come back with every "
+            f"tensor bit-identical and the same graph.{said}",
+            f"They are {', '.join(exact)}.",
+            "",
+        ]
+    return lines
+
+
+def onnx_consumers(results: dict[str, Any]) -> list[str]:
+    """Table of programs and the forms that they run to 1e-4 of the largest output."""
+    if not results:
+        return []
+    forms, networks = results["forms"], results["networks"]
+    lines = [
+        f"Which program runs which form, of {len(networks)} networks ({', '.join(networks)}); equal to 1e-4",
+        "(`benchmarks/onnx_consumers.py`):",
+        "",
+        f"| program | {' | '.join(forms)} |",
+        f"|---|{'---|' * len(forms)}",
+    ]
+    for program, row in results["consumers"].items():
+        cells = []
+        for form in forms:
+            found = [v for k, v in row["models"].items() if k.endswith(f"--{form.replace(' ', '_')}")]
+            works = sum(not isinstance(value, str) and value <= 1e-4 for value in found)
+            cells.append(f"{works} of {len(found)}")
+        lines.append(f"| {program} {row['version']} | {' | '.join(cells)} |")
+    return lines
+
+
 def replaced(text: str, start: str, stop: str, lines: list[str]) -> str:
     """Put lines between two markers."""
     head, _, rest = text.partition(start)
@@ -295,6 +359,8 @@ def main() -> None:
         text = replaced(text, *QUANTIZER_MARKS, measured)
     if measured := read("fuzz"):
         text = replaced(text, *RELIABILITY_MARKS, reliability(measured, read("reading")))
+    if lines := [*onnx_forms(read("onnx_models")), *onnx_consumers(read("onnx_consumers"))]:
+        text = replaced(text, *ONNX_MARKS, lines)
     readme.write_text(text)
 
 

@@ -26,7 +26,7 @@ from .header import HEADER_BYTES, Header, check_magic
 from .limits import Limits
 from .metadata import decode_metadata
 from .streams import StreamRecord
-from .tensor import GroupedTensor, Layout, PackedTensor
+from .tensor import GroupedTensor, Layout, PackedTensor, ViewSource, ViewTensor
 from .tensor_decoder import TensorDecoder, is_grouped
 from .tensor_records import (
     CodebookValues,
@@ -323,6 +323,21 @@ class NqzFile:
         if not isinstance(record.fields, PackedFields) or not is_grouped(record.fields):
             return None
         return self.decoder.grouped(record, record.fields)
+
+    def view(self, name: str) -> ViewTensor | None:
+        """Say what a view is made of, without decoding it; None for any other tensor."""
+        record = self._record(name)
+        if not isinstance(record.fields, ViewFields):
+            return None
+        sources = tuple(
+            ViewSource(
+                name=self._directory.tensors[part.tensor].name,
+                start=part.start,
+                stop=part.start + part.n_rows,
+            )
+            for part in record.fields.parts
+        )
+        return ViewTensor(sources=sources, permutation=record.fields.permutation, shape=record.shape)
 
     def get_slice(self, name: str, start: int, stop: int) -> np.ndarray:
         """Decode rows ``start:stop`` of axis 0; dense tensors read only the chunks that hold them.

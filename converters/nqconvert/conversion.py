@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -79,6 +79,7 @@ def convert(
     prefer: str = "size",
     full_metadata: bool = False,
     dynamic_batch: bool = True,
+    dynamic_axes: Mapping[str, Sequence[int]] | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Convert a model to a .nqz file, re-read the file and report what it holds.
@@ -134,6 +135,8 @@ def convert(
         Store all settings and accuracies instead of method, seed and version.
     dynamic_batch : bool
         Leave axis 0 of a module's inputs open.
+    dynamic_axes : mapping of str to sequence of int, optional
+        Further axes of a module's inputs to leave open, by the names of the arguments of ``forward``.
     progress : callable, optional
         Called with a line for each stage.
 
@@ -184,6 +187,7 @@ def convert(
                 weights=weights,
                 training=training,
                 dynamic_batch=dynamic_batch,
+                dynamic_axes=dynamic_axes,
                 progress=say,
             )
             feeds = network.feeds(example_inputs)

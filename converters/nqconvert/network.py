@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -95,13 +95,14 @@ def load_network(
     weights: Any = None,
     training: Training | None = None,
     dynamic_batch: bool = True,
+    dynamic_axes: Mapping[str, Sequence[int]] | None = None,
     progress: Progress,
 ) -> Network:
     """Load a model; with training data, prune and retrain a copy of it first.
 
     Parameters
     ----------
-    model, example_inputs, weights, training, dynamic_batch
+    model, example_inputs, weights, training, dynamic_batch, dynamic_axes
         As in :func:`nqconvert.convert`.
     settings : ConvertSettings
         Density and seed are used, if there is training data.
@@ -116,10 +117,17 @@ def load_network(
     progress("loading the model")
     if retrained is None:
         source = load_source(
-            model, example_inputs=example_inputs, weights=weights, dynamic_batch=dynamic_batch
+            model,
+            example_inputs=example_inputs,
+            weights=weights,
+            dynamic_batch=dynamic_batch,
+            dynamic_axes=dynamic_axes,
+            fold_batch_norms=settings.method != "none",
         )
         return Network(source=source, run=source.run, module=_module_of(model, weights))
-    source = load_source(retrained, example_inputs=example_inputs, dynamic_batch=dynamic_batch)
+    source = load_source(
+        retrained, example_inputs=example_inputs, dynamic_batch=dynamic_batch, dynamic_axes=dynamic_axes
+    )
     from .sources.torch_module import module_runner
 
     return Network(

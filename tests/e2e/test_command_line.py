@@ -118,8 +118,9 @@ def test_the_whole_path_from_onnx_and_back(
         assert ran["engine"] == engine
         outputs[engine] = np.load(folder / f"{engine}.npz")["y"]
     np.testing.assert_allclose(outputs["native"], outputs["ort"], rtol=1e-5, atol=1e-5)
-    for form in ("dense", "codebook"):
-        exported = run_json(capsys, "export", str(file), "-o", f"{form}.onnx", "--form", form)
+    for form in ("dense", "codebook", "auto"):
+        options = ["-o", f"{form}.onnx", "--form", form, "-i", "x.npy"]
+        exported = run_json(capsys, "export", str(file), *options)
         assert exported["max_difference"] == 0
         session = onnxruntime.InferenceSession(f"{form}.onnx", providers=["CPUExecutionProvider"])
         assert np.array_equal(session.run(None, {"x": np.load("x.npy")})[0], outputs["ort"])

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nqconvert.cli.console import emit
+from nqconvert.cli.console import emit, read_arrays
 from nqconvert.cli.limit_options import add_limit_options, limits_of
+from nqconvert.form_names import DENSE_DTYPES, EXPORT_FORMS
 from nqconvert.report import SCHEMA_VERSION
 
 
@@ -14,10 +15,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("file")
     parser.add_argument("-o", "--output", help="the .onnx file; default: beside the .nqz file")
-    parser.add_argument("--form", default="dense", choices=("dense", "codebook"))
+    parser.add_argument("--form", default="dense", choices=EXPORT_FORMS, help="how weights are held")
+    parser.add_argument(
+        "--dtype",
+        choices=DENSE_DTYPES,
+        help="form dense: store float32 tensors in 16 bits, rounded if need be",
+    )
     parser.add_argument("--opset", type=int, help="opset to write")
     parser.add_argument(
         "--verify", default="on", choices=("on", "off"), help="reload and compare; default on"
+    )
+    parser.add_argument(
+        "-i",
+        "--input",
+        help=".npy, .npz with inputs by name, or shape=1,3,32,32 to compare on; default random",
     )
     parser.add_argument("--external-data", action="store_true", help="put large tensors beside the model")
     add_limit_options(parser)
@@ -33,9 +44,11 @@ def run(arguments: argparse.Namespace) -> int:
         source,
         target,
         form=arguments.form,
+        dtype=arguments.dtype,
         opset=arguments.opset,
         verify=arguments.verify == "on",
         external_data=True if arguments.external_data else None,
+        feeds=read_arrays(arguments.input) if arguments.input else None,
         limits=limits_of(arguments),
     )
     lines = [f"{target}: {report.total_bytes:,} bytes, form {report.form}, opset {report.opset}"]

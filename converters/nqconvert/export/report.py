@@ -14,11 +14,12 @@ class ExportedTensor:
     ----------
     name : str
     form : str
-        ``dense``, or ``codebook`` followed by the type of the indices, such as ``codebook uint4``.
+        ``dense``, or the form followed by its integer types, such as ``codebook uint4``; views of other
+        tensors name these.
     stored_bytes, dense_bytes : int
         Bytes in the exported model and bytes of the decoded tensor.
     reason : str
-        Why a codebook export left the tensor dense; else empty.
+        Why the form left the tensor dense; else empty.
     """
 
     name: str

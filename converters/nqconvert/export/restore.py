@@ -12,7 +12,7 @@ from nqconvert.graphs.scope import free_names
 from nqformat import TensorInfo
 from nqformat.errors import ConversionError, CorruptError
 from nqformat.optional_packages import require_package
-from nqformat.tensor import GroupedTensor, PackedTensor
+from nqformat.tensor import GroupedTensor, PackedTensor, ViewTensor
 
 
 class TensorFile(Protocol):
@@ -40,6 +40,10 @@ class TensorFile(Protocol):
 
     def get_grouped(self, name: str) -> GroupedTensor | None:
         """Undo the entropy coding of a tensor with grouped or vector codebooks; None for any other."""
+        ...
+
+    def view(self, name: str) -> ViewTensor | None:
+        """Say what a view is made of; None for any other tensor."""
         ...
 
 

@@ -15,6 +15,10 @@ import numpy as np
 from nqformat.dtypes import storage_bits
 from nqformat.tensor import ViewSource, ViewTensor
 
+from .row_binding import bind_rows
+
+_SMALLEST_TIED_BYTES = 256
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Binding:
@@ -25,7 +29,7 @@ class Binding:
     tensors : dict of str to ndarray
         What the file stores, each content once.
     views : dict of str to ViewTensor
-        Graph tensors that are transposes of stored ones.
+        Graph tensors that are transposes or made of rows of stored ones.
     renames : dict of str to str
         Names in the graph that become names of stored tensors with the same content.
     equal : dict of str to str
@@ -58,6 +62,20 @@ def transposed_view(name: str, array: np.ndarray) -> ViewTensor:
     return ViewTensor(sources=(source,), permutation=(1, 0), shape=(n_columns, n_rows))
 
 
+def may_be_tied(array: np.ndarray) -> bool:
+    """Tell whether a second copy of `array` costs more than a view; constant arrays never do."""
+    if array.nbytes < _SMALLEST_TIED_BYTES:
+        return False
+    flat = array.reshape(-1)
+    return bool((flat[1:] != flat[:-1]).any())
+
+
+def equal_view(name: str, array: np.ndarray) -> ViewTensor:
+    """Describe a tensor that equals `array`, stored as `name`."""
+    source = ViewSource(name=name, start=0, stop=array.shape[0])
+    return ViewTensor(sources=(source,), permutation=tuple(range(array.ndim)), shape=array.shape)
+
+
 def bind_tensors(
     graph_tensors: Mapping[str, np.ndarray],
     model_tensors: Mapping[str, np.ndarray] | None = None,
@@ -77,7 +95,10 @@ def bind_tensors(
     """
     known = dict(model_tensors or {})
     tensors, renames, stored_as = _bind_as_is(graph_tensors, known, reserved)
-    views = _bind_transposed(tensors, known, stored_as, set(reserved) | set(graph_tensors))
+    taken = set(reserved) | set(graph_tensors)
+    views = _bind_transposed(tensors, known, stored_as, taken)
+    views |= bind_rows(tensors, known, taken)
+    stored_as |= {content_key(array): name for name, array in tensors.items() if name in known}
     changed = tuple(name for name in tensors if name in known and tensors[name] is not known[name])
     left = {name: stored_as.get(content_key(array)) for name, array in known.items() if name not in tensors}
     return Binding(
@@ -107,7 +128,8 @@ def _bind_as_is(
             free = [
                 n for n in candidates if n not in reserved and n not in graph_tensors and n not in tensors
             ]
-            stored_as[key] = name if name in candidates or not free else free[0]
+            keeps_name = not free or (name in candidates and free[0] != candidates[0])
+            stored_as[key] = name if keeps_name else free[0]
             stored = stored_as[key]
             tensors[stored] = known[stored] if stored in candidates else array
         if stored_as[key] != name:

@@ -39,7 +39,7 @@ def hoist_initializers(model: Any) -> dict[str, str]:
     reasons: dict[str, str] = {}
     taken = all_names(model.graph)
     _densify_sparse_initializers(model.graph)
-    _hoist_constants(model.graph, model.graph, taken)
+    _hoist_constants(model.graph, model.graph, taken, reasons)
     _hoist_nested(model.graph, model.graph, taken, reasons)
     return reasons
 
@@ -60,6 +60,27 @@ def belongs_in_table(proto: Any, *, constant: bool = False) -> bool:
     if not dtype.is_float:
         return n_bytes > INLINE_INTEGER_BYTES
     return n_bytes > INLINE_CONSTANT_BYTES if constant else n_elements(proto) > 1
+
+
+def unsupported_reason(proto: Any) -> str | None:
+    """Say that a TensorProto has a type which a .nqz file cannot store, or return None."""
+    if stored_dtype(proto) is not None:
+        return None
+    label = require_package("onnx").TensorProto.DataType.Name(proto.data_type)
+    return f"stays in the graph: ONNX type {label} has no place in the tensor table"
+
+
+def large_attributes(graph: Any) -> dict[str, str]:
+    """Return why large attributes stay in the graph, by the first output of their node and their name."""
+    return {
+        f"{node.output[0]}.{attribute.name}": (
+            f"stays in the graph: attribute {attribute.name!r} of a node {node.op_type}"
+        )
+        for node in walk_nodes(graph)
+        if not _is_constant(node)
+        for attribute in node.attribute
+        if not (attribute.HasField("g") or attribute.graphs) and attribute.ByteSize() > INLINE_INTEGER_BYTES
+    }
 
 
 def shape_like_names(graph: Any) -> set[str]:
@@ -119,7 +140,7 @@ def _dense_proto(sparse: Any, name: str) -> Any:
 
 
 def _constant_proto(node: Any) -> Any | None:
-    """Return the value of a Constant node as a TensorProto if it belongs in the tensor table."""
+    """Return the value of a Constant node as a TensorProto; None for scalars and strings."""
     proto = None
     for attribute in node.attribute:
         if attribute.name == "value":
@@ -130,17 +151,19 @@ def _constant_proto(node: Any) -> Any | None:
             proto = proto_of("", np.array(attribute.floats, dtype=np.float32))
         elif attribute.name == "value_ints":
             proto = proto_of("", np.array(attribute.ints, dtype=np.int64))
-    return proto if proto is not None and belongs_in_table(proto, constant=True) else None
+    return proto
 
 
-def _hoist_constants(graph: Any, main: Any, taken: set[str]) -> None:
+def _hoist_constants(graph: Any, main: Any, taken: set[str], reasons: dict[str, str]) -> None:
     """Move large Constant nodes of `graph` into the initializers of `main`."""
     outputs = {value.name for value in graph.output}
     nodes, renames, n_hoisted = [], {}, 0
     for node in graph.node:
         proto = _constant_proto(node) if _is_constant(node) else None
-        if proto is None:
+        if proto is None or not belongs_in_table(proto, constant=True):
             nodes.append(_copy(node))
+            if proto is not None and proto.ByteSize() > INLINE_INTEGER_BYTES:
+                reasons |= _named_reason(node.output[0], unsupported_reason(proto))
             continue
         n_hoisted += 1
         name = node.output[0]
@@ -167,7 +190,7 @@ def _hoist_nested(graph: Any, main: Any, taken: set[str], reasons: dict[str, str
     for node in graph.node:
         for body in node_subgraphs(node):
             _densify_sparse_initializers(body)
-            _hoist_constants(body, main, taken)
+            _hoist_constants(body, main, taken, reasons)
             _hoist_body_initializers(body, main, taken, reasons)
             _hoist_nested(body, main, taken, reasons)
 
@@ -180,6 +203,7 @@ def _hoist_body_initializers(body: Any, main: Any, taken: set[str], reasons: dic
     for proto in body.initializer:
         if not belongs_in_table(proto):
             kept.append(_copy(proto))
+            reasons |= _named_reason(proto.name, unsupported_reason(proto))
         elif proto.name in inputs or proto.name in outputs:
             reasons[proto.name] = "input or output of a nested graph"
             kept.append(_copy(proto))
@@ -189,6 +213,11 @@ def _hoist_body_initializers(body: Any, main: Any, taken: set[str], reasons: dic
     del body.initializer[:]
     body.initializer.extend(kept)
     rename_uses(body, renames)
+
+
+def _named_reason(name: str, reason: str | None) -> dict[str, str]:
+    """Return a reason by name, if there is one."""
+    return {} if reason is None else {name: reason}
 
 
 def _copy(message: Any) -> Any:

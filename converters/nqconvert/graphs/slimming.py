@@ -17,9 +17,9 @@ import numpy as np
 from nqformat.errors import ConversionError
 from nqformat.tensor import ViewTensor
 
-from .binding import bind_tensors
-from .hoisting import belongs_in_table, shape_like_names
-from .onnx_tensor import array_of, stored_dtype
+from .binding import Binding, bind_tensors, equal_view, may_be_tied
+from .hoisting import belongs_in_table, large_attributes, shape_like_names, unsupported_reason
+from .onnx_tensor import array_of
 from .scope import all_names, count_uses, defined_names, node_subgraphs, rename_uses, walk_graphs
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -36,7 +36,7 @@ class SlimGraph:
         Serialized ModelProto.
     tensors : dict of str to ndarray
     views : dict of str to ViewTensor
-        Names in the graph that are transposes of stored tensors.
+        Names in the graph that are made of stored tensors, and further names for these.
     reasons : dict of str to str
         Why a weight stays inline, by name.
     duplicates : dict of str to str
@@ -82,18 +82,30 @@ def slim_graph(model: Any, *, model_tensors: Mapping[str, np.ndarray] | None = N
     binding = bind_tensors(bound, model_tensors, reserved=reserved | (set(moved) & outputs))
     rename_uses(graph, binding.renames)
     tensors = binding.tensors | {name: array for name, array in moved.items() if name in outputs}
+    views = binding.views | _further_names(binding, reserved | set(tensors), own=model_tensors is None)
+    reasons |= large_attributes(graph)
     _clear_annotations(model)
-    _shorten_names(graph, kept=set(tensors) | set(binding.views))
+    _shorten_names(graph, kept=set(tensors) | set(views))
     return SlimGraph(
         graph=model.SerializeToString(deterministic=True),
         tensors=tensors,
-        views=binding.views,
+        views=views,
         reasons=reasons,
         duplicates=binding.renames,
         equal=binding.equal,
         unused=binding.unused,
         changed=binding.changed,
     )
+
+
+def _further_names(binding: Binding, taken: set[str], *, own: bool) -> dict[str, ViewTensor]:
+    """Return views under the other names that the model, or without one the graph, had for a content."""
+    others = binding.renames if own else binding.equal
+    return {
+        name: equal_view(stored, binding.tensors[stored])
+        for name, stored in others.items()
+        if name not in taken and stored in binding.tensors and may_be_tied(binding.tensors[stored])
+    }
 
 
 def _take_initializers(graph: Any) -> tuple[dict[str, str], dict[str, np.ndarray]]:
@@ -126,9 +138,7 @@ def _inline_reason(proto: Any, inputs: set[str], shape_like: set[str]) -> str | 
         return "stays in the graph: it is also a graph input, which a caller may override"
     if proto.name in shape_like:
         return "stays in the graph: shape inference needs its values"
-    if stored_dtype(proto) is None:
-        return f"stays in the graph: ONNX data type {proto.data_type} has no place in the tensor table"
-    return None
+    return unsupported_reason(proto)
 
 
 def _copy(message: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,13 @@ _PICKLE_SUFFIXES = (".pt", ".pth", ".th", ".bin")
 
 
 def load_source(
-    model: Any, *, example_inputs: Any = None, weights: Any = None, dynamic_batch: bool = True
+    model: Any,
+    *,
+    example_inputs: Any = None,
+    weights: Any = None,
+    dynamic_batch: bool = True,
+    dynamic_axes: Mapping[str, Sequence[int]] | None = None,
+    fold_batch_norms: bool = True,
 ) -> ModelSource:
     """Load a model from any of the supported forms.
 
@@ -33,6 +39,10 @@ def load_source(
         State dict to load into a copy of the torch module.
     dynamic_batch : bool
         Leave axis 0 of a torch module's inputs open.
+    dynamic_axes : mapping of str to sequence of int, optional
+        Further axes to leave open, by the names of the arguments of ``forward``.
+    fold_batch_norms : bool
+        Fold batch norms into the weights before them, which changes these; PyTorch's exporter does so anyway.
 
     Raises
     ------
@@ -52,15 +62,22 @@ def load_source(
     if is_module(model):
         from .torch_module import load_torch_module
 
-        return load_torch_module(model, example_inputs, weights=weights, dynamic_batch=dynamic_batch)
+        return load_torch_module(
+            model,
+            example_inputs,
+            weights=weights,
+            dynamic_batch=dynamic_batch,
+            dynamic_axes=dynamic_axes,
+            fold=fold_batch_norms,
+        )
     if weights is not None:
         raise TypeError("weights can be given for a torch module only; other models bring their own")
     if isinstance(model, str | os.PathLike):
-        return _load_path(Path(model))
+        return _load_path(Path(model), fold_batch_norms)
     if _is_instance(model, "onnx", "ModelProto"):
         from .onnx_model import load_model_proto
 
-        return load_model_proto(model)
+        return load_model_proto(model, fold=fold_batch_norms)
     if isinstance(model, Mapping):
         from .state_dict import load_mapping
 
@@ -76,7 +93,7 @@ def is_module(model: Any) -> bool:
     return _is_instance(model, "torch.nn", "Module")
 
 
-def _load_path(path: Path) -> ModelSource:
+def _load_path(path: Path, fold: bool) -> ModelSource:
     """Load the model file at `path` by its suffix."""
     from .state_dict import checked_suffix, load_pickled_state_dict, load_safetensors
 
@@ -84,7 +101,7 @@ def _load_path(path: Path) -> ModelSource:
     if suffix == ".onnx":
         from .onnx_model import load_onnx_file
 
-        return load_onnx_file(path)
+        return load_onnx_file(path, fold=fold)
     if suffix == ".safetensors":
         return load_safetensors(path)
     if suffix in _PICKLE_SUFFIXES:

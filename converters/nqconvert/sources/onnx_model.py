@@ -23,8 +23,14 @@ _EXTERNAL = 1
 _MAX_MESSAGE_BYTES = (1 << 31) - 1
 
 
-def load_onnx_file(path: Path) -> ModelSource:
+def load_onnx_file(path: Path, *, fold: bool = True) -> ModelSource:
     """Read an .onnx file and its external data.
+
+    Parameters
+    ----------
+    path : Path
+    fold : bool
+        Fold batch norms into the weights before them.
 
     Raises
     ------
@@ -34,11 +40,11 @@ def load_onnx_file(path: Path) -> ModelSource:
     content = path.read_bytes()
     model = parse_model(content, path)
     uses_external = attach_external_data(model, path.parent)
-    return _source_of(model, original=path if uses_external else content)
+    return _source_of(model, original=path if uses_external else content, fold=fold)
 
 
-def load_model_proto(model: Any) -> ModelSource:
-    """Take an onnx.ModelProto; it is not changed.
+def load_model_proto(model: Any, *, fold: bool = True) -> ModelSource:
+    """Take an onnx.ModelProto; it is not changed; `fold` as in :func:`load_onnx_file`.
 
     Raises
     ------
@@ -50,7 +56,7 @@ def load_model_proto(model: Any) -> ModelSource:
     copy = type(model)()
     copy.CopyFrom(model)
     original = model.SerializeToString() if model.ByteSize() < _MAX_MESSAGE_BYTES else None
-    return _source_of(copy, original=original)
+    return _source_of(copy, original=original, fold=fold)
 
 
 def parse_model(content: bytes, origin: object) -> Any:
@@ -74,7 +80,7 @@ def parse_model(content: bytes, origin: object) -> Any:
 
 
 def slim_model(
-    model: Any, *, named_tensors: Mapping[str, np.ndarray] | None = None
+    model: Any, *, named_tensors: Mapping[str, np.ndarray] | None = None, fold: bool = True
 ) -> tuple[SlimGraph, tuple[str, ...]]:
     """Hoist weights, fold batch norms and split the model; returns the parts and notes about them.
 
@@ -84,9 +90,11 @@ def slim_model(
         Changed in place.
     named_tensors : mapping of str to ndarray, optional
         Tensors of the model the graph was exported from.
+    fold : bool
+        Fold batch norms.
     """
     reasons = hoist_initializers(model)
-    folded = fold_batch_norms(model)
+    folded = fold_batch_norms(model) if fold else ()
     slim = slim_graph(model, model_tensors=named_tensors)
     slim.reasons.update(reasons)
     notes = []
@@ -94,6 +102,8 @@ def slim_model(
         notes.append(f"batch norm folded into: {', '.join(folded)}")
     if slim.duplicates and not named_tensors:
         notes.append("stored once: " + ", ".join(f"{old} = {new}" for old, new in slim.duplicates.items()))
+    if not slim.tensors and not slim.reasons:
+        notes.append("the model holds no weights: nothing to compress but its graph")
     return slim, tuple(notes)
 
 
@@ -182,12 +192,12 @@ def _external_path(name: str, location: str, folder: Path) -> Path:
     return path
 
 
-def _source_of(model: Any, *, original: bytes | Path | None) -> ModelSource:
+def _source_of(model: Any, *, original: bytes | Path | None, fold: bool) -> ModelSource:
     """Split a model whose tensors are all in memory."""
     initializers = {tensor.name for tensor in model.graph.initializer}
     input_names = tuple(value.name for value in model.graph.input if value.name not in initializers)
     output_names = tuple(value.name for value in model.graph.output)
-    slim, notes = slim_model(model)
+    slim, notes = slim_model(model, fold=fold)
     return ModelSource(
         tensors=slim.tensors,
         views=slim.views,

@@ -8,17 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from nqconvert.graphs.binding import content_key
+from nqconvert.graphs.binding import content_key, equal_view, may_be_tied
 from nqformat.dtypes import bfloat16_array, dtype_of
 from nqformat.errors import ConversionError
 from nqformat.optional_packages import require_package
-from nqformat.tensor import ViewSource, ViewTensor
+from nqformat.tensor import ViewTensor
 
 from .model_source import ModelSource
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.")
-_SMALLEST_TIED_BYTES = 256
 
 
 def load_safetensors(path: Path) -> ModelSource:
@@ -119,11 +118,11 @@ def source_of_arrays(arrays: Mapping[str, np.ndarray], notes: tuple[str, ...] = 
             dtype_of(array)
         except TypeError as error:
             raise ConversionError(f"tensor {name!r}: {error}") from None
-        first = seen.setdefault(content_key(array), name) if _may_be_tied(array) else name
+        first = seen.setdefault(content_key(array), name) if may_be_tied(array) else name
         if first == name:
             tensors[name] = array
         else:
-            views[name] = _same_as(first, array)
+            views[name] = equal_view(first, array)
     return ModelSource(tensors=tensors, views=views, notes=notes)
 
 
@@ -199,17 +198,3 @@ def _without_prefix(arrays: Mapping[str, Any]) -> dict[str, Any]:
         if prefix is None or any(name == prefix for name in named):
             return named
         named = {name.removeprefix(prefix): array for name, array in named.items()}
-
-
-def _may_be_tied(array: np.ndarray) -> bool:
-    """Tell whether a second copy of `array` costs more than a view; constant arrays never do."""
-    if array.nbytes < _SMALLEST_TIED_BYTES:
-        return False
-    flat = array.reshape(-1)
-    return bool((flat[1:] != flat[:-1]).any())
-
-
-def _same_as(name: str, array: np.ndarray) -> ViewTensor:
-    """Describe a tensor that equals the stored tensor `name`."""
-    source = ViewSource(name=name, start=0, stop=array.shape[0])
-    return ViewTensor(sources=(source,), permutation=tuple(range(array.ndim)), shape=array.shape)

@@ -9,7 +9,7 @@ import io
 import logging
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,13 @@ class _Example:
 
 
 def load_torch_module(
-    module: Any, example_inputs: Any, *, weights: Any = None, dynamic_batch: bool = True
+    module: Any,
+    example_inputs: Any,
+    *,
+    weights: Any = None,
+    dynamic_batch: bool = True,
+    dynamic_axes: Mapping[str, Sequence[int]] | None = None,
+    fold: bool = True,
 ) -> ModelSource:
     """Export a torch module and take it apart.
 
@@ -65,6 +71,10 @@ def load_torch_module(
         State dict to load into a copy of the module first.
     dynamic_batch : bool
         Leave axis 0 of every input open. If the exporter cannot, shapes are fixed and a note says so.
+    dynamic_axes : mapping of str to sequence of int, optional
+        Further axes to leave open, by the names of the arguments of ``forward``.
+    fold : bool
+        Fold batch norms that the exporter left.
 
     Raises
     ------
@@ -76,8 +86,9 @@ def load_torch_module(
     if weights is not None:
         module = module_with_weights(module, weights)
     example = _example_of(module, example_inputs)
+    shapes = _dynamic_shapes(module, example, dynamic_batch, dynamic_axes or {})
     with evaluation_mode(module):
-        model, notes = _export(module, example, dynamic_batch)
+        model, notes = _export(module, example, shapes)
         input_names = tuple(value.name for value in model.graph.input)
         output_names = tuple(value.name for value in model.graph.output)
         run = module_runner(module, example_inputs, input_names)
@@ -87,7 +98,7 @@ def load_torch_module(
         }
         notes += _compare_export(model, run, feeds)
     named = _module_tensors(module)
-    slim, slim_notes = slim_model(model, named_tensors=named)
+    slim, slim_notes = slim_model(model, named_tensors=named, fold=fold)
     return ModelSource(
         tensors=slim.tensors,
         views=slim.views,
@@ -203,24 +214,24 @@ def _quiet() -> Iterator[None]:
         logging.disable(previous)
 
 
-def _export(module: Any, example: _Example, dynamic_batch: bool) -> tuple[Any, tuple[str, ...]]:
-    """Return the exported ModelProto and notes; try an open batch axis first."""
+def _export(module: Any, example: _Example, shapes: Any) -> tuple[Any, tuple[str, ...]]:
+    """Return the exported ModelProto and notes; try open axes first, if there are any."""
     require_package("onnx")
     require_package("onnxscript")
     notes: tuple[str, ...] = ()
-    if dynamic_batch and any(tensor.ndim for tensor in example.tensors):
+    if shapes is not None:
         try:
-            return _export_once(module, example, dynamic=True), notes
+            return _export_once(module, example, shapes), notes
         except Exception as error:
             notes = (f"the batch size is fixed to that of the example: {_cause(error)}",)
     try:
-        return _export_once(module, example, dynamic=False), notes
+        return _export_once(module, example, None), notes
     except Exception as error:
         raise ConversionError(f"PyTorch cannot export {type(module).__name__}: {_cause(error)}") from error
 
 
-def _export_once(module: Any, example: _Example, *, dynamic: bool) -> Any:
-    """Export with the batch axis open or fixed."""
+def _export_once(module: Any, example: _Example, shapes: Any) -> Any:
+    """Export with open axes or, for None, fixed shapes."""
     torch = require_package("torch")
     with _quiet(), torch.inference_mode(False), torch.no_grad():
         program = torch.onnx.export(
@@ -229,24 +240,43 @@ def _export_once(module: Any, example: _Example, *, dynamic: bool) -> Any:
             kwargs=example.kwargs,
             dynamo=True,
             opset_version=OPSET,
-            dynamic_shapes=_dynamic_shapes(module, example) if dynamic else None,
+            dynamic_shapes=shapes,
             verbose=False,
         )
         return _proto_of_program(program, module)
 
 
-def _dynamic_shapes(module: Any, example: _Example) -> Any:
-    """Return the specification of open axes in the structure of the arguments."""
+def _dynamic_shapes(
+    module: Any, example: _Example, dynamic_batch: bool, further: Mapping[str, Sequence[int]]
+) -> Any:
+    """Return the specification of open axes in the structure of the arguments; None if all are fixed.
+
+    Raises
+    ------
+    ValueError
+        If an axis is asked for that no argument has.
+    """
     dynamic = require_package("torch").export.Dim.DYNAMIC
-
-    def axes(value: Any) -> dict[int, Any] | None:
-        return {0: dynamic} if value is not None and value.ndim else None
-
-    if example.kwargs:
-        return {name: axes(value) for name, value in example.kwargs.items()}
     parameters = list(inspect.signature(module.forward).parameters.values())
     starred = next((i for i, p in enumerate(parameters) if p.kind is p.VAR_POSITIONAL), None)
-    shapes = tuple(axes(value) for value in example.args)
+    names = [parameters[i if starred is None else min(i, starred)].name for i in range(len(example.args))]
+    if unknown := set(further) - {*names, *example.kwargs}:
+        raise ValueError(f"dynamic_axes names {', '.join(sorted(unknown))}, which are no example inputs")
+
+    def axes(name: str, value: Any) -> dict[int, Any] | None:
+        wanted = {*(() if not dynamic_batch else (0,)), *further.get(name, ())}
+        if value is None or not value.ndim:
+            return None
+        if not all(0 <= axis < value.ndim for axis in wanted):
+            raise ValueError(f"dynamic_axes of {name}: {value.ndim} axes, so 0 to {value.ndim - 1}")
+        return dict.fromkeys(sorted(wanted), dynamic) or None
+
+    by_name = {name: axes(name, value) for name, value in example.kwargs.items()}
+    shapes = tuple(axes(name, value) for name, value in zip(names, example.args, strict=True))
+    if not any((*by_name.values(), *shapes)):
+        return None
+    if by_name:
+        return by_name
     return shapes if starred is None else (*shapes[:starred], shapes[starred:])
 
 
@@ -290,9 +320,12 @@ def _runner(module: Any, example: _Example, input_names: tuple[str, ...]) -> Run
 
 
 def _module_tensors(module: Any) -> dict[str, np.ndarray]:
-    """Return parameters and buffers by name; a tied one by its first name only."""
+    """Return parameters and buffers by name; a tied one by each of its names."""
     named: dict[str, np.ndarray] = {}
-    for entries in (module.named_parameters(), module.named_buffers()):
+    for entries in (
+        module.named_parameters(remove_duplicate=False),
+        module.named_buffers(remove_duplicate=False),
+    ):
         for name, tensor in entries:
             with contextlib.suppress(ConversionError):
                 named[name] = array_of_torch(name, tensor)

@@ -32,6 +32,13 @@ def path(tmp_path: Path, small_file: bytes) -> Path:
     return target
 
 
+def test_a_view_says_what_it_is_made_of(every_layout, small_file):
+    with nqformat.from_bytes(small_file) as file:
+        assert file.view("view") == every_layout["view"] and file.view("dense") is None
+        with pytest.raises(KeyError):
+            file.view("absent")
+
+
 def test_a_mapped_file_gives_what_the_whole_file_gives(path: Path, small_file: bytes) -> None:
     whole = nqformat.load(small_file, bfloat16="uint16")
     with nqformat.safe_open(path, bfloat16="uint16") as file:

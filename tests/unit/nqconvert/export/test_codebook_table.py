@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nqconvert.export.codebook import pack_nibbles
-from nqconvert.export.codebook_table import table_of_packed, table_of_values
+from nqconvert.export.building import pack_bits
+from nqconvert.export.forms.codebook_table import table_of_packed, table_of_values
 from nqformat import DType, Layout, PackedTensor
 
 
@@ -71,4 +71,4 @@ def test_values_are_told_apart_by_their_bits():
 
 
 def test_the_first_of_two_nibbles_is_the_low_one():
-    assert pack_nibbles(np.array([1, 2, 15])) == b"\x21\x0f"
+    assert pack_bits(np.array([1, 2, 15]), 4) == b"\x21\x0f"

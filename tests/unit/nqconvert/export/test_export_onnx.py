@@ -110,7 +110,7 @@ def test_embeddings_are_looked_up_after_the_gather(export, quantized, make_graph
     graph = make_graph(nodes, {"ids": (INT64, ("n", 5))}, {"y": ("n", 5, 100)})
     report, model = export(tensors, graph, form="codebook")
     forms = {t.name: t.form for t in report.tensors}
-    assert forms == {"table": "codebook uint8", "shared": "codebook uint8", "turned": "codebook uint4"}
+    assert forms == {"table": "codebook uint8", "shared": "codebook uint8", "turned": "view of shared"}
     first = model.graph.node[[n.input[0] for n in model.graph.node].index("table.indices")]
     assert first.op_type == "Gather" and list(first.input)[1] == "ids"
     ids = rng.integers(0, 100, size=(2, 5))
@@ -239,6 +239,17 @@ def test_external_data_lies_in_one_file_beside_the_model(export, two_layers, run
     assert run_file(report.path, {"x": np.ones((1, 40), np.float32)})[0].shape == (1, 10)
 
 
+def test_models_that_pass_2_gib_get_external_data_by_themselves(export, two_layers, monkeypatch):
+    tensors, graph = two_layers
+    monkeypatch.setattr("nqconvert.export.model_file.MAX_MESSAGE_BYTES", 4000)
+    report, _ = export(tensors, graph)
+    assert report.data_path is not None and report.max_difference == 0
+    report, _ = export(tensors, graph, form="codebook")
+    assert report.data_path is None
+    with pytest.raises(ConversionError, match="use external data"):
+        export(tensors, graph, external_data=False)
+
+
 def test_a_requested_opset_is_written_or_refused(export, two_layers):
     tensors, graph = two_layers
     report, model = export(tensors, graph, opset=17)
@@ -301,8 +312,30 @@ def test_given_inputs_are_used_for_the_comparison(export, quantized, make_graph,
         export(tensors, graph)
     with pytest.raises(ValueError, match="inputs"):
         export(tensors, graph, feeds={"z": np.zeros(1)})
+    graph = make_graph(
+        [helper.make_node("Sum", ["x", "z", "w"], ["y"])],
+        {"x": (FLOAT, (40, 40)), "z": (FLOAT, (40, 40))},
+        {"y": (40, 40)},
+    )
+    with pytest.raises(ValueError, match="by name"):
+        export(tensors, graph, feeds=np.zeros((40, 40), np.float32))
+    graph = make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], {"x": (FLOAT, None)}, {"y": None})
     with pytest.raises(ConversionError, match="cannot run"):
         export(tensors, graph, feeds={"x": np.zeros((2, 3), np.float32)})
+
+
+def test_open_axes_with_one_symbol_are_equal(export, quantized, make_graph, rng):
+    tensors = {"w": quantized(rng, 20, 20)}
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("Add", ["h", "state"], ["y"])]
+    inputs = {"x": (FLOAT, ("batch", 20)), "state": (FLOAT, (3, "batch", 20))}
+    report, _ = export(tensors, make_graph(nodes, inputs, {"y": (3, "batch", 20)}))
+    assert report.max_difference == 0
+
+
+def test_the_only_input_needs_no_name(export, two_layers, rng):
+    tensors, graph = two_layers
+    report, _ = export(tensors, graph, feeds=rng.normal(size=(7, 40)).astype(np.float32))
+    assert report.max_difference == 0
 
 
 def failing(tmp_path, match, error=ConversionError, **options):
@@ -344,7 +377,7 @@ def test_outputs_that_differ_stop_the_export(tmp_path, two_layers, monkeypatch):
     tensors, graph = two_layers
     nqformat.save_file(tensors, tmp_path / "m.nqz", graph=graph)
     (tmp_path / "m.onnx").write_bytes(b"the old model")
-    monkeypatch.setattr("nqconvert.export.codebook.pack_nibbles", lambda indices: bytes(indices.size // 2))
+    monkeypatch.setattr("nqconvert.export.building.pack_bits", lambda values, bits: bytes(values.size // 2))
     with pytest.raises(ConversionError, match="outputs differ"):
         export_onnx(tmp_path / "m.nqz", tmp_path / "m.onnx", form="codebook", opset=21)
     assert (tmp_path / "m.onnx").read_bytes() == b"the old model"

@@ -69,6 +69,24 @@ def encoder():
     return module, load_source(module, example_inputs=feeds)
 
 
+def test_further_axes_stay_open():
+    class Mean(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(6, 4)
+
+        def forward(self, x):
+            return self.inner(x).mean(1)
+
+    source = load_source(Mean(), example_inputs=torch.ones(2, 5, 6), dynamic_axes={"x": [1]})
+    shape = onnx.ModelProto.FromString(source.graph).graph.input[0].type.tensor_type.shape
+    assert [bool(d.dim_param) for d in shape.dim] == [True, True, False]
+    with pytest.raises(ValueError, match="no example inputs"):
+        load_source(Mean(), example_inputs=torch.ones(2, 5, 6), dynamic_axes={"z": [1]})
+    with pytest.raises(ValueError, match="3 axes"):
+        load_source(Mean(), example_inputs=torch.ones(2, 5, 6), dynamic_axes={"x": [3]})
+
+
 def test_a_module_keeps_its_modes_and_weights(classifier):
     module, _ = classifier
     assert module.training and module.fc.training and not module.norm.training

@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from nqconvert.export.restore import TensorFile
 from nqformat import TensorInfo
 from nqformat.dtypes import DType
 from nqformat.tensor import GroupedTensor, Layout, PackedTensor, Scales, affine_values, cast_values
-
-from .restore import TensorFile
 
 MAX_ENTRIES = 1 << 16
 _MAX_COUNTED_RANGE = 1 << 20
