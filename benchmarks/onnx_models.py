@@ -26,6 +26,7 @@ from nqconvert import convert, export_onnx
 from nqconvert.graphs.ort_session import relative_difference
 from nqconvert.model_comparison import compare_models
 from nqconvert.sources import load_source
+from nqformat.errors import ConversionError
 
 FORMS = ("dense", "codebook", "sparse", "auto", "qdq", "ort-nbits")
 COSTS = ("ResNet-32", "MobileNetV2-like", "BERT-like encoder", "BiLSTM", "U-Net")
@@ -103,7 +104,11 @@ def form_rows(path: Path, folder: Path) -> dict[str, Any]:
             "weights": sum(t.k.size for t in weights),
         }
         for form in FORMS:
-            report = export_onnx(file, folder / "m.onnx", form=form)
+            try:
+                report = export_onnx(file, folder / "m.onnx", form=form)
+            except ConversionError as error:
+                row[form] = {"refused": str(error)}
+                continue
             row[form] = {"bytes": report.total_bytes, "max_difference": report.max_difference}
         rows[label] = row
     return rows

@@ -289,8 +289,9 @@ def onnx_forms(results: dict[str, Any]) -> list[str]:
         ]
         for network, densities in forms.items():
             for density, row in densities.items():
-                worst = max(row[name]["max_difference"] for name in names)
-                cells = " | ".join(f"{row[name]['bytes']:,}" for name in names)
+                made = {name: row[name] for name in names if "bytes" in row[name]}
+                worst = max(cell["max_difference"] for cell in made.values())
+                cells = " | ".join(f"{made[name]['bytes']:,}" if name in made else "" for name in names)
                 lines.append(f"| {network} | {density} | {cells} | {worst:.1g} |")
         lines.append("")
     if costs := results.get("costs", {}):
