@@ -1,0 +1,180 @@
+"""Curves of bytes and accuracy from the rows of posttraining.json, compared at equal accuracy.
+
+A curve is monotone regression over the settings of one method, so that no lucky point counts, and between
+points the logarithm of bytes is linear in the accuracy. NNCodec has a curve for each of its modes and the
+smallest counts; method obs has one for each calibration seed and the mean counts. "Luckiest" compares with
+the smallest of all of NNCodec's files that reach the accuracy on the test set.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+Curve = list[tuple[int, float]]
+"""Bytes and accuracy, both rising."""
+
+
+def before(network: dict[str, Any]) -> float:
+    """Accuracy of the network itself."""
+    rows = (row for row in network["rows"].values() if row["method"] == "original")
+    return next((float(row["test"]) for row in rows), math.nan)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goal:
+    """A figure that method obs shall not exceed.
+
+    Attributes
+    ----------
+    kind : {"ratio", "bytes", "drop"}
+        Bytes over NNCodec's, or bytes, where accuracy `at` is kept; or the drop of accuracy at `at` bytes.
+    """
+
+    network: str
+    kind: str
+    at: float
+    bound: float
+    text: str
+
+
+def monotone(points: Curve) -> Curve:
+    """Least-squares fit of an accuracy that rises with bytes (pool adjacent violators)."""
+    blocks: list[tuple[float, list[int]]] = []
+    for size, accuracy in sorted(points):
+        blocks.append((accuracy, [size]))
+        while len(blocks) > 1 and blocks[-2][0] >= blocks[-1][0]:
+            (a, first), (b, second) = blocks[-2:]
+            mean = (a * len(first) + b * len(second)) / (len(first) + len(second))
+            blocks[-2:] = [(mean, [*first, *second])]
+    return [(size, accuracy) for accuracy, sizes in blocks for size in sizes]
+
+
+def bytes_at(curve: Curve, accuracy: float) -> float | None:
+    """Bytes at which a curve reaches an accuracy; None outside of what was measured."""
+    if not curve or not curve[0][1] <= accuracy <= curve[-1][1]:
+        return None
+    for (below, low), (above, high) in pairwise(curve):
+        if accuracy <= high:
+            share = (accuracy - low) / (high - low) if high > low else 0.0
+            return math.exp(math.log(below) + max(0.0, share) * math.log(above / below))
+    return float(curve[0][0])
+
+
+def accuracy_at(curve: Curve, size: float) -> float | None:
+    """Accuracy of a curve at so many bytes; None below its smallest file, its last beyond its largest."""
+    if not curve or size < curve[0][0]:
+        return None
+    return float(np.interp(math.log(size), [math.log(s) for s, _ in curve], [a for _, a in curve]))
+
+
+def curves(network: dict[str, Any], method: str, part: str) -> list[Curve]:
+    """A curve for each value of `part`, mode or seed, that has three points or more."""
+    points: dict[Any, Curve] = {}
+    for row in network["rows"].values():
+        if row["method"] == method:
+            points.setdefault(row[part], []).append((row["file_bytes"], row["test"]))
+    return [monotone(found) for _, found in sorted(points.items()) if len(found) > 2]
+
+
+def nncodec_bytes(network: dict[str, Any], accuracy: float) -> float | None:
+    """NNCodec's bytes in the best of its modes."""
+    found = [bytes_at(curve, accuracy) for curve in curves(network, "nncodec", "mode")]
+    return min((size for size in found if size is not None), default=None)
+
+
+def luckiest_bytes(network: dict[str, Any], accuracy: float) -> int | None:
+    """The smallest of NNCodec's files that reaches an accuracy."""
+    rows = [r for r in network["rows"].values() if r["method"] == "nncodec" and r["test"] >= accuracy]
+    return min((r["file_bytes"] for r in rows), default=None)
+
+
+def measured(goal: Goal, network: dict[str, Any]) -> list[float]:
+    """What a goal is about, for each curve of method obs; empty where it was not measured."""
+    peer = nncodec_bytes(network, goal.at)
+    found: list[float | None] = []
+    for curve in curves(network, "obs", "seed"):
+        if goal.kind == "drop":
+            reached = accuracy_at(curve, goal.at)
+            found.append(None if reached is None else 100 * (before(network) - reached))
+            continue
+        ours = bytes_at(curve, goal.at)
+        theirs = peer if goal.kind == "ratio" else 1.0
+        found.append(None if ours is None or theirs is None else ours / theirs)
+    return [value for value in found if value is not None]
+
+
+def goals(networks: dict[str, Any]) -> list[Goal]:
+    """The goals for the networks that were measured."""
+    found = []
+    if "resnet32_jpegft" in networks:
+        row = networks["resnet32_jpegft"]
+        for percent, bound in ((86, 0.5), (85, 0.5), (84, 0.5), (83, 0.4), (82, 0.4), (81, 0.4)):
+            text = f"bytes / NNCodec's at {percent} %"
+            found.append(
+                Goal(network="resnet32_jpegft", kind="ratio", at=percent / 100, bound=bound, text=text)
+            )
+        size = row["fp32_bytes"] / 14
+        found.append(
+            Goal(
+                network="resnet32_jpegft",
+                kind="drop",
+                at=size,
+                bound=0.5,
+                text=f"drop in points at {size:,.0f} bytes",
+            )
+        )
+    for name in ("resnet20_jpegft", "dscnn", "resnet8", "characters"):
+        if name in networks:
+            at = before(networks[name]) - 0.01
+            bound = 0.55 if name != "characters" else math.inf
+            text = "bytes / NNCodec's at a drop of 1 point"
+            found.append(Goal(network=name, kind="ratio", at=at, bound=bound, text=text))
+    for name, bound in (("lenet300_p8", 9800), ("lenet5_p8", 12700)):
+        if name in networks:
+            at = before(networks[name]) - 0.001
+            found.append(
+                Goal(network=name, kind="bytes", at=at, bound=bound, text="bytes at a drop of 0.1 point")
+            )
+    return found
+
+
+def goal_rows(results: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Network, goal, figure and verdict, as text."""
+    networks = results.get("networks", {})
+    rows = []
+    for goal in goals(networks):
+        values = measured(goal, networks[goal.network])
+        form = "{:,.0f}" if goal.kind == "bytes" else "{:.2f}"
+        bound = "" if math.isinf(goal.bound) else f", at most {form.format(goal.bound)}"
+        if not values:
+            rows.append((goal.network, goal.text + bound, "outside the curves", ""))
+            continue
+        mean = float(np.mean(values))
+        spread = f" ({form.format(min(values))} to {form.format(max(values))})" if len(values) > 1 else ""
+        lucky = luckiest_bytes(networks[goal.network], goal.at) if goal.kind == "ratio" else None
+        if lucky:
+            peer = nncodec_bytes(networks[goal.network], goal.at) or math.nan
+            spread += f"; {mean * peer / lucky:.2f} of the luckiest"
+        verdict = "" if math.isinf(goal.bound) else "met" if mean <= goal.bound else "missed"
+        rows.append((goal.network, goal.text + bound, form.format(mean) + spread, verdict))
+    for name, row in results.get("conversions", {}).items():
+        limit = {"resnet32_jpegft": 60, "encoder": 600}.get(name)
+        bound = "" if limit is None else f", at most {limit} s"
+        verdict = "" if limit is None else "met" if row["seconds"] <= limit else "missed"
+        took = f"{row['seconds']:.0f} s"
+        if row.get("peak_bytes"):
+            took += f", {row['peak_bytes'] / 1e6:,.0f} MB"
+        text = f"conversion of {row['parameters']:,} parameters, {row['calibration']:,} inputs{bound}"
+        rows.append((name, text, took, verdict))
+    return rows
+
+
+def print_goals(results: dict[str, Any]) -> None:
+    """Print the table of goals."""
+    for row in goal_rows(results):
+        print(" | ".join(row))
