@@ -10,6 +10,7 @@ from .errors import MissingDependencyError
 __all__ = ["require_package"]
 
 _EXTRA_OF_PACKAGE = {
+    "PIL": "images",
     "matplotlib": "report",
     "ml_dtypes": "convert",
     "onnx": "convert",

@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from .comparison_table import Comparison
     from .conversion import convert
     from .export import export_onnx
+    from .repair.settings import RepairSettings
     from .report import Report
     from .sensitivity import measure_sensitivities
+    from .sensitivity.images import ImageFolder
     from .sources import ModelSource, load_source
     from .training.fine_tuning import FineTuning
     from .training.stage import Training
@@ -21,7 +23,9 @@ if TYPE_CHECKING:
 __all__ = [
     "Comparison",
     "FineTuning",
+    "ImageFolder",
     "ModelSource",
+    "RepairSettings",
     "Report",
     "Training",
     "compare",
@@ -34,7 +38,9 @@ __all__ = [
 _HOMES = {
     "Comparison": "comparison_table",
     "FineTuning": "training.fine_tuning",
+    "ImageFolder": "sensitivity.images",
     "ModelSource": "sources",
+    "RepairSettings": "repair.settings",
     "Report": "report",
     "Training": "training.stage",
     "compare": "comparison",

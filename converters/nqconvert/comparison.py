@@ -18,11 +18,11 @@ from .baselines import BASELINES, Baseline, baseline_file
 from .comparison_table import Comparison, ComparisonRow
 from .encoding import Encoding
 from .memory import PeakMemory
-from .network import load_network, network_sensitivities, network_surgeon
+from .network import load_network, network_calibration, network_sensitivities, network_surgeon
 from .nncodec import NNCODEC_QPS, nncodec_file, nncodec_missing
 from .presets import ConvertSettings
 from .quantizers import quantizer_names
-from .search import Target, byte_count, search_rate
+from .search import Target, byte_count
 from .sensitivity.calibration import calibration_batches, feeds_of
 from .sources import ModelSource, Runner
 from .verification import file_runner
@@ -107,6 +107,7 @@ def compare(
         seed=seed,
     )
     network = load_network(model, settings, example_inputs=example_inputs, weights=weights, progress=say)
+    calibration = network_calibration(network, calibration, samples)
     sensitivities, notes = network_sensitivities(
         network, settings, calibration=calibration, loss=loss, optimizer_state=optimizer_state, progress=say
     )
@@ -270,7 +271,7 @@ def _quantized_row(
     costs = _Costs()
     try:
         with costs:
-            found = search_rate(settings, encoding.attempt, bound, lambda line: None)
+            found = encoding.fitting_attempt(settings, bound, lambda line: None)
     except ConversionError as error:
         return costs.on(replace(row, note=str(error).partition(";")[0]))
     row = replace(row, file_bytes=found.file_bytes, setting=_setting(found.settings))

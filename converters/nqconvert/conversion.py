@@ -20,6 +20,7 @@ from .memory import PeakMemory, StageClock
 from .network import (
     Network,
     load_network,
+    network_calibration,
     network_sensitivities,
     network_surgeon,
     settings_with_calibration,
@@ -27,8 +28,9 @@ from .network import (
 from .presets import ConvertSettings, preset_settings
 from .quantization import QuantizedModel, is_weight
 from .quantizers import get_quantizer
+from .repair.settings import RepairSettings
 from .report import Report, measure_file
-from .search import SEARCHING, Attempt, Target, search_drop, search_rate
+from .search import SEARCHING, Attempt, Target, search_drop
 from .sensitivity.loss_check import LossCheck, check_losses
 from .sensitivity.settings import SensitivitySettings
 from .sources import ModelSource
@@ -65,6 +67,8 @@ def convert(
     calibration: Any = None,
     loss: Callable[[Any, Any], Any] | None = None,
     optimizer_state: Any = None,
+    hessian: str | None = None,
+    repairs: RepairSettings | None = None,
     fine_tuning: FineTuning | None = None,
     target_bits: float | None = None,
     target_size: float | None = None,
@@ -102,7 +106,7 @@ def convert(
         Override single settings of the preset; see :class:`~nqconvert.presets.ConvertSettings`.
     sensitivity, samples, sensitivity_power, seed : optional
         Override single settings of the preset; see :class:`~nqconvert.presets.ConvertSettings`.
-    calibration : array, tuple, mapping or iterable, optional
+    calibration : array, tuple, mapping, iterable, callable or ImageFolder, optional
         Inputs, or inputs with targets, to measure sensitivities and layer Hessians on; with them preset
         ``auto`` takes method ``obs``. See
         :func:`nqconvert.sensitivity.calibration.calibration_batches`.
@@ -110,6 +114,10 @@ def convert(
         ``loss(outputs, targets)`` that sensitivities are about; cross entropy if not given.
     optimizer_state : path or mapping, optional
         State of the Adam optimizer (sensitivity ``adam``).
+    hessian : {"inputs", "identity"}, optional
+        ``identity`` lets method ``obs`` work without calibration inputs.
+    repairs : RepairSettings, optional
+        What follows method ``obs``: distillation, corrections of biases, norms and scales.
     fine_tuning : FineTuning, optional
         Trains the entries of the codebooks of a module.
     target_bits, target_size, target_ratio : float, optional
@@ -163,6 +171,8 @@ def convert(
         sensitivity=sensitivity,
         samples=samples,
         sensitivity_power=sensitivity_power,
+        hessian=hessian,
+        repairs=repairs,
         seed=seed,
     )
     target = Target(bits=target_bits, size=target_size, ratio=target_ratio)
@@ -180,6 +190,7 @@ def convert(
                 progress=say,
             )
             feeds = network.feeds(example_inputs)
+            calibration = network_calibration(network, calibration, settings.samples)
         if preset == "auto" and method is None and sensitivity is None and calibration is not None:
             settings = settings_with_calibration(settings, network)
         with clock.stage("sensitivities"):
@@ -191,7 +202,7 @@ def convert(
                 optimizer_state=optimizer_state,
                 progress=say,
             )
-        source = network.pruned(settings.density)
+        source = network.pruned(None if settings.method == "obs" else settings.density)
         with clock.stage("Hessians"):
             surgeon = network_surgeon(source, settings, calibration, say)
         encoding = Encoding(
@@ -235,7 +246,14 @@ def convert(
                 file = measure_file(staged)
     after = verification.score
     measured = (*sensitivity_notes, *(surgeon.notes if surgeon else ()))
-    notes = (*network.source.notes, *network.notes, *measured, *quantized.notes, *losses.notes)
+    notes = (
+        *network.source.notes,
+        *network.notes,
+        *measured,
+        *quantized.model.notes,
+        *quantized.notes,
+        *losses.notes,
+    )
     return Report(
         path=os.fspath(path),
         preset=settings.preset,
@@ -285,7 +303,7 @@ def _quantize(
     say(f"quantizing {len(encoding.source.tensors)} tensors ({settings.method})")
     if max_bytes is None:
         return _Quantized(model=encoding.quantize(settings), settings=settings)
-    found = search_rate(settings, encoding.attempt, max_bytes, say)
+    found = encoding.fitting_attempt(settings, max_bytes, say)
     return _Quantized(model=found.model, settings=found.settings)
 
 

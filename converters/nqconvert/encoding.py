@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 import nqformat
 from nqformat.dtypes import DType
+from nqformat.errors import ConversionError
 from nqformat.tensor import HashedTensor, RawTensor, Tensor, ViewTensor
 
 from .obs.surgeon import Surgeon
 from .presets import ConvertSettings
 from .quantization import QuantizedModel, quantize_tensors
-from .search import Attempt, Target
+from .repair.stage import repaired_tensors
+from .search import Attempt, Target, search_rate
 from .sources import ModelSource
 
 __all__ = ["Encoding", "file_metadata"]
+
+_FITTING_ROUNDS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,9 +50,14 @@ class Encoding:
     edge: bool = False
     prefer: str = "size"
 
-    def quantize(self, settings: ConvertSettings) -> QuantizedModel:
-        """Return the source's tensors, quantized."""
-        return quantize_tensors(self.source.tensors, settings, self.sensitivities, self.surgeon)
+    def quantize(self, settings: ConvertSettings, *, repaired: bool = True) -> QuantizedModel:
+        """Return the source's tensors, quantized and, after method ``obs``, repaired."""
+        model = quantize_tensors(self.source.tensors, settings, self.sensitivities, self.surgeon)
+        network = None if self.surgeon is None else self.surgeon.network
+        if not repaired or network is None or settings.method != "obs":
+            return model
+        tensors, notes = repaired_tensors(model.tensors, network, settings.repairs)
+        return replace(model, tensors=tensors, notes=notes)
 
     def tensors(self, model: QuantizedModel) -> dict[str, Tensor]:
         """Return everything that the file's tensor table holds."""
@@ -85,15 +95,45 @@ class Encoding:
             prefer=self.prefer,
         )
 
-    def attempt(self, settings: ConvertSettings) -> Attempt:
+    def attempt(self, settings: ConvertSettings, *, repaired: bool = True) -> Attempt:
         """Quantize and encode."""
-        model = self.quantize(settings)
+        model = self.quantize(settings, repaired=repaired)
         return Attempt(
             settings=settings,
             model=model,
             file_bytes=len(self.content(settings, model)),
             distortion=self.distortion(model),
         )
+
+    def fitting_attempt(
+        self, settings: ConvertSettings, max_bytes: int, progress: Callable[[str], None]
+    ) -> Attempt:
+        """Search for the best settings whose file has at most `max_bytes`; repairs follow the search.
+
+        Where repairs make the file too large, the search goes on below the bound; where that does not help,
+        nothing is repaired.
+
+        Raises
+        ------
+        ConversionError
+            As :func:`nqconvert.search.search_rate`.
+        """
+        unrepaired = partial(self.attempt, repaired=False)
+        best = search_rate(settings, unrepaired, max_bytes, progress)
+        if settings.method != "obs":
+            return best
+        found, bound = best, max_bytes
+        for _ in range(_FITTING_ROUNDS):
+            progress("repairing what was quantized")
+            repaired = self.attempt(found.settings)
+            if repaired.file_bytes <= max_bytes:
+                return repaired
+            bound -= repaired.file_bytes - max_bytes
+            try:
+                found = search_rate(settings, unrepaired, bound, progress)
+            except ConversionError:
+                break
+        return best
 
     def distortion(self, model: QuantizedModel) -> float:
         """Return the sum of sensitivity x squared error, or the loss that layer Hessians predict.

@@ -14,12 +14,21 @@ from nqformat.errors import ConversionError
 from .obs.surgeon import CalibrationSettings, Surgeon, prepare_surgeon
 from .presets import ConvertSettings
 from .quantization import continuous_weights, is_weight
+from .sensitivity.calibration import repeatable
+from .sensitivity.images import ImageFolder
 from .sensitivity.settings import SensitivitySettings
 from .sensitivity.stage import StageData, source_sensitivities
 from .sources import ModelSource, Runner, is_module, load_source
 from .training.stage import Training, prune_module, prune_tensors
 
-__all__ = ["Network", "load_network", "network_sensitivities", "network_surgeon", "settings_with_calibration"]
+__all__ = [
+    "Network",
+    "load_network",
+    "network_calibration",
+    "network_sensitivities",
+    "network_surgeon",
+    "settings_with_calibration",
+]
 
 Progress = Callable[[str], None]
 
@@ -122,6 +131,18 @@ def load_network(
     )
 
 
+def network_calibration(network: Network, calibration: Any, samples: int) -> Any:
+    """Return calibration data in a form that every stage can go through.
+
+    Raises
+    ------
+    As :meth:`nqconvert.ImageFolder.inputs`.
+    """
+    if isinstance(calibration, ImageFolder):
+        return calibration.inputs(network.source, samples)
+    return repeatable(calibration, samples)
+
+
 def network_sensitivities(
     network: Network,
     settings: ConvertSettings,
@@ -174,7 +195,9 @@ def network_surgeon(
     if settings.method != "obs":
         return None
     started = time.perf_counter()
-    measured = CalibrationSettings(samples=settings.samples, seed=settings.seed, progress=progress)
+    measured = CalibrationSettings(
+        samples=settings.samples, seed=settings.seed, hessian=settings.hessian, progress=progress
+    )
     surgeon = prepare_surgeon(source, continuous_weights(source.tensors), calibration, measured)
     took = f"Hessians of {len(surgeon.layers)} layers took {time.perf_counter() - started:.1f} s"
     return replace(surgeon, notes=(took, *surgeon.notes))

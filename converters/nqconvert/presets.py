@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nqformat.dtypes import DType
 
 from .quantizers.settings import QuantizerSettings
+from .repair.settings import RepairSettings
 
-__all__ = ["PRESETS", "REST_DTYPES", "ConvertSettings", "Preset", "preset_settings"]
+__all__ = ["HESSIANS", "PRESETS", "REST_DTYPES", "ConvertSettings", "Preset", "preset_settings"]
 
+HESSIANS = ("inputs", "identity")
 REST_DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -50,6 +52,10 @@ class ConvertSettings:
         Most calibration samples to measure sensitivities on.
     sensitivity_power : float
         Sensitivities are raised to it; 0.5 trusts their extremes less.
+    hessian : {"inputs", "identity"}
+        Of layers (method ``obs``): from calibration inputs, or the identity, which needs none.
+    repairs : RepairSettings
+        What follows method ``obs``.
     seed : int
     """
 
@@ -67,6 +73,8 @@ class ConvertSettings:
     sensitivity: str = "none"
     samples: int = 1000
     sensitivity_power: float = 1.0
+    hessian: str = "inputs"
+    repairs: RepairSettings = field(default_factory=RepairSettings)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -74,6 +82,8 @@ class ConvertSettings:
             raise ValueError(f"density must be above 0 and at most 1, not {self.density}")
         if self.rest not in REST_DTYPES:
             raise ValueError(f"rest must be one of {', '.join(REST_DTYPES)}, not {self.rest!r}")
+        if self.hessian not in HESSIANS:
+            raise ValueError(f"hessian must be one of {', '.join(HESSIANS)}, not {self.hessian!r}")
         if self.samples < 1:
             raise ValueError(f"samples must be at least 1, not {self.samples}")
         if not self.sensitivity_power > 0:

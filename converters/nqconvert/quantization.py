@@ -38,11 +38,14 @@ class QuantizedModel:
         Why a tensor was kept bit for bit (or at its `rest` precision), by name.
     loss : float or None
         Predicted rise of the loss (method ``obs``).
+    notes : tuple of str
+        What repairs after quantization did.
     """
 
     tensors: dict[str, Tensor]
     exact: dict[str, str]
     loss: float | None = None
+    notes: tuple[str, ...] = ()
 
 
 def quantize_tensors(
@@ -64,7 +67,11 @@ def quantize_tensors(
     ValueError
         If the method is unknown.
     """
-    operation = surgeon.operate(settings.rate_penalty) if surgeon and settings.method == "obs" else None
+    operation = (
+        surgeon.operate(settings.rate_penalty, settings.density)
+        if surgeon and settings.method == "obs"
+        else None
+    )
     quantizer = get_quantizer(_WITHOUT_HESSIAN if operation else settings.method)
     if settings.method == "none":
         return _lossless(tensors)

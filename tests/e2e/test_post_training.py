@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import nqconvert
+from nqconvert import RepairSettings
 from nqconvert.cli import main
 from nqformat import ConversionError
 
@@ -112,6 +113,7 @@ def test_an_accuracy_is_kept_in_ten_evaluations(model: Any, agreement: Any, tmp_
             preset="post-training",
             evaluate=agreement,
             max_drop=drop,
+            repairs=RepairSettings(distillation="none"),
             progress=lines.append,
         )
         assert report.accuracy[0] == 1.0 and report.accuracy[1] >= 1.0 - drop / 100
@@ -214,3 +216,75 @@ def test_compare_has_obs_among_all_where_there_is_calibration_data(model: Any) -
     )
     sizes = {row.method: row.file_bytes for row in found.rows}
     assert 4000 < sizes["obs"] <= 5000
+
+
+def test_repairs_can_be_chosen_and_are_named(model: Any, tmp_path: Any, capsys: Any) -> None:
+    keywords = {"calibration": inputs(600, 1), "example_inputs": inputs(100, 3), "rate_penalty": 0.1}
+    found = {}
+    for distillation in ("none", "weights"):
+        repairs = RepairSettings(distillation=distillation, batch_norm=False)
+        found[distillation] = nqconvert.convert(model, tmp_path / "m.nqz", repairs=repairs, **keywords)
+    assert not any("distillation" in note for note in found["none"].notes)
+    assert any("distillation: divergence" in note for note in found["weights"].notes)
+    onnx.save(model, tmp_path / "m.onnx")
+    np.save(tmp_path / "x.npy", inputs(40, 1))
+    command = ["convert", str(tmp_path / "m.onnx"), "--calibration", str(tmp_path / "x.npy")]
+    assert (
+        main([*command, "--distillation", "scales", "--distillation-epochs", "1", "--bias-correction"]) == 0
+    )
+    shown = capsys.readouterr().out
+    assert "biases corrected" in shown and "of 1 kept" in shown
+    assert main([*command, "--distillation", "none", "--no-batch-norm"]) == 0
+    assert "distillation:" not in capsys.readouterr().out
+
+
+def test_repairs_keep_to_a_bound(model: Any, tmp_path: Any) -> None:
+    report = nqconvert.convert(model, tmp_path / "m.nqz", calibration=inputs(100, 1), target_size=4000)
+    assert 3600 <= report.file_bytes <= 4000
+    assert any("distillation: divergence" in note for note in report.notes)
+
+
+def test_without_inputs_the_identity_must_be_asked_for(model: Any, tmp_path: Any) -> None:
+    report = nqconvert.convert(model, tmp_path / "m.nqz", method="obs", hessian="identity", rate_penalty=1e-3)
+    assert report.method == "obs" and any("identity" in note for note in report.notes)
+    found = nqconvert.load_source(model).run
+    assert found is not None and report.weight_snr_db > 5
+    with pytest.raises(ConversionError, match="hessian 'identity', on request"):
+        nqconvert.convert(model, tmp_path / "m.nqz", method="obs")
+    with pytest.raises(ValueError, match="hessian must be one of"):
+        nqconvert.convert(model, tmp_path / "m.nqz", method="obs", hessian="diagonal")
+
+
+def test_a_density_is_kept_by_loss(model: Any, tmp_path: Any) -> None:
+    import nqformat
+
+    path = tmp_path / "m.nqz"
+    nqconvert.convert(model, path, calibration=inputs(60, 1), density=0.3)
+    tensors = nqformat.load_file(path)
+    weights = [tensors[name] for name in ("conv", "hidden", "out")]
+    density = sum(np.count_nonzero(w) for w in weights) / sum(w.size for w in weights)
+    assert 0.25 < density <= 0.3
+
+
+def test_the_command_line_takes_folders_and_loaders(
+    model: Any, tmp_path: Any, capsys: Any, monkeypatch: Any
+) -> None:
+    image_module = pytest.importorskip("PIL.Image")
+    onnx.save(model, tmp_path / "m.onnx")
+    (tmp_path / "images").mkdir()
+    for number in range(20):
+        pixels = np.random.default_rng(number).integers(0, 256, (9, 9), dtype=np.uint8)
+        image_module.fromarray(pixels).save(tmp_path / "images" / f"{number}.png")
+    command = ["convert", str(tmp_path / "m.onnx"), "--distillation", "none"]
+    images = ["--calibration", str(tmp_path / "images"), "--image-mean", "0.5", "--image-std", "0.25"]
+    assert main([*command, *images, "--calibration-count", "15"]) == 0
+    assert "Hessians of 3 layers" in capsys.readouterr().out
+    (tmp_path / "loaders.py").write_text(
+        "import numpy as np\n"
+        "def loader():\n"
+        "    for seed in range(3):\n"
+        "        yield np.random.default_rng(seed).normal(size=(20, 1, 8, 8)).astype('float32')\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert main([*command, "--calibration", "loaders:loader"]) == 0
+    assert "Hessians of 3 layers" in capsys.readouterr().out

@@ -7,8 +7,15 @@ from pathlib import Path
 
 from nqconvert.cli.console import StageLines, call_object, emit, load_object
 from nqconvert.cli.model_options import add_model_options, is_factory, model_keywords, model_of
-from nqconvert.presets import PRESETS, REST_DTYPES
+from nqconvert.presets import HESSIANS, PRESETS, REST_DTYPES
+from nqconvert.repair.settings import DISTILLATIONS, RepairSettings
 from nqconvert.search import byte_count
+
+_SWITCHES = {
+    "bias_correction": "obs: give products' outputs the means that they had",
+    "batch_norm": "obs: give outputs of batch norms that are not folded the moments that they had",
+    "scale_fit": "obs: least squares of every weight's step against the outputs before",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--product", action="store_true", default=None, help="vq: codebooks by place in a row"
     )
+    parser.add_argument(
+        "--hessian", choices=HESSIANS, help="obs: of the calibration inputs (default), or none looked at"
+    )
+    _add_repair_options(parser)
     parser.add_argument("--fine-tune", help="package.module:function that returns nqconvert.FineTuning")
     targets = parser.add_mutually_exclusive_group()
     targets.add_argument("--target-bits", type=float, help="most bits of the file for a value of the model")
@@ -57,6 +68,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--static-batch", action="store_true", help="fix the batch size to the example's")
 
 
+def _add_repair_options(parser: argparse.ArgumentParser) -> None:
+    """Declare what follows method obs; options that are not given keep the defaults of RepairSettings."""
+    parser.add_argument(
+        "--distillation",
+        choices=DISTILLATIONS,
+        help="obs: train steps, codebooks, biases (scales), also integers (weights), to answer as before",
+    )
+    parser.add_argument("--distillation-epochs", type=int, help="passes over the calibration inputs")
+    for name, text in _SWITCHES.items():
+        option = f"--{name.replace('_', '-')}"
+        parser.add_argument(option, action=argparse.BooleanOptionalAction, default=None, help=text)
+
+
+def _repairs(arguments: argparse.Namespace) -> RepairSettings | None:
+    names = ("distillation", "distillation_epochs", *_SWITCHES)
+    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    return RepairSettings(**given) if given else None
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Convert and print the report."""
     from nqconvert.conversion import convert
@@ -77,6 +107,8 @@ def run(arguments: argparse.Namespace) -> int:
             rate_penalty=arguments.rate_penalty,
             width=arguments.width,
             product=arguments.product,
+            hessian=arguments.hessian,
+            repairs=_repairs(arguments),
             fine_tuning=call_object(arguments.fine_tune) if arguments.fine_tune else None,
             target_bits=arguments.target_bits,
             target_size=arguments.target_size,

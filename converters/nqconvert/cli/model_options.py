@@ -8,6 +8,7 @@ from typing import Any
 
 from nqconvert.cli.console import call_object, load_object, read_arrays, read_calibration
 from nqconvert.quantizers.settings import SCOPES
+from nqconvert.sensitivity.images import ImageFolder
 
 __all__ = ["add_model_options", "is_factory", "model_keywords", "model_of"]
 
@@ -32,8 +33,21 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sensitivity-power", type=float, help="sensitivities are raised to it; default 1, try 0.5"
     )
-    parser.add_argument("--samples", type=int, help="most calibration samples to use; default 1000")
-    parser.add_argument("--calibration", help=".npy or .npz of inputs (labels as 'targets'), or shape=...")
+    parser.add_argument(
+        "--samples",
+        "--calibration-count",
+        type=int,
+        help="most calibration samples to use; default 1000",
+    )
+    parser.add_argument(
+        "--calibration",
+        help=".npy or .npz of inputs (labels as 'targets'), a folder of images, shape=..., or "
+        "package.module:function that returns inputs or a loader",
+    )
+    parser.add_argument("--image-size", type=_numbers, help="height,width if the model leaves it open")
+    parser.add_argument("--image-scale", type=float, default=1.0, help="what white is: 1 (default) or 255")
+    parser.add_argument("--image-mean", type=_numbers, default=(0.0,), help="such as 0.485,0.456,0.406")
+    parser.add_argument("--image-std", type=_numbers, default=(1.0,), help="such as 0.229,0.224,0.225")
     parser.add_argument("--loss", help="package.module:function of outputs and targets")
     parser.add_argument("--optimizer-state", help="file with the state of an Adam optimizer")
     parser.add_argument("--seed", type=int)
@@ -50,6 +64,26 @@ def is_factory(text: str) -> bool:
     return ":" in text and not Path(text).exists() and "/" not in text.partition(":")[0]
 
 
+def _numbers(text: str) -> tuple[float, ...]:
+    """Read numbers between commas."""
+    return tuple(float(part) for part in text.split(","))
+
+
+def _calibration(arguments: argparse.Namespace) -> Any:
+    """Return what the options say of calibration inputs; a folder's images are read later."""
+    text: str = arguments.calibration
+    if Path(text).is_dir():
+        size = arguments.image_size
+        return ImageFolder(
+            folder=text,
+            size=None if size is None else tuple(int(side) for side in size),  # type: ignore[arg-type]
+            full_scale=arguments.image_scale,
+            mean=arguments.image_mean,
+            std=arguments.image_std,
+        )
+    return load_object(text) if is_factory(text) else read_calibration(text)
+
+
 def model_keywords(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the shared options as keyword arguments of ``convert`` and ``compare``, files read."""
     return {
@@ -60,7 +94,7 @@ def model_keywords(arguments: argparse.Namespace) -> dict[str, Any]:
         "sensitivity": arguments.sensitivity,
         "samples": arguments.samples,
         "sensitivity_power": arguments.sensitivity_power,
-        "calibration": read_calibration(arguments.calibration) if arguments.calibration else None,
+        "calibration": _calibration(arguments) if arguments.calibration else None,
         "loss": load_object(arguments.loss) if arguments.loss else None,
         "optimizer_state": arguments.optimizer_state,
         "seed": arguments.seed,

@@ -61,6 +61,15 @@ class Product:
         """Whether :meth:`matrices` can show the weight: no stack of matrices, no weight on the left."""
         return self.operator != "MatMul" or (len(self.shape) == 2 and self.weight_axis == -2)
 
+    def multiplications(self, n_elements: int) -> int:
+        """Return the multiplications behind so many elements of the output."""
+        if self.operator == "ConvTranspose":
+            strides = math.prod(self.attributes.get("strides", ()))
+            return int(n_elements * self.shape[0] * math.prod(self.shape[2:]) // (strides * self.n_groups))
+        if self.operator == "Conv":
+            return n_elements * math.prod(self.shape[1:])
+        return n_elements * self.shape[self.weight_axis]
+
     def matrices(self, weight: np.ndarray) -> np.ndarray:
         """Return the weight as (groups, outputs of a group, inputs).
 

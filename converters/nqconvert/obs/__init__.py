@@ -14,7 +14,7 @@ __all__ = ["NO_CALIBRATION", "quantize_obs"]
 
 NO_CALIBRATION = (
     "method 'obs' needs a model with a graph and calibration inputs, a few hundred without labels; "
-    "without them there are 'ecsq' and 'uniform'"
+    "without inputs there are hessian 'identity', on request, and the methods 'ecsq' and 'uniform'"
 )
 
 

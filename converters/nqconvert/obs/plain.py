@@ -14,7 +14,7 @@ from nqconvert.graphs.products import Product
 
 from .statistics import LayerHessians
 
-__all__ = ["add_plain_moments"]
+__all__ = ["add_plain_moments", "normalise_outputs"]
 
 _MAX_POSITIONS = 1 << 15
 
@@ -56,7 +56,7 @@ def add_plain_moments(
     for layer in layers:
         layer.scales += 1.0
         layer.finish(done)
-        _normalise(layer, tensors[layer.product.weight])
+        normalise_outputs(layer, tensors[layer.product.weight])
 
 
 def _inputs(product: Product, activation: np.ndarray) -> np.ndarray:
@@ -120,7 +120,7 @@ def _add_inputs(layer: LayerHessians, inputs: np.ndarray) -> None:
             hessian += part @ part.T
 
 
-def _normalise(layer: LayerHessians, weight: np.ndarray) -> None:
+def normalise_outputs(layer: LayerHessians, weight: np.ndarray) -> None:
     """Divide by half the output's square, so that half the curvature counts relative errors."""
     assert layer.shared is not None
     matrices = layer.product.matrices(weight.astype(np.float64))

@@ -74,6 +74,12 @@ class LayerHessians:
         mean = float(self.scales.mean())
         self.scales = self.scales / mean if mean > 0 else np.ones_like(self.scales)
 
+    def set_identity(self) -> None:
+        """Count every weight of every output alike."""
+        for hessian in self._hessians():
+            np.fill_diagonal(hessian, 1.0)
+        self.scales = np.ones_like(self.scales)
+
     def _hessians(self) -> list[np.ndarray]:
         if self.rows is not None:
             return self.rows

@@ -13,6 +13,7 @@ import numpy as np
 from nqconvert.graphs.products import Product, find_products
 from nqconvert.graphs.torch_graph import TorchGraph, UnsupportedOperatorError
 from nqconvert.quantizers.rate import estimate_bits
+from nqconvert.repair.float_network import FloatNetwork
 from nqconvert.sensitivity.calibration import calibration_batches, feeds_of
 from nqconvert.sources.model_source import ModelSource
 from nqformat.dtypes import DType, dtype_of
@@ -30,7 +31,7 @@ from nqformat.tensor import (
 
 from . import NO_CALIBRATION
 from .layer import Layer, prepare_layer
-from .plain import add_plain_moments
+from .plain import add_plain_moments, normalise_outputs
 from .statistics import LayerHessians, new_hessians
 from .surgery import LayerResult, quantize_layer, step_at
 
@@ -45,6 +46,9 @@ _BATCH_VALUES = 1 << 18
 _BATCH_BOUNDS = (8, 250)
 _MAX_CODEBOOK = 32
 _LEAST_STEP = 1e-30
+_PREMIUM_REACH = 40.0
+_PREMIUM_ROUNDS = 13
+_PREMIUM_GROWTH = 1.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,12 +61,16 @@ class CalibrationSettings:
         Most calibration samples to use.
     seed : int
         For random mixtures of classes and outputs.
+    hessian : {"inputs", "identity"}
+        ``identity`` needs no calibration inputs: all weights of a layer count alike, and the error of a
+        layer as a share of its weights.
     progress : callable
         Called with a line of text.
     """
 
     samples: int = 1000
     seed: int = 0
+    hessian: str = "inputs"
     progress: Callable[[str], None] = print
 
 
@@ -110,6 +118,8 @@ class Surgeon:
         By the name of the stored tensor.
     permutations : dict of str to tuple of int
         How a stored tensor is turned into the layer's weight, where the graph reads a view of it.
+    network : FloatNetwork or None
+        What repairs after quantization compare with.
     notes : tuple of str
         What the user should know.
     """
@@ -117,28 +127,35 @@ class Surgeon:
     layers: dict[str, Layer]
     dtypes: dict[str, DType]
     permutations: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    network: FloatNetwork | None = None
     notes: tuple[str, ...] = ()
-    _tried: dict[tuple[str, int], LayerResult] = field(default_factory=dict)
+    _tried: dict[tuple[str, int, float], LayerResult] = field(default_factory=dict)
+    _premiums: dict[tuple[float, float], float] = field(default_factory=dict)
 
     @property
     def n_weights(self) -> int:
         """Number of weights that are not zero."""
         return sum(int(np.count_nonzero(layer.matrices)) for layer in self.layers.values())
 
-    def operate(self, rate_penalty: float | None) -> Operation:
+    def operate(self, rate_penalty: float | None, density: float | None = None) -> Operation:
         """Quantize all layers.
 
         Parameters
         ----------
         rate_penalty : float or None
             Loss that one bit for every weight may cost, in nats; None: a hundredth.
+        density : float or None
+            Most weights that are not zero, as a share of all: those go first whose removal costs least loss,
+            whatever layer they are in.
+
+        Source : pruning by one threshold of the loss: Hassibi, Stork 1993; Frantar, Alistarh 2023
         """
         penalty = (DEFAULT_RATE_PENALTY if rate_penalty is None else rate_penalty) / max(1, self.n_weights)
         tensors: dict[str, Tensor] = {}
         biases: dict[str, Bias] = {}
         loss = 0.0
-        for name, layer in self.layers.items():
-            best = self._best(name, layer, penalty)
+        for name, best in self._results(penalty, density).items():
+            layer = self.layers[name]
             loss += best.loss
             tensors[name] = self._tensor(name, best)
             bias = layer.statistics.product.bias
@@ -147,29 +164,73 @@ class Surgeon:
                 biases[bias] = Bias(values=best.bias, tensor=grid)
         return Operation(tensors=tensors, biases=biases, loss=loss)
 
-    def _best(self, name: str, layer: Layer, penalty: float) -> LayerResult:
+    def _results(self, penalty: float, density: float | None) -> dict[str, LayerResult]:
+        """Return the result of least cost for every layer, with at most the weights that a density allows."""
+        if density is None:
+            return {name: self._best(name, layer, penalty) for name, layer in self.layers.items()}
+        most = density * sum(layer.matrices.size for layer in self.layers.values())
+        premium = self._premium(penalty, most)
+        while True:
+            found = {name: self._best(name, layer, penalty, premium) for name, layer in self.layers.items()}
+            if sum(int(np.count_nonzero(result.integers)) for result in found.values()) <= most:
+                return found
+            premium *= _PREMIUM_GROWTH
+
+    def _premium(self, penalty: float, most: float) -> float:
+        """Return the loss at which removals leave at most so many weights, by bisection of its logarithm."""
+        key = (penalty, most)
+        if key in self._premiums:
+            return self._premiums[key]
+        steps = {name: self._best(name, layer, penalty).step for name, layer in self.layers.items()}
+
+        def n_kept(premium: float) -> int:
+            return sum(
+                int(np.count_nonzero(self._decided(layer, steps[name], penalty, premium).integers))
+                for name, layer in self.layers.items()
+            )
+
+        low, high = -_PREMIUM_REACH, _PREMIUM_REACH
+        unit = max(penalty, _LEAST_STEP)
+        if n_kept(0.0) <= most:
+            high = -math.inf
+        for _ in range(_PREMIUM_ROUNDS if high > low else 0):
+            middle = (low + high) / 2
+            if n_kept(unit * 2.0**middle) <= most:
+                high = middle
+            else:
+                low = middle
+        self._premiums[key] = unit * 2.0**high
+        return self._premiums[key]
+
+    def _best(self, name: str, layer: Layer, penalty: float, premium: float = 0.0) -> LayerResult:
         """Return the result of least cost among steps around the one that theory gives."""
         start = round(len(_STEPS) * math.log2(max(step_at(layer.curvature, penalty), _LEAST_STEP)))
-        results = {start: self._result(name, layer, start, penalty)}
+        results = {start: self._result(name, layer, start, penalty, premium)}
         for direction in (1, -1):
             place, worse = start, 0
             while worse < _PATIENCE:
-                least = min(result.cost(penalty) for result in results.values())
+                least = min(result.cost(penalty, premium) for result in results.values())
                 place += direction
-                results[place] = self._result(name, layer, place, penalty)
-                worse = 0 if results[place].cost(penalty) < least else worse + 1
-        return min(results.values(), key=lambda result: (result.cost(penalty), result.bits))
+                results[place] = self._result(name, layer, place, penalty, premium)
+                worse = 0 if results[place].cost(penalty, premium) < least else worse + 1
+        return min(results.values(), key=lambda result: (result.cost(penalty, premium), result.bits))
 
-    def _result(self, name: str, layer: Layer, place: int, penalty: float) -> LayerResult:
+    def _result(self, name: str, layer: Layer, place: int, penalty: float, premium: float) -> LayerResult:
         """Quantize with a step of the grid; without outputs' own Hessians, independent of `penalty`."""
         step = math.ldexp(_STEPS[place % len(_STEPS)], place // len(_STEPS))
         if layer.rows:
-            return quantize_layer(layer, step, penalty)
-        key = (name, place)
+            return self._decided(layer, step, penalty, premium)
+        key = (name, place, premium)
         if key not in self._tried:
-            fitting = layer.curvature * step * step * math.log(2.0) / 12.0
-            self._tried[key] = quantize_layer(layer, step, _DECISION_SHARE * fitting)
+            self._tried[key] = self._decided(layer, step, penalty, premium)
         return self._tried[key]
+
+    def _decided(self, layer: Layer, step: float, penalty: float, premium: float) -> LayerResult:
+        """Quantize with a step; its own penalty decides for layers without outputs' own Hessians."""
+        if not layer.rows:
+            fitting = layer.curvature * step * step * math.log(2.0) / 12.0
+            penalty = _DECISION_SHARE * fitting
+        return quantize_layer(layer, step, penalty, premium)
 
     def _tensor(self, name: str, result: LayerResult) -> Tensor:
         integers = result.integers.astype(np.int32)
@@ -229,7 +290,8 @@ def prepare_surgeon(
     ConversionError
         If there is no calibration data or no graph, or no weight has a product.
     """
-    if calibration is None or source.graph is None:
+    without_inputs = calibration is None and settings.hessian != "identity"
+    if without_inputs or source.graph is None:
         raise ConversionError(NO_CALIBRATION)
     arrays = {**source.tensors, **{name: v.assemble(source.tensors) for name, v in source.views.items()}}
     model = require_package("onnx").ModelProto.FromString(source.graph)
@@ -254,6 +316,15 @@ def prepare_surgeon(
             for name, products in used.items()
             if products[0].weight != name
         },
+        network=None
+        if calibration is None
+        else FloatNetwork(
+            source=source,
+            calibration=calibration,
+            samples=settings.samples,
+            seed=settings.seed,
+            progress=settings.progress,
+        ),
         notes=notes,
     )
 
@@ -331,6 +402,12 @@ def _measured(
         return {name: new_hessians(p, arrays[p[0].weight], rows=rows) for name, p in used.items()}
 
     assert source.graph is not None
+    if settings.hessian == "identity":
+        hessians = empty(rows=False)
+        for layer in hessians.values():
+            layer.set_identity()
+            normalise_outputs(layer, arrays[layer.product.weight])
+        return hessians, ("Hessians are the identity, as asked for: no inputs were looked at",)
     try:
         require_package("torch")
         graph = TorchGraph(source.graph)

@@ -48,9 +48,10 @@ class LayerResult:
     loss: float
     bits: float
 
-    def cost(self, penalty: float) -> float:
-        """Loss plus penalised bits."""
-        return self.loss + penalty * self.bits
+    def cost(self, penalty: float, premium: float = 0.0) -> float:
+        """Loss plus penalised bits, and what weights that are not zero cost besides."""
+        kept = premium * np.count_nonzero(self.integers) if premium else 0.0
+        return float(self.loss + penalty * self.bits + kept)
 
 
 def step_at(curvature: float, penalty: float) -> float:
@@ -68,7 +69,7 @@ def step_at(curvature: float, penalty: float) -> float:
     return math.sqrt(12.0 * penalty / (math.log(2.0) * curvature))
 
 
-def quantize_layer(layer: Layer, step: float, penalty: float) -> LayerResult:
+def quantize_layer(layer: Layer, step: float, penalty: float, premium: float = 0.0) -> LayerResult:
     """Quantize with a given step; the code that decisions are charged by is refined in a few rounds.
 
     Parameters
@@ -78,12 +79,15 @@ def quantize_layer(layer: Layer, step: float, penalty: float) -> LayerResult:
         A float32 number.
     penalty : float
         Loss that one bit may cost. In a layer with Hessians of single outputs also decides which weights go.
+    premium : float
+        Loss that a weight may cost to be zero, besides.
     """
     largest = float(np.abs(layer.matrices).max(initial=0.0))
     reach = int(min(2.0 * largest / step + 8.0, _MAX_REACH))
     bits = _first_bits(reach)
+    above_zero = np.where(np.arange(-reach, reach + 1) == 0, 0.0, premium)
     for _ in range((_ROW_ROUNDS if layer.rows else _ROUNDS) if penalty > 0 else 1):
-        integers, bias, loss = _quantized(layer, step, penalty * bits)
+        integers, bias, loss = _quantized(layer, step, penalty * bits + above_zero)
         bits = _bits_of(integers, reach)
     shaped = layer.statistics.product.restored(integers)
     size = estimate_bits(AffineTensor(k=shaped, step=step))

@@ -10,7 +10,7 @@ import numpy as np
 
 from nqformat.errors import ConversionError
 
-__all__ = ["Batch", "calibration_batches", "feeds_of", "has_targets", "torch_batch"]
+__all__ = ["Batch", "calibration_batches", "feeds_of", "has_targets", "repeatable", "torch_batch"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +68,8 @@ def calibration_batches(calibration: Any, *, batch_size: int, samples: int) -> I
         - a mapping of input names to arrays;
         - a list, DataLoader or other iterable of batches, each an array, ``(inputs, targets)`` or a
           mapping.
+
+        :func:`repeatable` and :class:`nqconvert.ImageFolder` make these of functions, iterators and images.
     batch_size, samples : int
 
     Raises
@@ -87,6 +89,25 @@ def calibration_batches(calibration: Any, *, batch_size: int, samples: int) -> I
             yield part
     if left == samples:
         raise ConversionError("the calibration data holds no sample")
+
+
+def repeatable(calibration: Any, samples: int) -> Any:
+    """Return calibration data that can be gone through more than once.
+
+    A function is called without arguments; what an iterator gives is kept, up to so many samples.
+    """
+    if callable(calibration) and not hasattr(calibration, "__iter__") and not _is_array(calibration):
+        calibration = calibration()
+    if not hasattr(calibration, "__next__"):
+        return calibration
+    kept: list[Any] = []
+    left = samples
+    for item in calibration:
+        kept.append(item)
+        left -= _batch_of(item).n_samples
+        if left <= 0:
+            break
+    return kept
 
 
 def has_targets(calibration: Any) -> bool:

@@ -16,8 +16,8 @@ PUBLIC = {
     """,
     "nqruntime": "InferenceSession",
     "nqconvert": """
-        Comparison FineTuning ModelSource Report Training compare convert export_onnx load_source
-        measure_sensitivities
+        Comparison FineTuning ImageFolder ModelSource RepairSettings Report Training compare
+        convert         export_onnx load_source measure_sensitivities
     """,
 }
 

@@ -230,3 +230,41 @@ def test_weights_of_few_values_are_left_alone() -> None:
     few = np.random.default_rng(0).integers(0, 8, size=(12, 64)).astype(np.float32)
     weights = continuous_weights(load_source(small_model(gemm=few)).tensors)
     assert "gemm" not in weights and "last" in weights
+
+
+@pytest.mark.parametrize("density", [0.3, 0.1])
+def test_pruning_to_a_density_takes_the_weights_of_least_loss(density: float) -> None:
+    pytest.importorskip("torch")
+    source, surgeon = made_surgeon()
+    n_weights = sum(layer.matrices.size for layer in surgeon.layers.values())
+    made = surgeon.operate(1e-4, density)
+    n_kept = sum(int(np.count_nonzero(tensor.decode())) for tensor in made.tensors.values())
+    assert 0.9 * density * n_weights <= n_kept <= density * n_weights
+    by_layer = [np.count_nonzero(t.decode()) / t.decode().size for t in made.tensors.values()]
+    assert max(by_layer) > 1.3 * min(by_layer)
+
+    from nqconvert.training.stage import prune_tensors
+
+    pruned = prune_tensors(source.tensors, density)
+    run = load_source(small_model()).run
+    assert run is not None
+    expected = run({"x": inputs(200, 5)})[0]
+
+    def error(tensors: Any) -> float:
+        from nqconvert.graphs.torch_graph import TorchGraph
+
+        torch = pytest.importorskip("torch")
+        values = {name: torch.from_numpy(np.array(array)) for name, array in tensors.items()}
+        found = TorchGraph(source.graph).run({"x": torch.from_numpy(inputs(200, 5))}, values)["y"]
+        return float(np.square(found.numpy() - expected).mean())
+
+    surgical = {name: tensor.decode() for name, tensor in made.tensors.items()}
+    biases = {name: bias.values.astype(np.float32) for name, bias in made.biases.items()}
+    assert error({**source.tensors, **surgical, **biases}) < 0.8 * error(pruned)
+
+
+def test_a_density_that_is_there_already_costs_nothing() -> None:
+    pytest.importorskip("torch")
+    _, surgeon = made_surgeon()
+    plain, dense = surgeon.operate(0.01), surgeon.operate(0.01, 1.0)
+    assert dense.loss == plain.loss

@@ -1,0 +1,1 @@
+"""Label-free repairs of a quantized network on its calibration inputs."""

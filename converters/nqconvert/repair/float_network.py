@@ -1,0 +1,105 @@
+"""The network before quantization and the inputs that a repaired one is compared on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nqconvert.sensitivity.calibration import calibration_batches, feeds_of
+from nqconvert.sources.model_source import ModelSource
+from nqformat.dtypes import bfloat16_to_float32
+from nqformat.optional_packages import require_package
+from nqformat.tensor import HashedTensor, Tensor, ViewTensor
+
+__all__ = ["FloatNetwork", "decoded_float", "one_thread"]
+
+_BATCH_VALUES = 1 << 18
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FloatNetwork:
+    """What repairs need to know.
+
+    Attributes
+    ----------
+    source : ModelSource
+        With a graph; pruned already.
+    calibration : object
+        See :func:`nqconvert.sensitivity.calibration.calibration_batches`.
+    samples : int
+        Most calibration samples to use.
+    seed : int
+    progress : callable
+        Called with a line of text.
+    """
+
+    source: ModelSource
+    calibration: Any
+    samples: int
+    seed: int
+    progress: Callable[[str], None]
+
+    def feeds(self, *, least: int, most: int, n_batches: int = 1) -> list[dict[str, Any]]:
+        """Return inputs as torch tensors by name, in batches.
+
+        Parameters
+        ----------
+        least, most : int
+            Samples of a batch; fewer if inputs are large, or if there would be fewer than `n_batches`.
+        n_batches : int
+        """
+        torch = require_package("torch")
+        sizes = [batch.n_samples for batch in self._batches(most)]
+        first = next(iter(self._batches(1)))
+        n_values = sum(int(np.prod(value.shape)) for value in (*first.args, *first.kwargs.values()))
+        fitting = min(most, _BATCH_VALUES // max(1, n_values), -(-sum(sizes) // n_batches))
+        return [
+            {
+                name: torch.from_numpy(np.array(value))
+                for name, value in feeds_of(batch, self.source.input_names).items()
+            }
+            for batch in self._batches(max(least, fitting))
+        ]
+
+    def _batches(self, batch_size: int) -> Iterator[Any]:
+        return calibration_batches(self.calibration, batch_size=batch_size, samples=self.samples)
+
+    def graph_tensors(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the graph reads: torch tensors by stored name, and views of them."""
+        return {**values, **{name: _viewed(view, values) for name, view in self.source.views.items()}}
+
+    def float_tensors(self) -> dict[str, Any]:
+        """Return the tensors before quantization as the graph reads them."""
+        torch = require_package("torch")
+        stored = {name: torch.from_numpy(np.array(a)) for name, a in self.source.tensors.items()}
+        return self.graph_tensors(stored)
+
+
+def _viewed(view: ViewTensor, values: Mapping[str, Any]) -> Any:
+    torch = require_package("torch")
+    rows = [values[source.name][source.start : source.stop] for source in view.sources]
+    joined = rows[0] if len(rows) == 1 else torch.cat(rows)
+    return joined.permute(view.permutation).reshape(view.shape)
+
+
+def decoded_float(tensor: Tensor) -> np.ndarray:
+    """Return a tensor's elements, bfloat16 ones as float32."""
+    assert not isinstance(tensor, ViewTensor | HashedTensor)
+    elements = np.asarray(tensor.decode())
+    return bfloat16_to_float32(elements) if tensor.dtype.label == "bfloat16" else elements
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch add up in one order, whatever number of threads is set."""
+    torch = require_package("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
