@@ -28,6 +28,7 @@ from torch import nn
 N_KEYWORD_CALIBRATION = 300
 SEEDS = (0, 1, 2)
 ALL_MODES = ("dependent", "plain", "dependent, opt_qp", "plain, opt_qp")
+"""NNCodec's dependent quantization on and off, without and with its own choice of steps by layer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,10 +45,8 @@ class Task:
         Penalties of method ``obs``.
     one_seed : frozenset of float
         Rates that are measured with the first calibration seed only.
-    qps : tuple of int
-        NNCodec's quantization parameters.
-    modes : tuple of str
-        NNCodec's modes.
+    qps : dict of str to tuple of int
+        NNCodec's quantization parameters by mode.
     steps : tuple of float
         Steps of rounding to nearest, in root mean squares of a tensor.
     """
@@ -57,8 +56,7 @@ class Task:
     calibration: Callable[[int], np.ndarray]
     test: Labelled
     rates: tuple[float, ...]
-    qps: tuple[int, ...]
-    modes: tuple[str, ...] = ("dependent", "plain")
+    qps: dict[str, tuple[int, ...]]
     steps: tuple[float, ...] = (0.25, 0.35, 0.5, 0.7, 0.9, 1.3)
     one_seed: frozenset[float] = field(default_factory=frozenset)
 
@@ -89,8 +87,7 @@ def _lenet(name: str, module: nn.Module, count: int, rates: tuple[float, ...]) -
             calibration=_drawn(images, count, mnist_images),
             test=(mnist_images(test_images), test_labels.astype(np.int64)),
             rates=rates,
-            qps=tuple(range(-28, -5)),
-            modes=ALL_MODES,
+            qps=dict.fromkeys(ALL_MODES, tuple(range(-28, -5))),
         )
 
     return make
@@ -107,7 +104,7 @@ def _resnet(name: str, n_blocks: int) -> Callable[[Path, Any], Task]:
             calibration=_drawn(images, 512, cifar_images),
             test=(cifar_images(test_images), test_labels.astype(np.int64)),
             rates=rates,
-            qps=tuple(range(-28, -15, 2)),
+            qps={"dependent": tuple(range(-28, -17, 2)), "plain": tuple(range(-24, -15, 4))},
             steps=(0.35, 0.5, 0.7, 0.9),
             one_seed=frozenset(rates) - {0.4},
         )
@@ -129,7 +126,7 @@ def resnet8(folder: Path, load: Any) -> Task:
         calibration=_drawn(images, 512, _plain_images),
         test=(_plain_images(test_images), test_labels.astype(np.int64)),
         rates=(0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.6),
-        qps=tuple(range(-32, -9, 2)),
+        qps=dict.fromkeys(ALL_MODES[:2], tuple(range(-32, -17, 2))),
     )
 
 
@@ -143,8 +140,7 @@ def dscnn(folder: Path, load: Any) -> Task:
         calibration=_drawn(samples[:N_KEYWORD_CALIBRATION, None], N_KEYWORD_CALIBRATION, np.asarray),
         test=(np.ascontiguousarray(samples[rest, None]), labels[rest].astype(np.int64)),
         rates=(0.01, 0.02, 0.035, 0.05, 0.07, 0.1, 0.14, 0.2, 0.4),
-        qps=tuple(range(-36, -9)),
-        modes=ALL_MODES,
+        qps=dict.fromkeys(ALL_MODES, tuple(range(-36, -9))),
     )
 
 
@@ -157,7 +153,7 @@ def characters(folder: Path, load: Any) -> Task:
         calibration=lambda seed: texts.windows("training", 256, 10_000 + seed)[0],
         test=texts.windows("test", 2000, 0),
         rates=(0.5, 1.0, 2.0, 4.0, 8.0, 16.0),
-        qps=tuple(range(-30, -7, 2)),
+        qps=dict.fromkeys(ALL_MODES[:2], tuple(range(-24, -7, 2))),
     )
 
 
