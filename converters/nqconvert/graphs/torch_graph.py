@@ -38,7 +38,7 @@ class TorchGraph:
         self._nodes = list(model.graph.node)
         self._opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=1)
         inline = [i for i in model.graph.initializer if i.raw_data or _has_data(i)]
-        self._inline = {i.name: _torch(onnx.numpy_helper.to_array(i)) for i in inline}
+        self._inline = {i.name: torch_tensor(onnx.numpy_helper.to_array(i)) for i in inline}
         self.input_names = tuple(v.name for v in model.graph.input if v.name not in self._inline)
         self.output_names = tuple(v.name for v in model.graph.output)
         self._calls: list[Callable[..., Any]] = []
@@ -86,6 +86,34 @@ class TorchGraph:
                     values.pop(name, None)
         return {name: values[name] for name in wanted}
 
+    def fitting_samples(
+        self, feeds: Mapping[str, np.ndarray], tensors: Mapping[str, np.ndarray], most_values: int
+    ) -> int:
+        """Return how many samples have at most so many elements in all values of the graph; at least 1.
+
+        Parameters
+        ----------
+        feeds, tensors : mapping of str to ndarray
+            Inputs, of which axis 0 counts samples, and weights.
+        most_values : int
+        """
+        torch = require_package("torch")
+        n_values = 0
+
+        def counted(name: str, value: Any) -> Any:
+            nonlocal n_values
+            n_values += value.numel()
+            return value
+
+        with torch.no_grad():
+            self.run(
+                {name: torch_tensor(array) for name, array in feeds.items()},
+                {name: torch_tensor(array) for name, array in tensors.items()},
+                replace=counted,
+            )
+        n_samples = len(next(iter(feeds.values())))
+        return max(1, most_values * n_samples // max(1, n_values))
+
     def _last_uses(self) -> dict[str, int]:
         return {name: place for place, node in enumerate(self._nodes) for name in node.input if name}
 
@@ -95,7 +123,8 @@ def _has_data(initializer: Any) -> bool:
     return any(len(getattr(initializer, field)) for field in fields) or 0 in initializer.dims
 
 
-def _torch(array: np.ndarray) -> Any:
+def torch_tensor(array: np.ndarray) -> Any:
+    """Return an array as a torch tensor that shares its memory, or of a copy if it must not be written."""
     import torch
 
-    return torch.from_numpy(np.array(array))
+    return torch.from_numpy(array if array.flags.writeable else np.array(array))

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from nqconvert.graphs.products import Product
-from nqconvert.graphs.torch_graph import TorchGraph
+from nqconvert.graphs.torch_graph import TorchGraph, torch_tensor
 from nqconvert.graphs.torch_operators import unfolded
 
+from .scratch import release
 from .statistics import LayerHessians
 
 __all__ = ["GaussNewtonSettings", "add_gauss_newton"]
@@ -79,7 +80,7 @@ def add_gauss_newton(
 
     Source : Schraudolph 2002, "Fast curvature matrix-vector products"; random signs: Hutchinson 1990
     """
-    weights = {name: torch.from_numpy(np.array(array)) for name, array in tensors.items()}
+    weights = {name: torch_tensor(array) for name, array in tensors.items()}
     signs = _Signs(settings.seed)
     done = 0
     with _one_thread():
@@ -266,7 +267,10 @@ def _add_moments(
         mixtures = torch.matmul(stacked, inputs[:, :, block.start : block.stop].transpose(2, 3))
         for group, hessian in enumerate(hessians):
             flat = mixtures[:, group].flatten(0, 1)
-            hessian += (flat.T @ flat).double().numpy() / n_outputs
+            moments = (flat.T @ flat).double().numpy()
+            moments /= n_outputs
+            hessian += moments
+            release(hessian)
 
 
 def _squares(outputs: Tensor, inputs: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import numpy as np
 
 from nqconvert.kernels import trace_removals
 
+from .scratch import Scratch, release
 from .statistics import LayerHessians
 
 __all__ = ["Factor", "Layer", "Row", "prepare_layer"]
@@ -64,7 +65,7 @@ class Layer:
     Attributes
     ----------
     statistics : LayerHessians
-    matrices : ndarray of float64, shape (groups, outputs, inputs)
+    matrices : ndarray of float32 or float64, shape (groups, outputs, inputs)
     bias : ndarray of float64, shape (groups * outputs,), or None
     curvature : float
         Geometric mean over weights of the second derivative of the loss, all later weights free to make up
@@ -88,7 +89,9 @@ class Layer:
     factors: list[list[Factor]] = field(default_factory=list)
 
 
-def prepare_layer(statistics: LayerHessians, weight: np.ndarray, bias: np.ndarray | None) -> Layer:
+def prepare_layer(
+    statistics: LayerHessians, weight: np.ndarray, bias: np.ndarray | None, scratch: Scratch | None = None
+) -> Layer:
     """Damp and invert a layer's Hessians; they are dropped from `statistics`.
 
     Parameters
@@ -96,10 +99,14 @@ def prepare_layer(statistics: LayerHessians, weight: np.ndarray, bias: np.ndarra
     statistics : LayerHessians
     weight : ndarray
     bias : ndarray or None
+    scratch : Scratch, optional
+        That made the Hessians, and keeps the factors.
 
     Source : damping by a share of the mean diagonal: Frantar et al. 2022, section 3
     """
-    matrices = statistics.product.matrices(weight.astype(np.float64))
+    matrices = statistics.product.matrices(
+        weight if weight.dtype == np.float32 else weight.astype(np.float64)
+    )
     wide_bias = None if bias is None or not statistics.n_free else bias.astype(np.float64).reshape(-1)
     if statistics.rows is not None:
         rows, curvature = _traced_rows(statistics, matrices)
@@ -112,7 +119,7 @@ def prepare_layer(statistics: LayerHessians, weight: np.ndarray, bias: np.ndarra
             bias_curvature=float(np.mean([r.hessian[-1, -1] for r in rows])) if statistics.n_free else 0.0,
             rows=rows,
         )
-    factors, curvature = _factored(statistics)
+    factors, curvature = _factored(statistics, scratch)
     statistics.shared = None
     zeros = matrices == 0
     return Layer(
@@ -143,7 +150,7 @@ def _traced_rows(statistics: LayerHessians, matrices: np.ndarray) -> tuple[list[
     return rows, mean if mean > 0 else 1.0
 
 
-def _factored(statistics: LayerHessians) -> tuple[list[list[Factor]], float]:
+def _factored(statistics: LayerHessians, scratch: Scratch | None) -> tuple[list[list[Factor]], float]:
     assert statistics.shared is not None
     factors: list[list[Factor]] = []
     logarithms = []
@@ -153,9 +160,12 @@ def _factored(statistics: LayerHessians) -> tuple[list[list[Factor]], float]:
             places, factor = _factor(hessian, block.n_free)
             pivots = np.diag(factor)[: places.size - block.n_free]
             logarithms.append(-2.0 * np.log(pivots))
-            made.append(
-                Factor(places=block.start + places, factor=factor.astype(np.float32), n_free=block.n_free)
-            )
+            narrow = factor.astype(np.float32)
+            del factor
+            if scratch is not None:
+                scratch.forget(hessian)
+                narrow = scratch.kept(narrow)
+            made.append(Factor(places=block.start + places, factor=narrow, n_free=block.n_free))
         factors.append(made)
     return factors, math.exp(float(np.concatenate(logarithms).mean()))
 
@@ -169,7 +179,11 @@ def _factor(hessian: np.ndarray, n_free: int) -> tuple[np.ndarray, np.ndarray]:
     places = np.append(
         np.argsort(-diagonal[:n_inputs], kind="stable"), np.arange(n_inputs, diagonal.size)
     ).astype(np.int64)
-    damped = hessian[np.ix_(places, places)]
+    damped = np.asarray(hessian)[np.ix_(places, places)]
+    release(hessian)
     damped[np.diag_indices_from(damped)] += added
     inverse = np.linalg.inv(damped)
-    return places, np.linalg.cholesky((inverse + inverse.T) / 2).T
+    del damped
+    inverse += inverse.T
+    inverse /= 2
+    return places, np.linalg.cholesky(inverse).T

@@ -12,6 +12,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from nqconvert.graphs.observation import observed_values
 from nqconvert.graphs.products import Product
 
+from .scratch import release
 from .statistics import LayerHessians
 
 __all__ = ["add_plain_moments", "normalise_outputs"]
@@ -118,6 +119,7 @@ def _add_inputs(layer: LayerHessians, inputs: np.ndarray) -> None:
         for block, hessian in zip(layer.blocks, hessians, strict=True):
             part = inputs[group, block.start : block.stop]
             hessian += part @ part.T
+            release(hessian)
 
 
 def normalise_outputs(layer: LayerHessians, weight: np.ndarray) -> None:
@@ -133,3 +135,4 @@ def normalise_outputs(layer: LayerHessians, weight: np.ndarray) -> None:
     for hessians in layer.shared:
         for hessian in hessians:
             hessian *= 2.0 / energy if energy > 0 else 1.0
+            release(hessian)

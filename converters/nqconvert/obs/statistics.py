@@ -9,7 +9,9 @@ import numpy as np
 
 from nqconvert.graphs.products import Product
 
-__all__ = ["InputBlock", "LayerHessians", "input_blocks", "new_hessians"]
+from .scratch import Scratch, release
+
+__all__ = ["InputBlock", "LayerHessians", "input_blocks", "largest_hessian_bytes", "new_hessians"]
 
 _MAX_BLOCK = 4096
 _MAX_ROW_BYTES = 1 << 28
@@ -71,6 +73,7 @@ class LayerHessians:
         """Turn sums over samples into means."""
         for hessian in self._hessians():
             hessian /= n_samples
+            release(hessian)
         mean = float(self.scales.mean())
         self.scales = self.scales / mean if mean > 0 else np.ones_like(self.scales)
 
@@ -103,8 +106,19 @@ def input_blocks(n_inputs: int, n_free: int, most: int = _MAX_BLOCK) -> list[Inp
     return blocks
 
 
+def largest_hessian_bytes(product: Product, weight: np.ndarray) -> int:
+    """Return the bytes of the largest shared Hessian of a weight."""
+    blocks = input_blocks(product.matrices(weight).shape[2], 1 if product.bias is not None else 0)
+    return 8 * max(block.stop - block.start for block in blocks) ** 2
+
+
 def new_hessians(
-    products: list[Product], weight: np.ndarray, *, rows: bool, most: int = _MAX_BLOCK
+    products: list[Product],
+    weight: np.ndarray,
+    *,
+    rows: bool,
+    most: int = _MAX_BLOCK,
+    scratch: Scratch | None = None,
 ) -> LayerHessians:
     """Return empty sums for a weight.
 
@@ -118,6 +132,8 @@ def new_hessians(
         Whether Hessians of single outputs can be measured.
     most : int
         Inputs of one Hessian.
+    scratch : Scratch, optional
+        Makes the shared Hessians.
     """
     product = products[0]
     matrices = product.matrices(weight)
@@ -134,5 +150,6 @@ def new_hessians(
                 product=product, products=products, blocks=blocks, rows=hessians, kept=kept, scales=scales
             )
     widths = [block.stop - block.start for block in blocks]
-    shared = [[np.zeros((width, width)) for width in widths] for _ in range(n_groups)]
+    zeros = np.zeros if scratch is None else scratch.zeros
+    shared = [[zeros((width, width)) for width in widths] for _ in range(n_groups)]
     return LayerHessians(product=product, products=products, blocks=blocks, shared=shared, scales=scales)

@@ -32,7 +32,8 @@ from nqformat.tensor import (
 from . import NO_CALIBRATION
 from .layer import Layer, prepare_layer
 from .plain import add_plain_moments, normalise_outputs
-from .statistics import LayerHessians, new_hessians
+from .scratch import Scratch, release
+from .statistics import LayerHessians, largest_hessian_bytes, new_hessians
 from .surgery import LayerResult, quantize_layer, step_at
 
 __all__ = ["DEFAULT_RATE_PENALTY", "CalibrationSettings", "Operation", "Surgeon", "prepare_surgeon"]
@@ -44,8 +45,10 @@ _PATIENCE = 2
 _DECISION_SHARE = 0.15
 _BATCH_VALUES = 1 << 18
 _BATCH_BOUNDS = (8, 250)
+_MAX_VALUES = 1 << 23
 _MAX_CODEBOOK = 32
 _LEAST_STEP = 1e-30
+_LEAST_BUDGET = 1 << 26
 _PREMIUM_REACH = 40.0
 _PREMIUM_ROUNDS = 13
 _PREMIUM_GROWTH = 1.05
@@ -122,6 +125,8 @@ class Surgeon:
         What repairs after quantization compare with.
     notes : tuple of str
         What the user should know.
+    scratch : Scratch
+        Keeps what was tried.
     """
 
     layers: dict[str, Layer]
@@ -129,6 +134,7 @@ class Surgeon:
     permutations: dict[str, tuple[int, ...]] = field(default_factory=dict)
     network: FloatNetwork | None = None
     notes: tuple[str, ...] = ()
+    scratch: Scratch = field(default_factory=lambda: Scratch(budget_bytes=_LEAST_BUDGET))
     _tried: dict[tuple[str, int, float], LayerResult] = field(default_factory=dict)
     _premiums: dict[tuple[float, float], float] = field(default_factory=dict)
 
@@ -222,7 +228,8 @@ class Surgeon:
             return self._decided(layer, step, penalty, premium)
         key = (name, place, premium)
         if key not in self._tried:
-            self._tried[key] = self._decided(layer, step, penalty, premium)
+            made = self._decided(layer, step, penalty, premium)
+            self._tried[key] = replace(made, integers=self.scratch.kept(made.integers))
         return self._tried[key]
 
     def _decided(self, layer: Layer, step: float, penalty: float, premium: float) -> LayerResult:
@@ -233,7 +240,8 @@ class Surgeon:
         return quantize_layer(layer, step, penalty, premium)
 
     def _tensor(self, name: str, result: LayerResult) -> Tensor:
-        integers = result.integers.astype(np.int32)
+        integers = np.asarray(result.integers).astype(np.int32)
+        release(result.integers)
         if name in self.permutations:
             integers = np.transpose(integers, np.argsort(self.permutations[name]))
         affine = AffineTensor(k=np.ascontiguousarray(integers), step=result.step, dtype=self.dtypes[name])
@@ -298,12 +306,16 @@ def prepare_surgeon(
     used = _used_products(model.graph, arrays, weights, source.views)
     if not used:
         raise ConversionError("method 'obs': no weight of the graph is multiplied with an activation")
-    hessians, notes = _measured(source, model, arrays, used, calibration=calibration, settings=settings)
+    largest = max(largest_hessian_bytes(found[0], arrays[found[0].weight]) for found in used.values())
+    scratch = Scratch(budget_bytes=max(largest, _LEAST_BUDGET))
+    hessians, notes = _measured(
+        source, model, arrays, used, calibration=calibration, settings=settings, scratch=scratch
+    )
     layers = {}
     for name, products in used.items():
         product = products[0]
         bias = None if product.bias is None else arrays[product.bias]
-        layers[name] = prepare_layer(hessians.pop(name), arrays[product.weight], bias)
+        layers[name] = prepare_layer(hessians.pop(name), arrays[product.weight], bias, scratch)
         settings.progress(f"inverting Hessians: {len(layers)} of {len(used)} layers")
     left = [name for name in weights if name not in layers]
     if left:
@@ -326,6 +338,7 @@ def prepare_surgeon(
             progress=settings.progress,
         ),
         notes=notes,
+        scratch=scratch,
     )
 
 
@@ -390,16 +403,19 @@ def _measured(
     *,
     calibration: Any,
     settings: CalibrationSettings,
+    scratch: Scratch,
 ) -> tuple[dict[str, LayerHessians], tuple[str, ...]]:
     """Measure by gradients if possible, else from inputs alone."""
 
-    def feeds() -> Iterator[dict[str, np.ndarray]]:
-        size = _batch_size(calibration)
+    def feeds(most: int = _BATCH_BOUNDS[1]) -> Iterator[dict[str, np.ndarray]]:
+        size = min(most, _batch_size(calibration))
         for batch in calibration_batches(calibration, batch_size=size, samples=settings.samples):
             yield feeds_of(batch, source.input_names)
 
     def empty(*, rows: bool) -> dict[str, LayerHessians]:
-        return {name: new_hessians(p, arrays[p[0].weight], rows=rows) for name, p in used.items()}
+        return {
+            name: new_hessians(p, arrays[p[0].weight], rows=rows, scratch=scratch) for name, p in used.items()
+        }
 
     assert source.graph is not None
     if settings.hessian == "identity":
@@ -420,5 +436,6 @@ def _measured(
     hessians = empty(rows=True)
     measured = GaussNewtonSettings(seed=settings.seed)
     layers = list(hessians.values())
-    add_gauss_newton(layers, graph, arrays, feeds(), settings=measured, progress=settings.progress)
+    most = graph.fitting_samples(next(feeds(1)), arrays, _MAX_VALUES)
+    add_gauss_newton(layers, graph, arrays, feeds(most), settings=measured, progress=settings.progress)
     return hessians, ()

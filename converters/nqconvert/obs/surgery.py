@@ -12,6 +12,7 @@ from nqconvert.quantizers.rate import estimate_bits
 from nqformat.tensor import AffineTensor
 
 from .layer import Layer, Row
+from .scratch import release
 
 __all__ = ["LayerResult", "quantize_layer", "step_at"]
 
@@ -200,6 +201,7 @@ def _quantize_groups(
             if layer.zeros is not None:
                 zeros[:] = layer.zeros[group].T[places]
             chosen, lost = _quantize_inputs(values, part.factor, scales, step, prices=prices, zeros=zeros)
+            release(part.factor)
             integers[group][:, places] = chosen.T
             loss += lost
             if bias is not None and part.n_free:

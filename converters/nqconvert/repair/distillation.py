@@ -21,7 +21,7 @@ from .trained import Trained, trained_tensor
 
 __all__ = ["distil"]
 
-_BATCH = (8, 100)
+_BATCH = 100
 _LEAST_BATCHES = 16
 _HOLDOUT = 8
 _LEAST_SAMPLES = 16
@@ -75,11 +75,10 @@ def distil(
 def _answered(network: FloatNetwork, graph: TorchGraph) -> list[_Batch]:
     """Run the network before quantization."""
     before = network.float_tensors()
-    least, most = _BATCH
     with torch.no_grad():
         return [
             _Batch(feeds=feeds, before=graph.run(feeds, before)[graph.output_names[0]])
-            for feeds in network.feeds(least=least, most=most, n_batches=_LEAST_BATCHES)
+            for feeds in network.feeds(graph, most=_BATCH, n_batches=_LEAST_BATCHES)
         ]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from nqconvert.graphs.torch_graph import TorchGraph, torch_tensor
 from nqconvert.sensitivity.calibration import calibration_batches, feeds_of
 from nqconvert.sources.model_source import ModelSource
 from nqformat.dtypes import bfloat16_to_float32
@@ -17,7 +18,7 @@ from nqformat.tensor import HashedTensor, Tensor, ViewTensor
 
 __all__ = ["FloatNetwork", "decoded_float", "one_thread"]
 
-_BATCH_VALUES = 1 << 18
+_MAX_VALUES = 1 << 23
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,26 +44,25 @@ class FloatNetwork:
     seed: int
     progress: Callable[[str], None]
 
-    def feeds(self, *, least: int, most: int, n_batches: int = 1) -> list[dict[str, Any]]:
+    def feeds(self, graph: TorchGraph, *, most: int, n_batches: int = 1) -> list[dict[str, Any]]:
         """Return inputs as torch tensors by name, in batches.
 
         Parameters
         ----------
-        least, most : int
-            Samples of a batch; fewer if inputs are large, or if there would be fewer than `n_batches`.
+        graph : TorchGraph
+            Of the network; the values in it limit the samples of a batch.
+        most : int
+            Samples of a batch; fewer if there would be fewer than `n_batches`.
         n_batches : int
         """
-        torch = require_package("torch")
-        sizes = [batch.n_samples for batch in self._batches(most)]
-        first = next(iter(self._batches(1)))
-        n_values = sum(int(np.prod(value.shape)) for value in (*first.args, *first.kwargs.values()))
-        fitting = min(most, _BATCH_VALUES // max(1, n_values), -(-sum(sizes) // n_batches))
+        n_samples = sum(batch.n_samples for batch in self._batches(most))
+        first = feeds_of(next(iter(self._batches(1))), self.source.input_names)
+        views = {name: view.assemble(self.source.tensors) for name, view in self.source.views.items()}
+        fitting = graph.fitting_samples(first, {**self.source.tensors, **views}, _MAX_VALUES)
+        size = max(1, min(most, fitting, n_samples // n_batches))
         return [
-            {
-                name: torch.from_numpy(np.array(value))
-                for name, value in feeds_of(batch, self.source.input_names).items()
-            }
-            for batch in self._batches(max(least, fitting))
+            {name: torch_tensor(value) for name, value in feeds_of(batch, self.source.input_names).items()}
+            for batch in self._batches(size)
         ]
 
     def _batches(self, batch_size: int) -> Iterator[Any]:
@@ -74,9 +74,7 @@ class FloatNetwork:
 
     def float_tensors(self) -> dict[str, Any]:
         """Return the tensors before quantization as the graph reads them."""
-        torch = require_package("torch")
-        stored = {name: torch.from_numpy(np.array(a)) for name, a in self.source.tensors.items()}
-        return self.graph_tensors(stored)
+        return self.graph_tensors({name: torch_tensor(a) for name, a in self.source.tensors.items()})
 
 
 def _viewed(view: ViewTensor, values: Mapping[str, Any]) -> Any:

@@ -23,7 +23,7 @@ from .settings import RepairSettings
 
 __all__ = ["match_outputs"]
 
-_BATCH = (8, 64)
+_BATCH = 64
 _JUDGED_SAMPLES = 256
 _MAX_RATIO = 4.0
 _LEAST = 1e-12
@@ -105,8 +105,7 @@ def _divergences(
     ]
     totals, n_samples = [0.0] * len(found), 0
     answer = graph.output_names[0]
-    least, most = _BATCH
-    for feeds in network.feeds(least=least, most=most):
+    for feeds in network.feeds(graph, most=_BATCH):
         if n_samples >= _JUDGED_SAMPLES:
             break
         wanted = graph.run(feeds, expected)[answer]
@@ -192,8 +191,7 @@ def _measure(
     stored = {name: torch.from_numpy(decoded_float(tensor).copy()) for name, tensor in tensors.items()}
     now = network.graph_tensors(stored)
     n_samples = 0
-    least, most = _BATCH
-    for feeds in network.feeds(least=least, most=most):
+    for feeds in network.feeds(graph, most=_BATCH):
         n_batch = len(next(iter(feeds.values())))
         expected: dict[str, TorchTensor] = {}
 

