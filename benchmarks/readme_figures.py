@@ -153,8 +153,10 @@ def posttraining(results: dict[str, Any]) -> list[str]:
             ours = [size for curve in curves(network, "obs", "seed") if (size := bytes_at(curve, at))]
             sizes = [sum(ours) / len(ours) if ours else None, nncodec_bytes(network, at)]
             sizes += [bytes_at(curve, at) for curve in curves(network, "round", "method")][:1] or [None]
-            cells = " | ".join("" if size is None else f"{size:,.0f}" for size in sizes)
-            lines.append(f"{head}| {drop:g} | {cells} | {''.join(told)} |")
+            if sizes[0] is None:
+                continue
+            cells = " | ".join("not measured" if size is None else f"{size:,.0f}" for size in sizes)
+            lines.append(f"{head}| {drop:g} | {cells} | {''.join(told) or 'not measured'} |")
     lines += ["", "| network | goal | measured | |", "|---|---|---|---|"]
     lines += [f"| {' | '.join(row)} |" for row in goal_rows(results)]
     return lines
