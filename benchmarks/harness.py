@@ -114,7 +114,9 @@ def write(name: str, results: dict[str, Any]) -> Path:
     """Write results as JSON into benchmarks/results."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(results, indent=2) + "\n")
+    written = path.with_suffix(f".{os.getpid()}.tmp")
+    written.write_text(json.dumps(results, indent=2) + "\n")
+    written.replace(path)
     return path
 
 

@@ -50,16 +50,16 @@ class _Block(nn.Module):
         return torch.relu(y + x)
 
 
-class ResNet32(nn.Module):
-    """For 32 x 32 images, with shortcuts that drop pixels and add empty channels."""
+class CifarResNet(nn.Module):
+    """ResNet-(6 `n_blocks` + 2) for 32 x 32 images; shortcuts drop pixels and add empty channels."""
 
-    def __init__(self) -> None:
+    def __init__(self, n_blocks: int) -> None:
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
         n_in = 16
         for number, n_out in enumerate((16, 32, 64), start=1):
             blocks = []
-            for block in range(5):
+            for block in range(n_blocks):
                 blocks.append(_Block(n_in, n_out, 2 if number > 1 and block == 0 else 1))
                 n_in = n_out
             setattr(self, f"layer{number}", nn.Sequential(*blocks))
@@ -94,14 +94,20 @@ def cifar_images(images: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
 
 
-def _lenet(name: str, module: nn.Module, folder: Path, load: Any) -> Network:
+def filled_lenet(name: str, module: nn.Module, folder: Path) -> nn.Module:
+    """A LeNet with the weights of a file of the data folder."""
     weights = folder / "pruned_lenets" / f"{name}.pt"
     module.load_state_dict(torch.load(weights, weights_only=True))
+    return module.eval()
+
+
+def _lenet(name: str, module: nn.Module, folder: Path, load: Any) -> Network:
+    module = filled_lenet(name, module, folder)
     images, labels = load.mnist("train")
     test_images, test_labels = load.mnist("test")
     return Network(
         name=name,
-        module=module.eval(),
+        module=module,
         calibration=mnist_images(images[:5000]),
         training=(mnist_images(images[-10000:]), labels[-10000:].astype(np.int64)),
         test=(mnist_images(test_images), test_labels.astype(np.int64)),
@@ -118,16 +124,22 @@ def lenet5(folder: Path, load: Any) -> Network:
     return _lenet("lenet5_p8", LeNet5(), folder, load)
 
 
+def cifar_resnet(name: str, n_blocks: int, folder: Path) -> CifarResNet:
+    """A ResNet with the weights of a file of the data folder."""
+    state = torch.load(folder / "resnet_cifar10" / f"{name}.pt", weights_only=True)
+    module = CifarResNet(n_blocks)
+    module.load_state_dict({k.removeprefix("module."): v for k, v in state.get("state_dict", state).items()})
+    return module.eval()
+
+
 def resnet32(folder: Path, load: Any) -> Network:
     """ResNet-32 tuned on JPEG-recompressed CIFAR-10, dense; the first 1,000 test images."""
-    state = torch.load(folder / "resnet_cifar10" / "resnet32_jpegft.pt", weights_only=True)
-    module = ResNet32()
-    module.load_state_dict({k.removeprefix("module."): v for k, v in state.get("state_dict", state).items()})
+    module = cifar_resnet("resnet32_jpegft", 5, folder)
     images, labels = load.cifar10("train")
     test_images, test_labels = load.cifar10("test")
     return Network(
         name="resnet32_jpegft",
-        module=module.eval(),
+        module=module,
         calibration=cifar_images(images[:300]),
         training=(cifar_images(images[-2000:]), labels[-2000:].astype(np.int64)),
         test=(cifar_images(test_images[:1000]), test_labels[:1000].astype(np.int64)),

@@ -14,6 +14,7 @@ from nqformat.errors import ConversionError
 from nqformat.files import replaced_when_done
 from nqformat.tensor import HashedTensor, ViewTensor
 
+from .accuracy import Drop, Evaluation, Score, drop_between, score_of
 from .encoding import Encoding
 from .memory import PeakMemory, StageClock, return_freed_memory
 from .network import (
@@ -29,13 +30,13 @@ from .quantization import QuantizedModel, is_weight
 from .quantizers import get_quantizer
 from .repair.settings import RepairSettings
 from .report import Report, measure_file
-from .search import Attempt, Target, search_drop
+from .search import SEARCHING, Attempt, Target, search_drop
 from .sensitivity.loss_check import LossCheck, check_losses
 from .sensitivity.settings import SensitivitySettings
 from .sources import ModelSource
 from .training.fine_tuning import FineTuning, fine_tune_centres
 from .training.stage import Training
-from .verification import Evaluation, accuracy_of, file_runner, verify_file
+from .verification import file_runner, verify_file
 
 __all__ = ["convert"]
 
@@ -99,8 +100,9 @@ def convert(
     training : Training, optional
         Lets ``deep-compression`` prune and retrain the module (a copy of it).
     evaluate : callable, optional
-        Takes a function from feeds to outputs and returns an accuracy; called for the original and for the
-        file.
+        Takes a function from feeds to outputs; returns an accuracy, or an array with the score of each sample
+        (right or wrong, or a loss with its sign turned), which the drop has an interval from. Called for
+        the original and for the file, each time on the same samples.
     method, clusters, scope, density, rest, step, rate_penalty, width, product : optional
         Override single settings of the preset; see :class:`~nqconvert.presets.ConvertSettings`.
     sensitivity, samples, sensitivity_power, seed : optional
@@ -124,7 +126,8 @@ def convert(
         bytes. The step, rate penalty or number of clusters is searched.
     max_drop : float, optional
         Most percentage points of accuracy (a share of 1, by `evaluate`) that may be lost; the smallest file
-        found in ten evaluations is written.
+        found in ten evaluations is written. A file counts if it loses nothing on the samples, or if the
+        paired 95 % interval of its drop is within the bound; see :class:`nqconvert.accuracy.Drop`.
     strict : bool
         Fail if a weight matrix would be left raw.
     edge : bool
@@ -216,13 +219,15 @@ def convert(
         )
         max_bytes = encoding.max_bytes(target)
         with clock.stage("evaluate"):
-            before = None if evaluate is None else accuracy_of(evaluate, network.run)
+            before = None if evaluate is None else score_of(evaluate, network.run)
         with clock.stage("quantize"):
             if max_drop is None or evaluate is None or before is None:
                 quantized = _quantize(encoding, settings, max_bytes, say)
             else:
-                say(f"searching: at most {max_drop:g} percentage points below {before:.4f}")
-                quantized = _quantize_within(encoding, settings, evaluate, before - max_drop / 100.0, say)
+                say(f"{SEARCHING}at most {max_drop:g} percentage points below {before.mean:.4f}")
+                judge = _judge(encoding, evaluate, before)
+                found = search_drop(settings, encoding.attempt, judge, max_drop, say)
+                quantized = _Quantized(model=found.model, settings=found.settings)
         if fine_tuning is not None:
             with clock.stage("fine-tune"):
                 quantized = _fine_tune(network, quantized, fine_tuning, say)
@@ -244,7 +249,7 @@ def convert(
             with clock.stage("verify"):
                 verification = verify_file(staged, network, feeds, evaluate)
                 file = measure_file(staged)
-    after = verification.accuracy
+    after = verification.score
     measured = (*sensitivity_notes, *(surgeon.notes if surgeon else ()))
     notes = (
         *network.source.notes,
@@ -263,7 +268,7 @@ def convert(
         outputs=verification.outputs,
         retrained_outputs=verification.retrained_outputs,
         weight_snr_db=verification.weight_snr_db,
-        accuracy=None if before is None or after is None else (before, after),
+        accuracy=None if before is None or after is None else (before.mean, after.mean),
         exact={**quantized.model.exact, **network.source.reasons},
         notes=(*notes, *verification.notes),
         warnings=() if settings.method == "none" else verification.warnings,
@@ -271,6 +276,7 @@ def convert(
         stage_seconds=clock.seconds,
         peak_bytes=memory.peak_bytes,
         loss_check=losses.found,
+        drop=None if before is None or after is None else drop_between(before, after),
     )
 
 
@@ -306,19 +312,16 @@ def _quantize(
     return _Quantized(model=found.model, settings=found.settings)
 
 
-def _quantize_within(
-    encoding: Encoding, settings: ConvertSettings, evaluate: Evaluation, least: float, say: Progress
-) -> _Quantized:
-    """Quantize as coarsely as an accuracy allows."""
+def _judge(encoding: Encoding, evaluate: Evaluation, before: Score) -> Callable[[Attempt], Drop]:
+    """Return a function that tells what the file of an attempt loses."""
 
-    def accuracy(attempt: Attempt) -> float:
+    def judge(attempt: Attempt) -> Drop:
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "attempt.nqz")
             encoding.write(attempt.settings, attempt.model, path)
-            return accuracy_of(evaluate, file_runner(path))
+            return drop_between(before, score_of(evaluate, file_runner(path)))
 
-    found = search_drop(settings, encoding.attempt, accuracy, least, say)
-    return _Quantized(model=found.model, settings=found.settings)
+    return judge
 
 
 def _check_drop(max_drop: float | None, evaluate: Evaluation | None, target: Target) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import nqformat
 from nqformat.accounting import FileBytes, TensorBytes, account
 
+from .accuracy import Drop
 from .sensitivity.loss_check import LossCheck
 from .verification import OutputComparison
 
@@ -50,6 +51,8 @@ class Report:
     loss_check : LossCheck or None
         Predicted against measured change of the loss, where sensitivities, calibration data and a loss or an
         evaluation were given.
+    drop : Drop or None
+        Accuracy that was lost, with its interval where the evaluation tells of each sample.
     """
 
     path: str
@@ -68,6 +71,7 @@ class Report:
     stage_seconds: dict[str, float] = field(default_factory=dict)
     peak_bytes: int | None = None
     loss_check: LossCheck | None = None
+    drop: Drop | None = None
 
     @property
     def file_bytes(self) -> int:
@@ -92,6 +96,7 @@ class Report:
             "retrained_outputs": _outputs_json(self.retrained_outputs),
             "weight_snr_db": _finite(self.weight_snr_db),
             "accuracy": None if self.accuracy is None else list(self.accuracy),
+            "drop": None if self.drop is None else asdict(self.drop),
             "exact": self.exact,
             "notes": list(self.notes),
             "warnings": list(self.warnings),
@@ -118,7 +123,8 @@ class Report:
             lines.append(f"original against re-read file: weight SNR {self.weight_snr_db:.1f} dB")
         if self.accuracy is not None:
             before, after = self.accuracy
-            lines.append(f"accuracy: {before:.4f} before, {after:.4f} after")
+            told = "" if self.drop is None or self.drop.high is None else f"; {self.drop}"
+            lines.append(f"accuracy: {before:.4f} before, {after:.4f} after{told}")
         if self.loss_check is not None:
             lines.append(str(self.loss_check))
         lines += _cost_lines(self.stage_seconds, self.peak_bytes)

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from nqformat.errors import ConversionError
 
+from .accuracy import Drop
 from .presets import ConvertSettings
 from .quantization import QuantizedModel
 
-__all__ = ["Attempt", "Target", "byte_count", "search_drop", "search_rate"]
+__all__ = ["SEARCHING", "Attempt", "Target", "byte_count", "search_drop", "search_rate"]
+
+SEARCHING = "searching: "
+"""How lines about a try begin."""
 
 _MAX_ROUNDS = 14
 _CLOSE_ENOUGH = 0.998
 _FINEST_CLUSTERS = 1024
 _COARSER = 0.01
 _MAX_EVALUATIONS = 10
+_NEAR_ENOUGH = 1.01
 
 
 def byte_count(text: str) -> int:
@@ -113,6 +117,10 @@ class _Knob:
             return replace(base, clusters=max(1, round(value)))
         return replace(base, step=value) if self.name == "step" else replace(base, rate_penalty=value)
 
+    def told(self, settings: ConvertSettings) -> str:
+        """Say how the setting stands."""
+        return f"{self.name.replace('_', ' ')} {getattr(settings, self.name):.3g}"
+
 
 _KNOBS = {
     "uniform": _Knob(name="step", finest=1e-3, coarsest=16.0, n_coarser=8),
@@ -154,7 +162,7 @@ def search_rate(
         if knob.whole and abs(too_fine.clusters - fitting.clusters) <= 1:
             break
         found = attempt(settings)
-        progress(f"searching: round {number + 1}, {found.file_bytes:,} of {max_bytes:,} bytes")
+        progress(f"{SEARCHING}round {number + 1}, {found.file_bytes:,} of {max_bytes:,} bytes")
         if found.file_bytes > max_bytes:
             low, too_fine = middle, settings
             continue
@@ -172,53 +180,61 @@ def search_rate(
 def search_drop(
     base: ConvertSettings,
     attempt: Callable[[ConvertSettings], Attempt],
-    evaluate: Callable[[Attempt], float],
-    least: float,
+    judge: Callable[[Attempt], Drop],
+    max_drop: float,
     progress: Callable[[str], None],
 ) -> Attempt:
-    """Find the smallest file whose accuracy is `least` or better, in at most ten evaluations.
+    """Find the smallest file that loses at most `max_drop` points, in at most ten evaluations.
 
-    Bisects the same setting as :func:`search_rate`, as if the accuracy only fell with it.
+    Bisects the same setting as :func:`search_rate`, as if the accuracy only fell with it, until the largest
+    file that is known to lose too much is within 1 % of the smallest that is not.
 
     Parameters
     ----------
-    evaluate : callable
-        Returns the accuracy of an attempt's file.
+    judge : callable
+        Returns what an attempt's file loses; :meth:`Drop.keeps` decides.
 
     Raises
     ------
     ConversionError
-        If even the finest setting is worse; names the best accuracy that was seen.
+        If even the finest setting loses too much; names the best file that was tried.
     ValueError
         If the method has no setting to search.
     """
     if base.method == "none":
         raise ValueError("a bound on the accuracy needs a lossy method")
     knob = _KNOBS.get(base.method, _CLUSTERS)
-    best: Attempt | None = None
-    seen = -math.inf
+    kept: Attempt | None = None
+    lost: Attempt | None = None
+    least: tuple[Drop, Attempt] | None = None
     low, high = 0.0, 1.0
     for number in range(_MAX_EVALUATIONS):
-        middle = (low + high) / 2 if best is not None or not number else low
+        middle = low if lost is not None and kept is None else (low + high) / 2
         found = attempt(knob.settings(base, middle))
-        accuracy = evaluate(found)
-        seen = max(seen, accuracy)
+        drop = judge(found)
+        keeps = drop.keeps(max_drop)
         progress(
-            f"searching: evaluation {number + 1}, {found.file_bytes:,} bytes, accuracy {accuracy:.4f}, "
-            f"wanted {least:.4f}"
+            f"{SEARCHING}evaluation {number + 1}, {knob.told(found.settings)}, {found.file_bytes:,} bytes, "
+            f"{drop}: {'kept' if keeps else 'too much'}"
         )
-        if accuracy >= least:
+        least = (drop, found) if least is None or drop.points < least[0].points else least
+        if keeps:
             low = middle
-            best = found if best is None or found.file_bytes < best.file_bytes else best
+            kept = found if kept is None or found.file_bytes < kept.file_bytes else kept
         elif middle == 0.0:
             break
         else:
-            high = middle
-    if best is None:
+            high, lost = middle, found
+        if kept and lost and kept.file_bytes <= _NEAR_ENOUGH * lost.file_bytes:
+            break
+    if kept is None and least is not None:
+        drop, found = least
         raise ConversionError(
-            f"the accuracy of {least:.4f} cannot be kept: method {base.method!r} has {seen:.4f} at its best"
+            f"a drop of at most {max_drop:g} points cannot be kept with method {base.method!r}; the best of "
+            f"{number + 1} tries, {knob.told(found.settings)} with {found.file_bytes:,} bytes, has {drop}"
         )
-    return best
+    assert kept is not None
+    return kept
 
 
 def _order(attempt: Attempt) -> tuple[float, int]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 import nqformat
-from nqformat.errors import ConversionError, MissingDependencyError
+from nqformat.errors import MissingDependencyError
 
+from .accuracy import Evaluation, Score, score_of
 from .memory import return_freed_memory
 
 if TYPE_CHECKING:
@@ -22,18 +23,14 @@ if TYPE_CHECKING:
 __all__ = [
     "MIN_AGREEMENT",
     "MIN_SNR_DB",
-    "Evaluation",
     "OutputComparison",
     "Verification",
-    "accuracy_of",
     "compare_outputs",
     "file_runner",
     "signal_to_noise_db",
     "verify_file",
     "weight_snr_db",
 ]
-
-Evaluation = Callable[["Runner"], float]
 
 _LARGE_BYTES = 1 << 20
 _AT_ONCE = 1 << 18
@@ -150,7 +147,7 @@ class Verification:
         Retrained network against file, where there was retraining.
     weight_snr_db : float
         Tensors before quantization and magnitude pruning against decoded ones.
-    accuracy : float or None
+    score : Score or None
         What the evaluation gave for the file.
     notes : tuple of str
         Why outputs were not compared.
@@ -159,7 +156,7 @@ class Verification:
     outputs: OutputComparison | None
     retrained_outputs: OutputComparison | None
     weight_snr_db: float
-    accuracy: float | None
+    score: Score | None
     notes: tuple[str, ...] = ()
 
     @property
@@ -205,7 +202,7 @@ def verify_file(
         outputs=outputs,
         retrained_outputs=retrained,
         weight_snr_db=_stored_snr_db(network.source.tensors, path),
-        accuracy=None if evaluate is None else accuracy_of(evaluate, run_file),
+        score=None if evaluate is None else score_of(evaluate, run_file),
         notes=(reason,) if reason else (),
     )
 
@@ -222,13 +219,6 @@ def _stored_snr_db(original: Mapping[str, np.ndarray], path: str | os.PathLike[s
                 file.release_pages()
                 return_freed_memory()
     return noise.ratio_db
-
-
-def accuracy_of(evaluate: Evaluation, run: Runner | None) -> float:
-    """Evaluate a model; ConversionError if it cannot run."""
-    if run is None:
-        raise ConversionError("an evaluation needs a model that can run; a state dict has no graph")
-    return float(evaluate(run))
 
 
 def file_runner(path: str | os.PathLike[str]) -> Runner:

@@ -231,7 +231,7 @@ BAD: list[tuple[Callable[[Path], list[str]], int, str]] = [
     (lambda _: ["convert", "nowhere:make"], 2, "cannot import"),
     (lambda _: ["inspect", "missing.nqz"], 1, "missing.nqz"),
     (truncated, 3, "declared"),
-    (newer, 4, "version 9.1"),
+    (newer, 4, "version 9.0"),
     (not_nqz, 3, "not a .nqz file"),
     (flipped, 3, "checksum"),
     (graphless, 1, "graph"),

@@ -120,12 +120,34 @@ def test_an_accuracy_is_kept_in_ten_evaluations(model: Any, agreement: Any, tmp_
         sizes.append(report.file_bytes)
     assert sizes[0] > sizes[1]
     tried = [line for line in lines if "evaluation" in line]
-    assert 4 <= len(tried) <= 20 and all("accuracy" in line and "bytes" in line for line in tried)
+    assert 4 <= len(tried) <= 20 and all("drop" in line and "bytes" in line for line in tried)
+
+
+def test_answers_by_sample_give_the_drop_an_interval(model: Any, tmp_path: Any) -> None:
+    x = inputs(600, seed=2)
+    labels = nqconvert.load_source(model).run({"x": x})[0].argmax(1)
+    reports = {}
+    for drop in (0.0, 2.0):
+        reports[drop] = nqconvert.convert(
+            model,
+            tmp_path / f"{drop}.nqz",
+            calibration=inputs(100, 1),
+            preset="post-training",
+            evaluate=lambda run: run({"x": x})[0].argmax(1) == labels,
+            max_drop=drop,
+        )
+    none, some = (report.drop for report in reports.values())
+    assert none.points <= 0.0 < none.high and none.n_samples == 600
+    assert 0.0 < some.points < some.high <= 2.0
+    assert reports[2.0].file_bytes < reports[0.0].file_bytes
+    assert "95 % interval" in str(reports[2.0]) and reports[2.0].to_json()["drop"]["n_samples"] == 600
 
 
 def test_nothing_is_written_if_an_accuracy_cannot_be_kept(model: Any, tmp_path: Any) -> None:
     answers = iter([0.9, *[0.5] * 20])
-    with pytest.raises(ConversionError, match=r"0\.8950 cannot be kept.*0\.5000 at its best"):
+    with pytest.raises(
+        ConversionError, match=r"at most 0\.5 points cannot be kept.*best of 2 tries.*drop 40\.000"
+    ):
         nqconvert.convert(
             model,
             tmp_path / "m.nqz",
@@ -167,6 +189,25 @@ def test_the_command_line_knows_the_preset_and_the_drop(model: Any, tmp_path: An
     assert "(post-training," in capsys.readouterr().out
     assert main([*command, "--max-drop", "1"]) == 2
     assert "needs evaluate" in capsys.readouterr().err
+
+
+def test_the_command_line_prints_each_try_and_ends_with_1(
+    model: Any, tmp_path: Any, capsys: Any, monkeypatch: Any
+) -> None:
+    onnx.save(model, tmp_path / "m.onnx")
+    np.save(tmp_path / "x.npy", inputs(40, 1))
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "judge_of_tries.py").write_text(
+        "import numpy as np\n\nseen = []\n\n\ndef evaluate(run):\n    seen.append(run)\n"
+        "    return np.arange(400) % 4 > (len(seen) > 1)\n"
+    )
+    command = ["convert", str(tmp_path / "m.onnx"), "--calibration", str(tmp_path / "x.npy")]
+    command += ["--evaluate", "judge_of_tries:evaluate", "--max-drop", "1"]
+    assert main(command) == 1
+    told = capsys.readouterr().err
+    assert told.count("evaluation") == 2 and told.count("too much") == 2
+    assert "drop 25.000 points, 95 % interval" in told and "best of 2 tries" in told
+    assert not (tmp_path / "m.nqz").exists()
 
 
 def test_compare_has_obs_among_all_where_there_is_calibration_data(model: Any) -> None:

@@ -14,11 +14,17 @@ from typing import Any
 
 import numpy as np
 
+from nqconvert.search import SEARCHING
+
 
 class StageLines:
-    """Progress on standard error: one line that is rewritten on a terminal, plain lines with ``-v``."""
+    """Progress on standard error: one line that is rewritten on a terminal, plain lines with ``-v``.
+
+    The tries of a search stay, on a terminal or not, unless ``--quiet`` is given.
+    """
 
     def __init__(self, arguments: argparse.Namespace) -> None:
+        self._quiet = arguments.quiet
         self._live = sys.stderr.isatty() and not arguments.quiet
         self._plain = arguments.verbose > 0 and not arguments.quiet and not self._live
         self._started = time.perf_counter()
@@ -26,9 +32,11 @@ class StageLines:
     def __call__(self, line: str) -> None:
         """Show one stage."""
         elapsed = time.perf_counter() - self._started
+        stays = line.startswith(SEARCHING) and not self._quiet
         if self._live:
-            print(f"\r\033[K[{elapsed:6.1f} s] {line}", end="", file=sys.stderr, flush=True)
-        elif self._plain:
+            end = "\n" if stays else ""
+            print(f"\r\033[K[{elapsed:6.1f} s] {line}", end=end, file=sys.stderr, flush=True)
+        elif self._plain or stays:
             print(f"[{elapsed:6.1f} s] {line}", file=sys.stderr, flush=True)
 
     def done(self) -> None:

@@ -52,10 +52,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     targets.add_argument("--target-size", type=byte_count, help="most bytes, such as 20000, 20kB or 1.5MiB")
     targets.add_argument("--target-ratio", type=float, help="how many times smaller at least")
     targets.add_argument(
-        "--max-drop", type=float, help="most percentage points of accuracy to lose; needs --evaluate"
+        "--max-drop",
+        type=float,
+        help="most percentage points of accuracy to lose, 0 for none on the samples; needs --evaluate",
     )
     parser.add_argument("--train", help="package.module:function that returns nqconvert.Training")
-    parser.add_argument("--evaluate", help="package.module:function of a runner that returns an accuracy")
+    parser.add_argument(
+        "--evaluate",
+        help="package.module:function of a runner that returns an accuracy, or right and wrong by sample",
+    )
     parser.add_argument("--strict", action="store_true", help="fail if a weight matrix is left raw")
     parser.add_argument("--prefer", choices=("size", "speed"), default="size", help="codings to choose from")
     parser.add_argument("--edge", action="store_true", help="leave the directory uncompressed")

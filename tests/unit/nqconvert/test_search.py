@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from nqconvert.accuracy import Drop
 from nqconvert.presets import ConvertSettings
 from nqconvert.quantization import QuantizedModel
 from nqconvert.search import Attempt, Target, search_drop, search_rate
@@ -69,22 +70,56 @@ def test_a_coarser_grid_of_less_error_is_taken():
 
 
 @pytest.mark.parametrize("method", ["uniform", "ecsq", "kmeans"])
-@pytest.mark.parametrize("least", [0.2, 0.5, 0.79])
-def test_the_smallest_file_that_keeps_an_accuracy_is_found_in_ten_evaluations(method, least):
+@pytest.mark.parametrize("allowed", [0.0, 1.0, 30.0, 60.0])
+def test_the_smallest_file_that_keeps_an_accuracy_is_found_in_ten_evaluations(method, allowed):
     seen = []
 
-    def evaluate(found):
+    def judge(found):
         seen.append(found.file_bytes)
-        return min(0.8, found.file_bytes / 10_000)
+        return Drop(points=max(0.0, 80.0 - found.file_bytes / 100))
 
-    found = search_drop(ConvertSettings(method=method), attempt, evaluate, least, lambda line: None)
+    found = search_drop(ConvertSettings(method=method), attempt, judge, allowed, lambda line: None)
     assert len(seen) <= 10
-    assert found.file_bytes == min(size for size in seen if min(0.8, size / 10_000) >= least)
-    assert found.file_bytes <= 10_000 * least * 1.1 + 1000
+    assert found.file_bytes == min(size for size in seen if size >= 100 * (80 - allowed))
+    assert found.file_bytes <= 100 * (80 - allowed) * 1.1 + 1000
 
 
-def test_an_accuracy_out_of_reach_is_named():
-    with pytest.raises(ConversionError, match=r"0\.9000 cannot be kept: method 'ecsq' has 0\.3000"):
-        search_drop(ConvertSettings(method="ecsq"), attempt, lambda found: 0.3, 0.9, lambda line: None)
+def test_the_interval_decides_where_there_is_one():
+    lines = []
+
+    def judge(found):
+        points = 10_000 / found.file_bytes
+        return Drop(points=points, low=points - 2, high=points + 2, n_samples=99)
+
+    found = search_drop(ConvertSettings(method="ecsq"), attempt, judge, 6.0, lines.append)
+    assert 2500 <= found.file_bytes <= 2500 * 1.05
+    assert len(lines) <= 10 and all("bytes, drop" in line and "95 %" in line for line in lines)
+    assert {line.rpartition(": ")[2] for line in lines} == {"kept", "too much"}
+    assert "rate penalty" in lines[0]
+
+
+@pytest.mark.parametrize("size", [500, 2000, 9000])
+def test_no_loss_on_the_samples_is_a_bound_that_can_be_met(size):
+    def judge(found):
+        lost = 0.0 if found.file_bytes >= size else 0.1
+        return Drop(points=lost, low=lost - 1, high=lost + 1, n_samples=100)
+
+    found = search_drop(ConvertSettings(method="ecsq"), attempt, judge, 0.0, lambda line: None)
+    assert size <= found.file_bytes <= 1.05 * size + 100
+
+
+def test_an_accuracy_out_of_reach_names_the_best_try():
+    tried = []
+
+    def judge(found):
+        tried.append(found.settings.rate_penalty)
+        return Drop(points=2.0 + 0.1 * len(tried), low=1.5, high=2.5 + 0.1 * len(tried), n_samples=50)
+
+    with pytest.raises(
+        ConversionError, match=r"at most 2 points cannot be kept with method 'ecsq'; the best"
+    ) as error:
+        search_drop(ConvertSettings(method="ecsq"), attempt, judge, 2.0, lambda line: None)
+    assert len(tried) == 2 and min(tried) == pytest.approx(1e-7)
+    assert f"{tried[0]:.3g} with" in str(error.value) and "drop 2.100 points" in str(error.value)
     with pytest.raises(ValueError, match="lossy"):
-        search_drop(ConvertSettings(method="none"), attempt, lambda found: 1.0, 0.9, lambda line: None)
+        search_drop(ConvertSettings(method="none"), attempt, judge, 9.0, lambda line: None)

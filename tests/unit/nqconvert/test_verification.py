@@ -39,7 +39,7 @@ def test_outputs_and_evaluation_open_the_file_once(written):
     found = verify_file(path, network(), FEEDS, lambda run: float(run(FEEDS)[0][0, 0]))
     assert opened == [path]
     assert found.outputs.agreement == 1.0 and found.retrained_outputs is None
-    assert found.accuracy == 3.0 and np.isinf(found.weight_snr_db)
+    assert found.score.mean == 3.0 and np.isinf(found.weight_snr_db)
     assert found.notes == found.warnings == ()
 
 
