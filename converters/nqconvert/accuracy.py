@@ -122,7 +122,7 @@ def drop_between(before: Score, after: Score) -> Drop:
     --------
     >>> before, after = (Score(mean=s.mean(), samples=s) for s in (np.ones(1000), np.arange(1000) >= 3.0))
     >>> str(drop_between(before, after))
-    'drop 0.300 points, 95 % interval -0.134 to 0.733, 1,000 samples'
+    'drop 0.300 points, 95 % interval -0.091 to 0.690, 1,000 samples'
     """
     points = 100.0 * (before.mean - after.mean)
     one, other = before.samples, after.samples
