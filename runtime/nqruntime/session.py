@@ -96,18 +96,20 @@ class InferenceSession:
     ) -> Engine:
         if engine == "ort":
             return _build_ort(graph_bytes, model, file, settings, {})
-        from .engines.builder import UnsupportedNodesError
+        from .engines.builder import UnsupportedNodesError, multiplications
         from .engines.native import NativeEngine
 
         try:
-            native = NativeEngine(model, file, settings)
-            if engine == "native" or settings.memory == "low" or native.multiplications < _WORTH_COMPARING:
-                return native
+            wants_native = engine == "native" or settings.memory == "low"
+            if wants_native or multiplications(model.graph, file) < _WORTH_COMPARING:
+                return NativeEngine(model, file, settings)
             from .engines.choice import choice_key, faster
 
-            key = choice_key(file.header.to_bytes(), settings)
             chosen, self._fallback_reason = faster(
-                model, key, native, lambda: _ort_or_none(graph_bytes, model, file, settings)
+                model,
+                choice_key(file.header.to_bytes(), settings),
+                lambda: NativeEngine(model, file, settings),
+                lambda: _ort_or_none(graph_bytes, model, file, settings),
             )
             return chosen
         except UnsupportedFeatureError as error:

@@ -103,7 +103,6 @@ class Builder:
         self.steps: list[Step] = []
         self.choices: list[KernelChoice] = []
         self.weight_bytes = 0
-        self.multiplications = 0
         self.workers: Workers | None = None
 
     def build(self) -> None:
@@ -112,10 +111,8 @@ class Builder:
         self._collect_constants()
         if self._outer is not None:
             self.workers = self._outer.workers
-        else:
-            self.multiplications = _multiplications(self._graph, self._file)
-            if worth_numba(self.multiplications):
-                self.workers = Workers(self._settings.threads)
+        elif worth_numba(multiplications(self._graph, self._file)):
+            self.workers = Workers(self._settings.threads)
         self._define_inputs()
         reasons: dict[int, str] = {}
         for index, node in enumerate(self._graph.nodes):
@@ -293,7 +290,7 @@ class Builder:
         return None
 
 
-def _multiplications(graph: Graph, file: TensorFile) -> int:
+def multiplications(graph: Graph, file: TensorFile) -> int:
     """Estimate the multiplications of one run from the weights, a convolution using each many times."""
     kernels = {node.inputs[1] for node in graph.nodes if node.op_type == "Conv" and len(node.inputs) > 1}
     return sum(

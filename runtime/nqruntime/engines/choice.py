@@ -149,27 +149,31 @@ def _version(package: str) -> str:
 
 
 def faster(
-    model: Model, key: str, native: Engine, make_ort: Callable[[], Engine | None]
+    model: Model, key: str, make_native: Callable[[], Engine], make_ort: Callable[[], Engine | None]
 ) -> tuple[Engine, str | None]:
-    """Return the faster engine, closing the other, and why it is not the native one.
+    """Return the faster engine, and why it is not the native one; the other is not kept.
+
+    Where a measurement is remembered, only the engine that it names is made.
 
     Parameters
     ----------
-    make_ort : callable
-        The other engine, or None if ONNX Runtime is not installed.
+    make_native, make_ort : callable
+        Make the engines; the second returns None if ONNX Runtime is not installed.
     """
     known = remembered(key)
-    if known is not None and known.native_wins:
-        return native, None
-    ort = make_ort()
+    if known is not None and not known.native_wins:
+        ort = make_ort()
+        if ort is not None:
+            return ort, str(known)
+    native = make_native()
+    ort = make_ort() if known is None else None
     if ort is None:
         return native, None
-    if known is None:
-        known = compare(model, native, ort)
-        if known is not None:
-            remember(key, known)
-    if known is not None and known.native_wins:
-        ort.close()
-        return native, None
+    known = compare(model, native, ort)
+    if known is not None:
+        remember(key, known)
+        if known.native_wins:
+            ort.close()
+            return native, None
     native.close()
     return ort, str(known) if known is not None else "the engines could not be compared on made-up inputs"

@@ -21,14 +21,7 @@ _REDUCED_PRECISION = (DType.FLOAT16, DType.BFLOAT16)
 
 
 class NativeEngine:
-    """A graph run on compressed weights.
-
-    Attributes
-    ----------
-    weight_bytes : int
-    multiplications : int
-        Those of one run, estimated from the weights.
-    """
+    """A graph run on compressed weights."""
 
     name = "native"
 
@@ -37,7 +30,6 @@ class NativeEngine:
         builder = Builder(model.graph, model.opset, file, settings)
         builder.build()
         self.weight_bytes = builder.weight_bytes
-        self.multiplications = builder.multiplications
         self._choices = builder.choices
         self._workers = builder.workers
         self._steps = builder.steps

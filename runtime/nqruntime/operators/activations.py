@@ -9,6 +9,8 @@ import numpy as np
 
 from .registry import NodeContext, Run, operator, register_function
 
+Activation = Callable[[np.ndarray], np.ndarray]
+
 _SELU_ALPHA = 1.67326319217681884765625
 _SELU_GAMMA = 1.05070102214813232421875
 
@@ -30,12 +32,45 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
     return result.astype(x.dtype, copy=False)
 
 
-def _softplus(x: np.ndarray) -> np.ndarray:
+def relu(x: np.ndarray) -> np.ndarray:
+    """Return x where it is positive, else 0."""
+    result: np.ndarray = np.maximum(x, 0)
+    return result
+
+
+def softplus(x: np.ndarray) -> np.ndarray:
+    """Return log(1 + exp(x)) without overflow."""
     result: np.ndarray = np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
     return result
 
 
-register_function("Relu", 6, lambda x: np.maximum(x, 0))
+def softsign(x: np.ndarray) -> np.ndarray:
+    """Return x / (1 + |x|)."""
+    result: np.ndarray = x / (1 + np.abs(x))
+    return result
+
+
+def leaky_relu(alpha: float) -> Activation:
+    """Return a function that scales negative elements by `alpha`."""
+    return lambda x: np.where(x < 0, x * x.dtype.type(alpha), x)
+
+
+def thresholded_relu(alpha: float) -> Activation:
+    """Return a function that keeps elements above `alpha`."""
+    return lambda x: np.where(x > x.dtype.type(alpha), x, x.dtype.type(0))
+
+
+def elu(alpha: float) -> Activation:
+    """Return a function that replaces negative x by alpha * (exp(x) - 1)."""
+    return lambda x: np.where(x < 0, x.dtype.type(alpha) * np.expm1(np.minimum(x, 0)), x)
+
+
+def hard_sigmoid(alpha: float, beta: float) -> Activation:
+    """Return a function that clips alpha * x + beta to 0 and 1."""
+    return lambda x: np.clip(x.dtype.type(alpha) * x + x.dtype.type(beta), 0, 1)
+
+
+register_function("Relu", 6, relu)
 register_function("Sigmoid", 6, sigmoid)
 register_function("Tanh", 6, np.tanh)
 register_function("Sqrt", 6, np.sqrt)
@@ -51,24 +86,22 @@ register_function("Cos", 7, np.cos)
 register_function("Round", 11, np.rint)
 register_function("Sign", 9, np.sign)
 register_function("IsNaN", 9, np.isnan)
-register_function("Mish", 18, lambda x: x * np.tanh(_softplus(x)))
-register_function("Softplus", 1, _softplus)
-register_function("Softsign", 1, lambda x: x / (1 + np.abs(x)))
+register_function("Mish", 18, lambda x: x * np.tanh(softplus(x)))
+register_function("Softplus", 1, softplus)
+register_function("Softsign", 1, softsign)
 register_function("HardSwish", 14, lambda x: x * np.clip(x / 6 + x.dtype.type(0.5), 0, 1))
 
 
 @operator("LeakyRelu", 6)
-def leaky_relu(context: NodeContext) -> Run:
+def prepare_leaky_relu(context: NodeContext) -> Run:
     """Scale negative elements by `alpha`."""
-    alpha = context.number("alpha", 0.01)
-    return lambda x: np.where(x < 0, x * x.dtype.type(alpha), x)
+    return leaky_relu(context.number("alpha", 0.01))
 
 
 @operator("ThresholdedRelu", 10)
-def thresholded_relu(context: NodeContext) -> Run:
+def prepare_thresholded_relu(context: NodeContext) -> Run:
     """Keep elements above `alpha`."""
-    alpha = context.number("alpha", 1.0)
-    return lambda x: np.where(x > x.dtype.type(alpha), x, x.dtype.type(0))
+    return thresholded_relu(context.number("alpha", 1.0))
 
 
 @operator("PRelu", 7)
@@ -78,10 +111,9 @@ def prelu(context: NodeContext) -> Run:
 
 
 @operator("Elu", 6)
-def elu(context: NodeContext) -> Run:
+def prepare_elu(context: NodeContext) -> Run:
     """Replace negative x by alpha * (exp(x) - 1)."""
-    alpha = context.number("alpha", 1.0)
-    return lambda x: np.where(x < 0, x.dtype.type(alpha) * np.expm1(np.minimum(x, 0)), x)
+    return elu(context.number("alpha", 1.0))
 
 
 @operator("Selu", 6)
@@ -95,10 +127,9 @@ def selu(context: NodeContext) -> Run:
 
 
 @operator("HardSigmoid", 6)
-def hard_sigmoid(context: NodeContext) -> Run:
+def prepare_hard_sigmoid(context: NodeContext) -> Run:
     """Clip alpha * x + beta to 0 and 1."""
-    alpha, beta = context.number("alpha", 0.2), context.number("beta", 0.5)
-    return lambda x: np.clip(x.dtype.type(alpha) * x + x.dtype.type(beta), 0, 1)
+    return hard_sigmoid(context.number("alpha", 0.2), context.number("beta", 0.5))
 
 
 def erf(x: np.ndarray) -> np.ndarray:

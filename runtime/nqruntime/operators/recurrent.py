@@ -13,10 +13,18 @@ from nqformat.errors import CorruptError
 from nqruntime.constants import ArrayConstant, Constant
 from nqruntime.matrices import CompactArray, StorageOrder, build_matrix
 
-from .activations import sigmoid
+from .activations import (
+    Activation,
+    elu,
+    hard_sigmoid,
+    leaky_relu,
+    relu,
+    sigmoid,
+    softplus,
+    softsign,
+    thresholded_relu,
+)
 from .registry import NodeContext, Prepared, Run, operator
-
-Activation = Callable[[np.ndarray], np.ndarray]
 
 _DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
 
@@ -28,18 +36,18 @@ def _scaled_tanh(alpha: float, beta: float) -> Activation:
 _FIXED: dict[str, Activation] = {
     "sigmoid": sigmoid,
     "tanh": np.tanh,
-    "relu": lambda x: np.maximum(x, 0),
-    "softsign": lambda x: x / (1 + np.abs(x)),
-    "softplus": lambda x: np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x))),
+    "relu": relu,
+    "softsign": softsign,
+    "softplus": softplus,
 }
 # Functions of (alpha, beta), with the defaults of these.
 _WITH_PARAMETERS: dict[str, tuple[Callable[[float, float], Activation], float, float]] = {
     "affine": (lambda a, b: lambda x: x.dtype.type(a) * x + x.dtype.type(b), 1.0, 0.0),
-    "leakyrelu": (lambda a, _: lambda x: np.where(x < 0, x.dtype.type(a) * x, x), 0.01, 0.0),
-    "thresholdedrelu": (lambda a, _: lambda x: np.where(x > a, x, 0).astype(x.dtype), 1.0, 0.0),
+    "leakyrelu": (lambda a, _: leaky_relu(a), 0.01, 0.0),
+    "thresholdedrelu": (lambda a, _: thresholded_relu(a), 1.0, 0.0),
     "scaledtanh": (_scaled_tanh, 1.0, 1.0),
-    "hardsigmoid": (lambda a, b: lambda x: np.clip(x.dtype.type(a) * x + x.dtype.type(b), 0, 1), 0.2, 0.5),
-    "elu": (lambda a, _: lambda x: np.where(x < 0, x.dtype.type(a) * np.expm1(np.minimum(x, 0)), x), 1.0, 0),
+    "hardsigmoid": (hard_sigmoid, 0.2, 0.5),
+    "elu": (lambda a, _: elu(a), 1.0, 0.0),
 }
 
 
