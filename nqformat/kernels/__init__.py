@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import blocks
-from .objects import KernelLibrary, Part, is_loaded, kernel_library
+from .objects import DECODER, ENCODER, KernelLibrary, Part, is_loaded, kernel_library
 from .reference import (
     count_symbols_reference,
     decode_prefix_reference,
@@ -76,7 +76,7 @@ def _choice() -> str:
     return "numpy" if os.environ.get("NUMBA_DISABLE_JIT", "0") != "0" else choice
 
 
-def native(n_symbols: int, part: Part = Part.DECODER) -> KernelLibrary | None:
+def native(n_symbols: int, part: Part = DECODER) -> KernelLibrary | None:
     """Return the compiled kernels of a part if work on `n_symbols` shall use them, else None."""
     choice = _choice()
     if choice == "numpy":
@@ -116,7 +116,7 @@ def decode_table(lengths: tuple[int, ...]) -> DecodeTable | None:
 
     The tables of the last codes are kept: at most 64 of 20 to 80 KB.
     """
-    library = kernel_library(Part.DECODER, compile_missing=True)
+    library = kernel_library(DECODER, compile_missing=True)
     return None if library is None else build_decode_table(library, lengths)
 
 
@@ -128,7 +128,7 @@ def pack_bits(values: np.ndarray, widths: np.ndarray) -> bytes:
     values : ndarray of uint64, shape (n,), value < 2**width
     widths : ndarray of uint8, shape (n,), each at most 56
     """
-    library = native(values.size, Part.ENCODER)
+    library = native(values.size, ENCODER)
     if library is None:
         return pack_bits_reference(values, widths).tobytes()
     values = np.ascontiguousarray(values, dtype=np.uint64)
@@ -150,7 +150,7 @@ def pack_codes(symbols: np.ndarray, bounds: list[int], codes: np.ndarray, length
         Codewords, first bit lowest.
     lengths : ndarray of uint8, shape (256,), each at most 13
     """
-    library = native(symbols.size, Part.ENCODER)
+    library = native(symbols.size, ENCODER)
     if library is None:
         return [pack_codes_reference(symbols[a:b], codes, lengths) for a, b in pairwise(bounds)]
     symbols = np.ascontiguousarray(symbols, dtype=np.uint8)
@@ -197,7 +197,7 @@ def _pair_table(library: KernelLibrary, codes: bytes) -> np.ndarray:
 
 def count_symbols(symbols: np.ndarray) -> np.ndarray:
     """Histogram of bytes: int64, shape (256,)."""
-    library = native(symbols.size, Part.ENCODER) if symbols.dtype == np.uint8 else None
+    library = native(symbols.size, ENCODER) if symbols.dtype == np.uint8 else None
     if library is None:
         return count_symbols_reference(symbols)
     symbols = np.ascontiguousarray(symbols)
@@ -331,7 +331,7 @@ def encode_tans_streams(symbols: np.ndarray, bounds: list[int], tables: TansTabl
     ValueError
         If a symbol has no frequency.
     """
-    library = native(SLOW_TANS * symbols.size, Part.ENCODER)
+    library = native(SLOW_TANS * symbols.size, ENCODER)
     if library is None:
         pairs = [encode_tans_reference(symbols[a:b], tables) for a, b in pairwise(bounds)]
         return [pack_bits(numbers, widths) for numbers, widths in pairs]

@@ -20,7 +20,7 @@ from nqformat.chunks import substream_bounds
 from nqformat.decoding import decode_dense, decode_sparse
 from nqformat.errors import FormatError
 from nqformat.hybrid import HybridMapping
-from nqformat.kernels.objects import Part, kernel_library
+from nqformat.kernels.objects import DECODER, kernel_library
 from nqformat.prefix_code import PrefixCode
 from nqformat.streams import Codec
 from nqformat.tans import TansCode
@@ -28,7 +28,7 @@ from nqformat.workers import Workers
 
 ROOT = Path(__file__).parents[3]
 needs_kernels = pytest.mark.skipif(
-    kernel_library(Part.DECODER, compile_missing=True) is None, reason="no compiled kernels on this machine"
+    kernel_library(DECODER, compile_missing=True) is None, reason="no compiled kernels on this machine"
 )
 PAGE = mmap.PAGESIZE
 

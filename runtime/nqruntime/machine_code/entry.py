@@ -1,0 +1,43 @@
+"""Entry of the compute kernels, compiled by Numba into one function; imported on compilation only.
+
+As the entries of ``nqformat.kernels``: no kernel allocates, raises or calls back, each returns a status, and
+the caller vouches for every area that a block names.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nqformat.kernels.memory import load64, load_parameter
+from nqformat.kernels.words import U0, U1, U8, U64, helper
+
+from .blocks import BYTE_ROWS, FLOAT_ROWS, NIBBLE_ROWS, PROGRAM, SLICE_ROWS
+from .rows import multiply_bytes, multiply_floats, multiply_nibbles, multiply_slices
+
+
+@helper
+def _run_step(kernel, block):  # type: ignore[no-untyped-def]
+    if kernel == U64(FLOAT_ROWS):
+        return multiply_floats(block)
+    if kernel == U64(NIBBLE_ROWS):
+        return multiply_nibbles(block)
+    if kernel == U64(BYTE_ROWS):
+        return multiply_bytes(block)
+    if kernel == U64(SLICE_ROWS):
+        return multiply_slices(block)
+    return np.int64(-2)
+
+
+def run_kernel(kernel, block):  # type: ignore[no-untyped-def]
+    """Run one kernel, or the steps of a program: int64 of two int64; the first status that is not 0."""
+    start = U64(block)
+    if kernel != PROGRAM:
+        return _run_step(U64(kernel), start)
+    n_steps = load_parameter(start, 0)
+    step = load_parameter(start, 1)
+    status = np.int64(0)
+    while n_steps > U0 and status == 0:
+        status = _run_step(load64(step), load64(step + U8))
+        step += U8 + U8
+        n_steps -= U1
+    return status

@@ -1,0 +1,7 @@
+"""The object file of the compute kernels."""
+
+from __future__ import annotations
+
+from nqformat.kernels.objects import Part
+
+COMPUTE = Part(name="compute", entry="nqruntime.machine_code.entry", helpers=("blocks", "emitter", "rows"))
