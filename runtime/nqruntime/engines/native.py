@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import numpy as np
 
 from nqformat.dtypes import DType
-from nqformat.errors import UnsupportedFeatureError
+from nqformat.errors import FormatError, UnsupportedFeatureError
 from nqruntime.element_types import element_type
 from nqruntime.graph import GraphValue, Model
+from nqruntime.lowering.segment import Segment
+from nqruntime.made_up import made_up_feeds
 from nqruntime.operators import MAX_OPSET
 from nqruntime.tensor_file import TensorFile
 
 from .builder import Builder
-from .engine import EngineSettings, KernelChoice
+from .engine import EngineSettings, KernelChoice, node_label, operator_label
 from .program import Program, plan_program
 
 _REDUCED_PRECISION = (DType.FLOAT16, DType.BFLOAT16)
@@ -29,17 +32,41 @@ class NativeEngine:
         _check_model(model)
         builder = Builder(model.graph, model.opset, file, settings)
         builder.build()
-        self.weight_bytes = builder.weight_bytes
+        self._graph = model.graph
+        self._held_bytes = builder.weight_bytes
+        self._segments = builder.segments
         self._choices = builder.choices
-        self._workers = builder.workers
         self._steps = builder.steps
         self._slots = builder.slots
         self._initial = builder.initial_values()
         self._input_slots = {value.name: builder.slots[value.name] for value in model.graph.inputs}
         self._programs: dict[tuple[str, ...], Program] = {}
+        self._whole = self._whole_segment([value.name for value in model.graph.outputs])
+        if self._segments:
+            self._choose_kernels(model)
+
+    def _choose_kernels(self, model: Model) -> None:
+        """Run once on made-up inputs, so that segments choose their kernels; else a later run does."""
+        feeds = made_up_feeds(model.graph.inputs, model.graph.initializers)
+        if feeds is not None:
+            with suppress(FormatError):
+                self.run([value.name for value in model.graph.outputs], feeds)
+
+    def _whole_segment(self, output_names: Sequence[str]) -> Segment | None:
+        """Return the segment that is the whole graph; None if there is more than that."""
+        if len(self._steps) != 1 or len(self._segments) != 1:
+            return None
+        [segment] = self._segments
+        same = list(segment.outputs) == list(output_names)
+        return segment if same and set(segment.inputs) <= set(self._input_slots) else None
 
     def run(self, output_names: Sequence[str], feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Compute the named outputs."""
+        if self._whole is not None and tuple(output_names) == self._whole.outputs:
+            try:
+                return list(self._whole.run(*[feeds[name] for name in self._whole.inputs]))
+            except KeyError:  # an input with a default
+                pass
         program = self._program(tuple(output_names))
         values = list(self._initial)
         for name, array in feeds.items():
@@ -63,15 +90,27 @@ class NativeEngine:
             program = self._programs[output_names] = plan_program(self._steps, results, self._initial)
         return program
 
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes held for weights; those of machine code are known after the first run."""
+        return self._held_bytes + sum(segment.weight_bytes for segment in self._segments)
+
     def explain(self) -> list[KernelChoice]:
         """Say for each node which kernel runs it."""
-        return list(self._choices)
+        found = dict(self._choices)
+        for segment in self._segments:
+            for index, kernel in segment.kernels().items():
+                node = self._graph.nodes[index]
+                found[index] = KernelChoice(
+                    node=node_label(index, node), operator=operator_label(node), kernel=kernel
+                )
+        return [found[index] for index in sorted(found)]
 
     def close(self) -> None:
-        """Drop the weights and stop the threads."""
-        if self._workers is not None:
-            self._workers.close()
+        """Drop the weights."""
         self._steps = []
+        self._segments = []
+        self._whole = None
         self._initial = []
         self._programs = {}
 

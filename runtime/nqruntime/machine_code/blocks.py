@@ -6,9 +6,9 @@ values are float32. A program is an array of (kernel, block address) pairs, run 
 | block | places |
 |---|---|
 | PROGRAM | 0 steps, 1 address of the steps |
-| every product with rows in lanes | 0 first and 1 last block of rows, 2 source, 3 bytes from one source vector to the next, 4 source vectors, 5 out, 6 bytes from one output vector to the next, 7 inputs, 8 weights, 9 codebook, 10 bias, 11 lowest and 12 highest output (float bits) |
-| FLOAT_ROWS, NIBBLE_ROWS, BYTE_ROWS | 13 buffer of PIECE_INPUTS inputs of a block, 14 the floats -inf and inf |
-| SLICE_ROWS | slices for blocks, 8 starts of the slices (int32); 13 row numbers (int32), 14 columns (uint16), 15 symbols (uint8), 16 whether the codebook has at most 16 entries |
+| every product with rows in lanes | 0 first and 1 last block of rows, 2 source, 3 bytes from one source vector to the next, 4 source vectors, 5 out, 6 bytes from one output vector to the next, 7 inputs, 8 weights, 9 codebook, 10 bias, 11 lowest and 12 highest output (float bits), 13 factors of the sums |
+| FLOAT_ROWS, NIBBLE_ROWS, BYTE_ROWS | 14 buffer of PIECE_INPUTS inputs of a block, 15 the floats -inf and inf, then for the rows of a block ones and zeros |
+| SLICE_ROWS | slices for blocks, 8 starts of the slices (int32); 14 row numbers (int32), 15 columns (uint16), 16 symbols (uint8), 17 whether the codebook has at most 16 entries |
 """  # noqa: E501
 
 from __future__ import annotations

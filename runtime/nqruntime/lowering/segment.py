@@ -1,0 +1,163 @@
+"""A run of nodes as one call of machine code, with plans for the shapes that have come so far."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from nqformat.kernels.objects import KernelLibrary
+from nqruntime.machine_code.blocks import PROGRAM
+from nqruntime.packing.areas import address, aligned
+
+from .layouts import packed_rows
+from .operation import Operation, Shape
+from .plan import Placed, Plan, PlanBuilder, UnplannableError
+
+_MOST_PLANS = 8
+
+Fallback = Callable[[Sequence[np.ndarray]], tuple[np.ndarray, ...]]
+
+
+class Context:
+    """Memory for one run of a plan at a time."""
+
+    def __init__(self, plan: Plan, shapes: Sequence[Shape], library: KernelLibrary) -> None:
+        self._plan = plan
+        self._arena = aligned(plan.arena_floats, np.float32)
+        self._words = plan.placed_words(address(self._arena))
+        self._copied: list[tuple[int, np.ndarray]] = []
+        self._borrowed: list[tuple[int, np.ndarray, np.ndarray]] = []
+        for i, value in enumerate(plan.inputs):
+            if plan.is_borrowed(value):
+                places = plan.words_of(value)
+                self._borrowed.append((i, places, self._words[places]))
+            else:
+                self._copied.append((i, self._floats(value).reshape(value.layout.shape)))
+        program = np.empty((len(plan.steps), 2), dtype=np.int64)
+        program[:, 0] = [step.kernel for step in plan.steps]
+        program[:, 1] = address(self._words) + 8 * plan.starts[:-1]
+        block = np.array([len(plan.steps), address(program)], dtype=np.int64)
+        self._kept = program, block
+        self._run = library.prepare(PROGRAM, address(block))
+        self._outputs = [
+            (self._floats(value), shape) for value, shape in zip(plan.outputs, shapes, strict=True)
+        ]
+
+    def _floats(self, value: Placed) -> np.ndarray:
+        """Return a value's vectors as they lie in the arena."""
+        layout = value.layout
+        start = self._plan.arena_offset(value)
+        area = self._arena[start : start + layout.size].reshape(-1, layout.pitch)
+        return area[:, : layout.n_features]
+
+    def run(self, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+        """Compute the outputs."""
+        for i, target in self._copied:
+            target[...] = arrays[i]
+        kept = []
+        for i, places, offsets in self._borrowed:
+            array = np.ascontiguousarray(arrays[i])
+            kept.append(array)
+            self._words[places] = offsets + address(array)
+        status = self._run()
+        if status != 0:
+            raise AssertionError(f"a kernel refused its block with status {status}")
+        return tuple([area.reshape(shape, copy=True) for area, shape in self._outputs])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Prepared:
+    """A plan, or none for shapes beyond the kernels, with the contexts that no thread uses."""
+
+    plan: Plan | None
+    out_shapes: tuple[Shape, ...]
+    free: list[Context] = field(default_factory=list)
+
+
+class Segment:
+    """Operations that run together.
+
+    Parameters
+    ----------
+    operations : sequence of Operation
+    inputs, outputs : sequence of str
+        Values that come from outside and that are needed outside.
+    library : KernelLibrary
+    fallback : callable
+        Computes the same, or says what is wrong, for arrays beyond the kernels.
+    """
+
+    def __init__(
+        self,
+        operations: Sequence[Operation],
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        library: KernelLibrary,
+        fallback: Fallback,
+    ) -> None:
+        self.operations = tuple(operations)
+        self.inputs = tuple(inputs)
+        self.outputs = tuple(outputs)
+        self._library = library
+        self._fallback = fallback
+        self._lock = threading.Lock()
+        self._prepared: dict[tuple[Shape, ...], _Prepared] = {}
+
+    def run(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Compute the outputs; may be called from several threads at once."""
+        if any(array.dtype != np.float32 for array in arrays):
+            return self._fallback(arrays)
+        shapes = tuple([array.shape for array in arrays])
+        prepared = self._prepared.get(shapes) or self._prepare(shapes)
+        if prepared.plan is None:
+            return self._fallback(arrays)
+        try:
+            context = prepared.free.pop()
+        except IndexError:
+            context = Context(prepared.plan, prepared.out_shapes, self._library)
+        results = context.run(arrays)
+        prepared.free.append(context)
+        return results
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes held for weights."""
+        return sum(operation.weight_bytes for operation in self.operations)
+
+    def kernels(self) -> dict[int, str]:
+        """Say for each node, by its place in the graph, what computes it."""
+        found = {}
+        for operation in self.operations:
+            first, *others = operation.nodes
+            found[first] = operation.label
+            found.update((index, f"within #{first}") for index in others)
+        return found
+
+    def _prepare(self, shapes: tuple[Shape, ...]) -> _Prepared:
+        with self._lock:
+            if shapes not in self._prepared:
+                if len(self._prepared) >= _MOST_PLANS:
+                    del self._prepared[next(iter(self._prepared))]
+                self._prepared[shapes] = self._plan(shapes)
+            return self._prepared[shapes]
+
+    def _plan(self, given: tuple[Shape, ...]) -> _Prepared:
+        """Make the plan for inputs of some shapes; without one if they are beyond the kernels."""
+        shapes: dict[str, Shape] = dict(zip(self.inputs, given, strict=True))
+        builder = PlanBuilder()
+        try:
+            for name in self.inputs:
+                if not shapes[name]:
+                    raise UnplannableError
+                builder.add_input(name, packed_rows(shapes[name]))
+            for operation in self.operations:
+                shapes[operation.output] = operation.shape(shapes)
+            for operation in self.operations:
+                operation.lower(builder, shapes)
+        except UnplannableError:
+            return _Prepared(plan=None, out_shapes=())
+        plan = builder.finish(self.inputs, self.outputs)
+        return _Prepared(plan=plan, out_shapes=tuple(shapes[name] for name in self.outputs))
