@@ -9,11 +9,20 @@ values are float32. A program is an array of (kernel, block address) pairs, run 
 | every product with rows in lanes | 0 first and 1 last block of rows, 2 source, 3 bytes from one source vector to the next, 4 source vectors, 5 out, 6 bytes from one output vector to the next, 7 inputs, 8 weights, 9 codebook, 10 bias, 11 lowest and 12 highest output (float bits) |
 | FLOAT_ROWS, NIBBLE_ROWS, BYTE_ROWS | 13 buffer of PIECE_INPUTS inputs of a block, 14 the floats -inf and inf |
 | SLICE_ROWS | slices for blocks, 8 starts of the slices (int32); 13 row numbers (int32), 14 columns (uint16), 15 symbols (uint8), 16 whether the codebook has at most 16 entries |
+| every kernel of planes | 0 first and 1 last output channel, 2 images, 3 source (position 0 of channel 0), 4 bytes from image to image, 5 out (position 0 of channel 0), 6 bytes from output channel to channel and 7 from image to image, 8 vectors of positions, 9 mask (int32 a position: -1, or 0 where the output is cleared), 10 bias, 11 lowest and 12 highest output (float bits), 13 residual or 0, 14 its bytes from channel to channel and 15 from image to image, 16 bytes cleared before and 17 after the positions of an output channel |
+| SPARSE_PLANES | 18 starts of the nonzeros (uint32, by block of input channels and output), 19 nonzeros (uint16: tap + 256 symbol), 20 offsets of the taps in bytes (int32), 21 codebook, 22 blocks of input channels, 23 bytes from a block's source and 24 of its offsets to the next, 25 outputs of the layer |
+
+Planes: a kernel writes whole vectors of positions, and the margins, of its output channels in every image, and
+nothing else. The residual may be the output itself, the source may not. It reads, for each tap that has a weight,
+the vectors of positions shifted by the tap: up to 15 positions more than the image has, so up to 60 bytes after
+the last plane's end must be readable (what is there has no effect).
 """  # noqa: E501
 
 from __future__ import annotations
 
 PROGRAM, FLOAT_ROWS, NIBBLE_ROWS, BYTE_ROWS, SLICE_ROWS = range(5)
+
+(SPARSE_PLANES,) = range(32, 33)
 
 ROW_VECTORS = 4
 """Vectors of 16 rows in a block of the products with rows in lanes."""

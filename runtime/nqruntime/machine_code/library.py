@@ -4,4 +4,8 @@ from __future__ import annotations
 
 from nqformat.kernels.objects import Part
 
-COMPUTE = Part(name="compute", entry="nqruntime.machine_code.entry", helpers=("blocks", "emitter", "rows"))
+COMPUTE = Part(
+    name="compute",
+    entry="nqruntime.machine_code.entry",
+    helpers=("blocks", "emitter", "lanes", "planes", "rows"),
+)
