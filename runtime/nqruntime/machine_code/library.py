@@ -7,5 +7,5 @@ from nqformat.kernels.objects import Part
 COMPUTE = Part(
     name="compute",
     entry="nqruntime.machine_code.entry",
-    helpers=("blocks", "emitter", "lanes", "planes", "rows"),
+    helpers=("blocks", "dense_planes", "emitter", "lanes", "planes", "rows"),
 )

@@ -20,7 +20,8 @@ from .emitter import I8, I16, I32, I64, LANES, VECTOR, Emitter, has_avx512, kern
 from .lanes import mask_lanes
 
 _MOST_VECTORS = 12 if has_avx512() else 6
-_LOW, _HIGH = 8 * 11, 8 * 12
+LOW, HIGH = 8 * 11, 8 * 12
+"""Bytes from a parameter block to the limits of the output."""
 
 
 def start_sums(e: Emitter, sums: list[Any], first: Any, addends: tuple[Any, Any], out: Any) -> None:
@@ -73,7 +74,7 @@ def _emit_sparse_tile(n_vectors: int) -> Callable[..., None]:
         b = e.builder
         entries, codebook = e.load(I64, block, 8 * 19), e.load(I64, block, 8 * 21)
         out_step, residual_step = e.load(I64, block, 8 * 6), e.load(I64, block, 8 * 14)
-        limits = e.load_splat(block, _LOW), e.load_splat(block, _HIGH), mask
+        limits = e.load_splat(block, LOW), e.load_splat(block, HIGH), mask
 
         def add_nonzero(place: Any, sums: list[Any], distance: int) -> None:
             entry = e.load(I16, place, 2 * distance)

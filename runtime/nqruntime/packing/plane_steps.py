@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from .areas import address, float_bits
-from .plane_layout import Area, PlaneLayout
+from .dense_planes import DensePlanes, DepthwisePlanes
+from .plane_layout import LANES, Area, PlaneLayout
 from .planes import SparsePlanes
 
 
@@ -78,4 +79,42 @@ def sparse_planes(call: PlanesCall, weights: SparsePlanes) -> np.ndarray:
         weights.block_bytes,
         weights.block_offset_bytes,
         weights.n_outputs,
+    )
+
+
+def dense_planes(call: PlanesCall, weights: DensePlanes, buffer: int) -> np.ndarray:
+    """Return the block of DENSE_PLANES; layouts as for `sparse_planes`.
+
+    Parameters
+    ----------
+    call : PlanesCall
+        Its first output is a multiple of OUTPUTS_TOGETHER.
+    weights : DensePlanes
+    buffer : int
+        Address of `weights.buffer_floats` floats that nothing else uses meanwhile.
+    """
+    return call.block(
+        address(weights.weights),
+        address(weights.offsets),
+        address(weights.codebook),
+        buffer + 4 * 3 * LANES,
+        buffer,
+        weights.n_blocks,
+        weights.block_bytes,
+        weights.n_outputs,
+        weights.block_taps,
+        weights.last_taps,
+        weights.form,
+        weights.piece_bytes,
+    )
+
+
+def depthwise_planes(call: PlanesCall, weights: DepthwisePlanes) -> np.ndarray:
+    """Return the block of DEPTHWISE_PLANES; layouts as for `sparse_planes`."""
+    return call.block(
+        address(weights.weights),
+        address(weights.offsets),
+        weights.offsets.size,
+        weights.repeats,
+        call.source.channel_bytes,
     )

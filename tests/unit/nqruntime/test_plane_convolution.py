@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from nqformat.kernels.objects import kernel_library
-from nqruntime.machine_code.blocks import SPARSE_PLANES
+from nqruntime.machine_code.blocks import DENSE_PLANES, DEPTHWISE_PLANES, OUTPUTS_TOGETHER, SPARSE_PLANES
 from nqruntime.machine_code.library import COMPUTE
 from nqruntime.packing.areas import address, aligned, aligned_copy
+from nqruntime.packing.dense_planes import pack_dense_planes, pack_depthwise_planes
 from nqruntime.packing.plane_layout import Area, PlaneLayout
-from nqruntime.packing.plane_steps import PlanesCall, sparse_planes
+from nqruntime.packing.plane_steps import PlanesCall, dense_planes, depthwise_planes, sparse_planes
 from nqruntime.packing.planes import Taps, Window, pack_sparse_planes
 
 pytest.importorskip("numba")
@@ -233,3 +234,65 @@ def test_large_codebooks_are_refused():
 def test_impossible_layouts_are_refused(wrong):
     with pytest.raises(ValueError, match="planes of"):
         PlaneLayout(**{"height": 4, "width": 4, "pad": 1, **wrong})
+
+
+def run_dense(library, convolution, form="floats", **further):
+    taps = Taps.of(convolution.window, convolution.layout, convolution.images.shape[1])
+    symbols = np.where(convolution.kept, convolution.symbols.reshape(convolution.outputs, -1), 9)
+    codebook = np.append(convolution.codebook, np.float32(0))
+    if form == "bytes":
+        codebook = np.append(codebook, np.full(246, np.nan, dtype=np.float32))
+    matrix = codebook[symbols] if form == "floats" else symbols
+    weights = pack_dense_planes(matrix, None if form == "floats" else codebook, taps)
+    buffer = aligned(weights.buffer_floats, np.float32)
+    block = dense_planes(convolution.call(**further), weights, address(buffer))
+    assert library.run(DENSE_PLANES, address(block)) == 0
+
+
+@pytest.mark.parametrize("form", ["floats", "nibbles", "bytes"])
+@pytest.mark.parametrize(("window", "pad"), WINDOWS)
+@pytest.mark.parametrize("size", [(1, 1), (5, 3), (7, 7), (9, 30)])
+def test_dense_planes_convolve_every_size(library, window, pad, size, form):
+    layout = PlaneLayout(height=size[0], width=size[1], pad=pad)
+    convolution = Convolution(7, 11, size, window, layout=layout, n_images=2, density=0.9)
+    run_dense(library, convolution, form)
+    convolution.check(convolution.expected())
+
+
+@pytest.mark.parametrize("form", ["floats", "nibbles", "bytes"])
+def test_dense_blocks_of_input_channels_add_up(library, form):
+    window = Window(kernel=(3, 3), before=(1, 1))
+    layout = PlaneLayout(height=9, width=9, pad=1)
+    convolution = Convolution(71, 10, (9, 9), window, layout=layout, density=1.0)
+    other = np.random.default_rng(1).normal(size=(1, 10, 9, 9)).astype(np.float32)
+    residual = stored(other, layout)
+    run_dense(library, convolution, form, low=-3, high=4, residual=Area.of(address(residual), layout, 10))
+    convolution.check(np.clip(convolution.expected() + other, -3, 4))
+
+
+def test_dense_sums_do_not_depend_on_the_split(library):
+    window = Window(kernel=(3, 3), before=(1, 1))
+    layout = PlaneLayout(height=5, width=9, pad=1)
+    convolution = Convolution(90, 21, (5, 9), window, layout=layout, n_images=2)
+    run_dense(library, convolution)
+    whole = convolution.out.copy()
+    convolution.out[:] = np.nan
+    for first, last in ((16, 21), (0, OUTPUTS_TOGETHER), (OUTPUTS_TOGETHER, 16)):
+        run_dense(library, convolution, first=first, last=last)
+    assert np.array_equal(convolution.out, whole)
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+@pytest.mark.parametrize(("window", "pad"), WINDOWS)
+@pytest.mark.parametrize("size", [(1, 1), (7, 7), (9, 30)])
+def test_depthwise_planes_convolve_every_size(library, window, pad, size, repeats):
+    layout = PlaneLayout(height=size[0], width=size[1], pad=pad)
+    convolution = Convolution(6, 6 * repeats, size, window, layout=layout, n_images=2, density=0.9)
+    own = np.arange(6 * repeats)[:, None] // repeats == np.arange(6)
+    convolution.weights = convolution.weights * own[:, :, None, None]
+    matrix = convolution.weights[own].reshape(6 * repeats, -1)
+    weights = pack_depthwise_planes(matrix, Taps.of(window, layout, 6))
+    for first, last in ((3, 6 * repeats), (0, 3)):
+        block = depthwise_planes(convolution.call(first=first, last=last, low=0), weights)
+        assert library.run(DEPTHWISE_PLANES, address(block)) == 0
+    convolution.check(np.maximum(convolution.expected(), 0))
