@@ -11,7 +11,18 @@ import numpy as np
 from nqformat.kernels.memory import load64, load_parameter
 from nqformat.kernels.words import U0, U1, U8, U64, helper
 
-from .blocks import BYTE_ROWS, FLOAT_ROWS, NIBBLE_ROWS, PROGRAM, SLICE_ROWS
+from .blocks import (
+    BYTE_ROWS,
+    DENSE_PLANES,
+    DEPTHWISE_PLANES,
+    FLOAT_ROWS,
+    NIBBLE_ROWS,
+    PROGRAM,
+    SLICE_ROWS,
+    SPARSE_PLANES,
+)
+from .dense_planes import convolve_dense, convolve_depthwise
+from .planes import convolve_sparse
 from .rows import multiply_bytes, multiply_floats, multiply_nibbles, multiply_slices
 
 
@@ -25,6 +36,12 @@ def _run_step(kernel, block):  # type: ignore[no-untyped-def]
         return multiply_bytes(block)
     if kernel == U64(SLICE_ROWS):
         return multiply_slices(block)
+    if kernel == U64(SPARSE_PLANES):
+        return convolve_sparse(block)
+    if kernel == U64(DENSE_PLANES):
+        return convolve_dense(block)
+    if kernel == U64(DEPTHWISE_PLANES):
+        return convolve_depthwise(block)
     return np.int64(-2)
 
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 from nqformat.kernels import compiled
 from nqformat.kernels.objects import KernelLibrary, Part
 
-COMPUTE = Part(name="compute", entry="nqruntime.machine_code.entry", helpers=("blocks", "emitter", "rows"))
+COMPUTE = Part(
+    name="compute",
+    entry="nqruntime.machine_code.entry",
+    helpers=("blocks", "dense_planes", "emitter", "lanes", "planes", "rows"),
+)
 
 _WORTH_LOADING = 20_000
 _WORTH_COMPILING = 1_000_000

@@ -1,0 +1,220 @@
+"""Convolution of planes: channels whose rows follow one another with zeros between, so that a tap is a shift.
+
+All positions of a channel form one range, cut into tiles of up to twelve vectors of 16; the sums of a tile
+stay in registers while the nonzero weights (sparse) or the taps (dense) of a block of input channels are
+added. Between blocks, sums wait in the output. A block's inputs around a tile stay in the first-level cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+
+from nqformat.kernels.memory import clear_bytes, load_parameter
+from nqformat.kernels.words import U0, U1, U2, U3, U4, U6, U64, helper
+
+from .emitter import I8, I16, I32, I64, LANES, VECTOR, Emitter, has_avx512, kernel_intrinsic
+from .lanes import mask_lanes
+
+_MOST_VECTORS = 12 if has_avx512() else 6
+LOW, HIGH = 8 * 11, 8 * 12
+"""Bytes from a parameter block to the limits of the output."""
+
+
+def start_sums(e: Emitter, sums: list[Any], first: Any, addends: tuple[Any, Any], out: Any) -> None:
+    """Set the sums of a tile of one output to bias and residual, or to what `out` holds after other blocks.
+
+    `first` is an i64; `addends` are the addresses of the output's bias and of the residual or 0.
+    """
+    b = e.builder
+    bias, residual = addends
+    with b.if_else(b.icmp_unsigned("!=", first, e.number(0))) as (begin, go_on):
+        with begin:
+            initial = e.load_splat(bias)
+            for total in sums:
+                b.store(initial, total)
+            with e.when(b.icmp_unsigned("!=", residual, e.number(0))):
+                for j, total in enumerate(sums):
+                    b.store(b.fadd(initial, e.load(VECTOR, residual, 4 * LANES * j)), total)
+        with go_on:
+            for j, total in enumerate(sums):
+                b.store(e.load(VECTOR, out, 4 * LANES * j), total)
+
+
+def store_sums(e: Emitter, sums: list[Any], last: Any, limits: tuple[Any, Any, Any], out: Any) -> None:
+    """Store the sums of a tile of one output; `limits` are low and high vectors and the mask's address.
+
+    After the last block (`last`, an i64) sums are clamped, and cleared where the mask is 0.
+    """
+    b = e.builder
+    low, high, mask = limits
+    with b.if_else(b.icmp_unsigned("!=", last, e.number(0))) as (finish, wait):
+        with finish:
+            for j, total in enumerate(sums):
+                value = e.clamp(b.load(total), low, high)
+                e.store(mask_lanes(e, value, mask, 4 * LANES * j), out, 4 * LANES * j)
+        with wait:
+            for j, total in enumerate(sums):
+                e.store(b.load(total), out, 4 * LANES * j)
+
+
+def _emit_sparse_tile(n_vectors: int) -> Callable[..., None]:
+    """Return the writer of a tile of all outputs for one block of input channels.
+
+    Its arguments: parameter block, number of outputs, starts of the outputs' nonzeros, tap offsets, source,
+    out, bias, residual, mask, whether the block of channels is the first, and the last.
+    """
+    n_chains = 4 if n_vectors == 1 else 2 if n_vectors < 4 else 1
+
+    def emit(e: Emitter, *arguments: Any) -> None:
+        block, outputs, starts, offsets, source, out, bias, residual, mask, first, last = arguments
+        b = e.builder
+        entries, codebook = e.load(I64, block, 8 * 19), e.load(I64, block, 8 * 21)
+        out_step, residual_step = e.load(I64, block, 8 * 6), e.load(I64, block, 8 * 14)
+        limits = e.load_splat(block, LOW), e.load_splat(block, HIGH), mask
+
+        def add_nonzero(place: Any, sums: list[Any], distance: int) -> None:
+            entry = e.load(I16, place, 2 * distance)
+            tap = b.zext(b.trunc(entry, I8), I64)
+            symbol = b.zext(b.lshr(entry, ir.Constant(I16, 8)), I64)
+            offset = b.sext(e.load(I32, b.add(offsets, b.shl(tap, e.number(2)))), I64)
+            weight = e.load_splat(b.add(codebook, b.shl(symbol, e.number(2))))
+            inputs = b.add(source, offset)
+            for j, total in enumerate(sums):
+                vector = e.load(VECTOR, inputs, 4 * LANES * j)
+                b.store(e.multiply_add(weight, vector, b.load(total)), total)
+
+        with e.loop(outputs) as i:
+            row = b.add(starts, b.shl(i, e.number(2)))
+            start, stop = (b.zext(e.load(I32, row, 4 * k), I64) for k in range(2))
+            target = b.add(out, b.mul(i, out_step))
+            addend = b.add(residual, b.mul(i, residual_step))
+            chains = [[e.variable(e.zeros()) for _ in range(n_vectors)] for _ in range(n_chains)]
+            start_sums(e, chains[0], first, (b.add(bias, b.shl(i, e.number(2))), addend), target)
+            count = b.sub(stop, start)
+            place = b.add(entries, b.shl(start, e.number(1)))
+            rounds = b.udiv(count, e.number(n_chains))
+            with e.loop(rounds) as r:
+                group = b.add(place, b.mul(r, e.number(2 * n_chains)))
+                for c, sums in enumerate(chains):
+                    add_nonzero(group, sums, c)
+            if n_chains > 1:
+                done = b.mul(rounds, e.number(n_chains))
+                with e.loop(b.sub(count, done)) as r:
+                    add_nonzero(b.add(place, b.shl(b.add(done, r), e.number(1))), chains[0], 0)
+                for j, total in enumerate(chains[0]):
+                    for other in chains[1:]:
+                        b.store(b.fadd(b.load(total), b.load(other[j])), total)
+            store_sums(e, chains[0], last, limits, target)
+
+    return emit
+
+
+def _sparse_tiles() -> list[Any]:
+    return [kernel_intrinsic(_emit_sparse_tile(n), 11) for n in range(1, _MOST_VECTORS + 1)]
+
+
+_sparse = _sparse_tiles()
+_tile1, _tile2, _tile3, _tile4, _tile5, _tile6 = _sparse[:6]
+_tile7, _tile8, _tile9, _tile10, _tile11, _tile12 = (_sparse * 2)[6:12]
+_MOST = U64(_MOST_VECTORS)
+
+
+@helper
+def _sparse_tile(n, block, outputs, starts, offsets, source, out, bias, residual, mask, first, last):  # type: ignore[no-untyped-def]  # noqa: PLR0917
+    if n == U1:
+        _tile1(block, outputs, starts, offsets, source, out, bias, residual, mask, first, last)
+    elif n == U2:
+        _tile2(block, outputs, starts, offsets, source, out, bias, residual, mask, first, last)
+    elif n == U3:
+        _tile3(block, outputs, starts, offsets, source, out, bias, residual, mask, first, last)
+    elif n == U4:
+        _tile4(block, outputs, starts, offsets, source, out, bias, residual, mask, first, last)
+    elif n == U64(5):
+        _tile5(block, outputs, starts, offsets, source, out, bias, residual, mask, first, last)
+    elif n == U6:
+        _tile6(block, outputs, starts, offsets, source, out, bias, residual, mask, first, last)
+    elif n == U64(7):
+        _tile7(block, outputs, starts, offsets, source, out, bias, residual, mask, first, last)
+    elif n == U64(8):
+        _tile8(block, outputs, starts, offsets, source, out, bias, residual, mask, first, last)
+    elif n == U64(9):
+        _tile9(block, outputs, starts, offsets, source, out, bias, residual, mask, first, last)
+    elif n == U64(10):
+        _tile10(block, outputs, starts, offsets, source, out, bias, residual, mask, first, last)
+    elif n == U64(11):
+        _tile11(block, outputs, starts, offsets, source, out, bias, residual, mask, first, last)
+    else:
+        _tile12(block, outputs, starts, offsets, source, out, bias, residual, mask, first, last)
+    return U0
+
+
+@helper
+def clear_margins(block, first, last, image):  # type: ignore[no-untyped-def]
+    """Clear the margins of outputs `first` to `last` (bytes before and after the positions) of an image."""
+    before = load_parameter(block, 16)
+    after = load_parameter(block, 17)
+    step = load_parameter(block, 6)
+    positions = load_parameter(block, 8) << U6
+    place = load_parameter(block, 5) + image * load_parameter(block, 7) + first * step
+    while first < last:
+        if before > U0:
+            clear_bytes(place - before, before)
+        if after > U0:
+            clear_bytes(place + positions, after)
+        place += step
+        first += U1
+    return U0
+
+
+@helper
+def convolve_sparse(block):  # type: ignore[no-untyped-def]
+    """Convolve planes with nonzero weights; the block vouches for every area."""
+    first_output = load_parameter(block, 0)
+    last_output = load_parameter(block, 1)
+    n_images = load_parameter(block, 2)
+    n_vectors = load_parameter(block, 8)
+    n_blocks = load_parameter(block, 22)
+    n_starts = load_parameter(block, 25) << U2
+    outputs = last_output - first_output
+    bias = load_parameter(block, 10) + (first_output << U2)
+    n_tiles = (n_vectors + _MOST - U1) // _MOST
+    image = U0
+    while image < n_images:
+        clear_margins(block, first_output, last_output, image)
+        source = load_parameter(block, 3) + image * load_parameter(block, 4)
+        out = load_parameter(block, 5) + image * load_parameter(block, 7)
+        out += first_output * load_parameter(block, 6)
+        residual = load_parameter(block, 13)
+        if residual != U0:
+            residual += image * load_parameter(block, 15) + first_output * load_parameter(block, 14)
+        mask = load_parameter(block, 9)
+        tile = U0
+        while tile < n_tiles:
+            n = (n_vectors + tile) // n_tiles
+            starts = load_parameter(block, 18) + (first_output << U2)
+            offsets = load_parameter(block, 20)
+            inputs = source
+            channels = U0
+            while channels < n_blocks:
+                begin = U64(channels == U0)
+                channels += U1
+                end = U64(channels == n_blocks)
+                _sparse_tile(
+                    n, block, outputs, starts, offsets, inputs, out, bias, residual, mask, begin, end
+                )
+                starts += n_starts
+                offsets += load_parameter(block, 24)
+                inputs += load_parameter(block, 23)
+            moved = n << U6
+            source += moved
+            out += moved
+            mask += moved
+            if residual != U0:
+                residual += moved
+            tile += U1
+        image += U1
+    return np.int64(0)
