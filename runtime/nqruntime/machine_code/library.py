@@ -7,5 +7,15 @@ from nqformat.kernels.objects import Part
 COMPUTE = Part(
     name="compute",
     entry="nqruntime.machine_code.entry",
-    helpers=("blocks", "dense_planes", "emitter", "lanes", "planes", "rows"),
+    helpers=(
+        "blocks",
+        "copies",
+        "dense_planes",
+        "emitter",
+        "lanes",
+        "planes",
+        "pointwise",
+        "pooling",
+        "rows",
+    ),
 )
