@@ -13,6 +13,15 @@ values are float32. A program is an array of (kernel, block address) pairs, run 
 | SPARSE_PLANES | 18 starts of the nonzeros (uint32, by block of input channels and output), 19 nonzeros (uint16: tap + 256 symbol), 20 offsets of the taps in bytes (int32), 21 codebook, 22 blocks of input channels, 23 bytes from a block's source and 24 of its offsets to the next, 25 outputs of the layer |
 | DENSE_PLANES | first output a multiple of OUTPUTS_TOGETHER; 18 weights, 19 offsets of the taps in bytes (int32), 20 codebook of at least 16 entries, 21 buffer for the floats of a piece of weights, 22 three more vectors that are written, 23 blocks of input channels, 24 bytes from a block's source to the next, 25 outputs of the layer, 26 taps of a block and 27 of the last one, 28 form of the weights, 29 bytes of a piece of weights (a multiple of 16: the weights of OUTPUTS_TOGETHER outputs for a block, by tap) |
 | DEPTHWISE_PLANES | 18 weights (floats, by output), 19 offsets of the taps in bytes (int32), 20 taps, 21 outputs that read the same input channel, 22 bytes from input channel to input channel |
+| SCALE_PLANES | with the bias as addends and the residual as second value; source and residual may be the output; 18 bytes from source channel to channel, 19 factors by channel, 20 bytes from an image's factors to the next one's |
+| every copy and pooling of planes | 0 first and 1 last channel, 2 images, 3 source (first element of channel 0), 4 bytes from image to image, 5 out (first element of channel 0), 6 bytes from output channel to channel and 7 from image to image, 13 bytes from source channel to channel |
+| COPY_ROWS | 8 rows, 9 columns, 10 columns written (zeros after the copied ones), 11 bytes from source row to row, 12 bytes from output row to row, 14 floats from a column's source to the next one's, 15 bytes cleared before the first and 16 after the last row (of output rows) of a channel |
+| POOL_LARGEST, POOL_AVERAGE | 8 rows and 9 columns of the output, 10 columns written (zeros after the others), 11 columns of the source, 12 bytes from output row to row, 14 floats from a window's first column to the next one's, 15 columns of a window, 16 floats from one to the next, 17 bytes from one of its rows to the next, 18 floats of the buffer's left margin, 19 vectors of its right margin, 20 table of the output rows (bytes from the source to the window's first row that exists, number of its rows, count of elements of a column as float bits), 21 buffer, 22 count of elements of a row (float an output column; whole vectors are read), 23 and 24 as 15 and 16 of COPY_ROWS |
+| AVERAGE_CHANNELS | 8 vectors of positions (zero outside of the image), 14 count of elements (float bits), 15 bytes cleared after the value written |
+| TRANSPOSE | 0 first and 1 last group of 16 columns, 2 source, 3 bytes from row to row, 4 out, 5 bytes from output row to row, 6 rows and 7 columns of the source, 8 columns written of an output row (zeros after those of the source) |
+
+Copies, transposition and the average of channels read and write their elements and nothing else. Pooling writes
+its output rows and its buffer, and reads whole vectors of source rows: up to 60 bytes after a row.
 
 Planes: a kernel writes whole vectors of positions, and the margins, of its output channels in every image, and
 nothing else. The residual may be the output itself, the source may not. It reads, for each tap that has a weight,
@@ -24,7 +33,9 @@ from __future__ import annotations
 
 PROGRAM, FLOAT_ROWS, NIBBLE_ROWS, BYTE_ROWS, SLICE_ROWS = range(5)
 
-SPARSE_PLANES, DENSE_PLANES, DEPTHWISE_PLANES = range(32, 35)
+SPARSE_PLANES, DENSE_PLANES, DEPTHWISE_PLANES, SCALE_PLANES = range(32, 36)
+
+COPY_ROWS, POOL_LARGEST, POOL_AVERAGE, AVERAGE_CHANNELS, TRANSPOSE = range(36, 41)
 
 FLOAT_WEIGHTS, NIBBLE_WEIGHTS, BYTE_WEIGHTS = range(3)
 """Forms of dense weights of planes."""

@@ -12,17 +12,26 @@ from nqformat.kernels.memory import load64, load_parameter
 from nqformat.kernels.words import U0, U1, U8, U64, helper
 
 from .blocks import (
+    AVERAGE_CHANNELS,
     BYTE_ROWS,
+    COPY_ROWS,
     DENSE_PLANES,
     DEPTHWISE_PLANES,
     FLOAT_ROWS,
     NIBBLE_ROWS,
+    POOL_AVERAGE,
+    POOL_LARGEST,
     PROGRAM,
+    SCALE_PLANES,
     SLICE_ROWS,
     SPARSE_PLANES,
+    TRANSPOSE,
 )
+from .copies import copy_rows, transpose
 from .dense_planes import convolve_dense, convolve_depthwise
 from .planes import convolve_sparse
+from .pointwise import scale_channels
+from .pooling import average_channels, pool_average, pool_largest
 from .rows import multiply_bytes, multiply_floats, multiply_nibbles, multiply_slices
 
 
@@ -42,6 +51,18 @@ def _run_step(kernel, block):  # type: ignore[no-untyped-def]
         return convolve_dense(block)
     if kernel == U64(DEPTHWISE_PLANES):
         return convolve_depthwise(block)
+    if kernel == U64(SCALE_PLANES):
+        return scale_channels(block)
+    if kernel == U64(COPY_ROWS):
+        return copy_rows(block)
+    if kernel == U64(POOL_LARGEST):
+        return pool_largest(block)
+    if kernel == U64(POOL_AVERAGE):
+        return pool_average(block)
+    if kernel == U64(AVERAGE_CHANNELS):
+        return average_channels(block)
+    if kernel == U64(TRANSPOSE):
+        return transpose(block)
     return np.int64(-2)
 
 

@@ -8,7 +8,17 @@ from nqformat.kernels.objects import KernelLibrary, Part
 COMPUTE = Part(
     name="compute",
     entry="nqruntime.machine_code.entry",
-    helpers=("blocks", "dense_planes", "emitter", "lanes", "planes", "rows"),
+    helpers=(
+        "blocks",
+        "copies",
+        "dense_planes",
+        "emitter",
+        "lanes",
+        "planes",
+        "pointwise",
+        "pooling",
+        "rows",
+    ),
 )
 
 _WORTH_LOADING = 20_000

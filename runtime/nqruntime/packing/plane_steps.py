@@ -118,3 +118,19 @@ def depthwise_planes(call: PlanesCall, weights: DepthwisePlanes) -> np.ndarray:
         weights.repeats,
         call.source.channel_bytes,
     )
+
+
+def scale_planes(call: PlanesCall, factors: int, factor_image_bytes: int = 0) -> np.ndarray:
+    """Return the block of SCALE_PLANES: source * factor + bias + residual, within the limits.
+
+    Source and output have the same pitch; one may be the other.
+
+    Parameters
+    ----------
+    call : PlanesCall
+    factors : int
+        Address of a float for each channel.
+    factor_image_bytes : int
+        From one image's factors to the next one's; 0 if all images have the same.
+    """
+    return call.block(call.source.channel_bytes, factors, factor_image_bytes)
