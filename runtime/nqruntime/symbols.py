@@ -165,6 +165,10 @@ class MatrixWeights:
         """Return the same matrix without need of the file."""
         return replace(self, floats=self.decoded() if self.symbols is None else None, constant=None)
 
+    def without_factors(self) -> MatrixWeights:
+        """Return the same matrix before its rows are multiplied."""
+        return replace(self, factors=None)
+
     def nonzeros(self) -> tuple[np.ndarray, np.ndarray, Symbols] | None:
         """Return rows and columns of the stored elements; None if the matrix is not sparse."""
         symbols = self.symbols

@@ -1,48 +1,77 @@
-"""Which way to store a matrix is fastest on this machine: timed, not guessed."""
+"""Which way to store weights is fastest on this machine: timed, not guessed."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-
-import numpy as np
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Protocol, TypeVar
 
 from nqformat.kernels.objects import KernelLibrary
-from nqruntime.packing.areas import address, aligned
-from nqruntime.packing.rows import BUFFER_FLOATS, PackedRows
+
+from .context import Context
+from .plan import PlanBuilder
+from .plane_choice import PlaneChoice
 
 _SECONDS = 0.002
 _FEWEST, _MOST = 3, 25
-_SEED = 0
+_LARGE_BYTES = 1 << 18
+_SLOWER = 1.5
 
 
-def best_seconds(run: Callable[[], object]) -> float:
+class Stored(Protocol):
+    """Weights in the order of a kernel."""
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all arrays."""
+        ...
+
+
+Form = TypeVar("Form", bound=Stored)
+
+
+def fastest(
+    library: KernelLibrary,
+    forms: Sequence[Form],
+    append: Callable[[PlanBuilder, Form], None],
+    *,
+    low_memory: bool,
+) -> Form:
+    """Return the form whose steps are fastest, or one that is little slower and smaller than a large one.
+
+    Parameters
+    ----------
+    forms : sequence of Form
+    append : callable
+        Appends the steps of a form to a plan, all areas being scratch memory.
+    low_memory : bool
+        Take the smallest.
+    """
+    by_size = sorted(forms, key=lambda form: form.weight_bytes)
+    if len(by_size) == 1 or low_memory:
+        return by_size[0]
+    seconds = [_plan_seconds(library, partial(_append_form, append, form)) for form in by_size]
+    best = min(seconds)
+    large = by_size[seconds.index(best)].weight_bytes > _LARGE_BYTES
+    limit = best * (_SLOWER if large else 1)
+    return next(form for form, taken in zip(by_size, seconds, strict=True) if taken <= limit)
+
+
+def _append_form(append: Callable[[PlanBuilder, Form], None], form: Form, plan: PlanBuilder) -> None:
+    append(plan, form)
+
+
+def _plan_seconds(library: KernelLibrary, append: Callable[[PlanBuilder], None]) -> float:
     """Return the shortest of several runs, for a few milliseconds."""
-    run()
+    builder = PlanBuilder(PlaneChoice())
+    append(builder)
+    context = Context(builder.finish((), ()), (), library)
+    context.run(())
     best, spent, rounds = float("inf"), 0.0, 0
     while rounds < _FEWEST or (spent < _SECONDS and rounds < _MOST):
         started = time.perf_counter()
-        run()
+        context.run(())
         taken = time.perf_counter() - started
         best, spent, rounds = min(best, taken), spent + taken, rounds + 1
     return best
-
-
-def product_seconds(library: KernelLibrary, packed: PackedRows, n_vectors: int) -> float:
-    """Time one product of a matrix with noise."""
-    noise = np.random.default_rng(_SEED).standard_normal(n_vectors * packed.n_columns).astype(np.float32)
-    out = aligned(n_vectors * packed.out_size, np.float32)
-    buffer = aligned(BUFFER_FLOATS, np.float32)
-    bias = packed.bias(None)
-    block = packed.block(
-        source=address(noise),
-        source_pitch=packed.n_columns,
-        n_sources=n_vectors,
-        out=address(out),
-        out_pitch=packed.out_size,
-        bias=address(bias),
-        low=-np.inf,
-        high=np.inf,
-        buffer=address(buffer),
-    )
-    return best_seconds(lambda: library.run(packed.kernel, address(block)))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from .plan import PlanBuilder
+from .plane_choice import PlaneChoice
 
 Shape = tuple[int, ...]
 
@@ -52,6 +53,10 @@ class Operation(Protocol):
 
     def shape(self, shapes: dict[str, Shape]) -> Shape:
         """Return the shape of the output; UnplannableError if the inputs' shapes do not fit."""
+        ...
+
+    def constrain(self, choice: PlaneChoice, shapes: dict[str, Shape]) -> None:
+        """Say what planes the operation needs, when all shapes are known."""
         ...
 
     def lower(self, plan: PlanBuilder, shapes: dict[str, Shape]) -> None:

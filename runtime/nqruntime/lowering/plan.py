@@ -7,13 +7,17 @@ of a process. Blocks may hold sums of such an address and an offset; a context r
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
+from nqruntime.machine_code.blocks import COPY_ROWS
 from nqruntime.packing.areas import LINE, round_up
+from nqruntime.packing.copy_steps import ChannelsCall, copy_from_planes, copy_to_planes
+from nqruntime.packing.plane_layout import Area, PlaneLayout
 
-from .layouts import Rows
+from .layouts import Layout, Planes, Rows, image_size, packed_rows
+from .plane_choice import PlaneChoice
 
 _VIRTUAL_BITS = 48
 _OFFSET_MASK = (1 << _VIRTUAL_BITS) - 1
@@ -51,11 +55,34 @@ class Step:
 class Placed:
     """A value in an area."""
 
-    layout: Rows
+    layout: Layout
     address: int
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacedRows(Placed):
+    """A value as vectors."""
+
+    layout: Rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacedPlanes(Placed):
+    """A value as planes."""
+
+    layout: Planes
+
+    def area(self, first_channel: int = 0) -> Area:
+        """Return the planes as kernels take them."""
+        return self.layout.area(self.address, first_channel)
+
+
+def _placed(layout: Layout, address: int) -> Placed:
+    if isinstance(layout, Rows):
+        return PlacedRows(layout=layout, address=address)
+    return PlacedPlanes(layout=layout, address=address)
+
+
 class PlanBuilder:
     """Collects the steps and areas of a plan.
 
@@ -64,50 +91,121 @@ class PlanBuilder:
     steps : list of Step
     sizes : list of int
         Floats of each area; 0 for an input, which lies where the caller has it.
+    planes_of : PlaneChoice
     """
 
-    steps: list[Step] = field(default_factory=list)
-    sizes: list[int] = field(default_factory=list)
-    _values: dict[str, Placed] = field(default_factory=dict)
-    _kept: list[object] = field(default_factory=list)
+    def __init__(self, planes_of: PlaneChoice) -> None:
+        self.steps: list[Step] = []
+        self.sizes: list[int] = []
+        self.planes_of = planes_of
+        self._values: dict[str, Placed] = {}
+        self._packed: dict[str, PlacedRows] = {}
+        self._planes: dict[str, PlacedPlanes] = {}
+        self._kept: list[object] = []
 
     def _new_area(self, n_floats: int) -> int:
         self.sizes.append(n_floats)
         return len(self.sizes) << _VIRTUAL_BITS
 
-    def add_input(self, name: str, layout: Rows) -> None:
+    def add_input(self, name: str, shape: tuple[int, ...]) -> None:
         """Place a value that the caller gives, in C order: copied if small, else where the caller has it."""
+        layout = packed_rows(shape)
         size = layout.size if layout.size <= _COPIED_FLOATS else 0
-        self._values[name] = Placed(layout=layout, address=self._new_area(size))
+        self._values[name] = _placed(layout, self._new_area(size))
 
     def scratch(self, n_floats: int) -> int:
         """Return the address of memory for one step."""
         return self._new_area(n_floats)
 
-    def define(self, name: str, layout: Rows) -> Placed:
-        """Make room for a value."""
-        placed = Placed(layout=layout, address=self._new_area(layout.size))
+    def define_rows(self, name: str, layout: Rows) -> PlacedRows:
+        """Make room for a value as vectors."""
+        placed = PlacedRows(layout=layout, address=self._new_area(layout.size))
+        self._values[name] = placed
+        return placed
+
+    def define_planes(self, name: str) -> PlacedPlanes:
+        """Make room for a value as planes."""
+        layout = self.planes_of.layout(name)
+        placed = PlacedPlanes(layout=layout, address=self._new_area(layout.size))
         self._values[name] = placed
         return placed
 
     def alias(self, name: str, address: int, layout: Rows) -> None:
         """Let a value lie where another does."""
-        self._values[name] = Placed(layout=layout, address=address)
+        self._values[name] = PlacedRows(layout=layout, address=address)
 
-    def value(self, name: str) -> Placed:
-        """Return where a value lies."""
-        return self._values[name]
+    def is_planes(self, name: str) -> bool:
+        """Whether a value was computed as planes."""
+        return isinstance(self._values[name], PlacedPlanes)
 
-    def rows(self, name: str) -> Placed:
+    def rows(self, name: str) -> PlacedRows:
         """Return where a value lies as vectors along its last axis."""
-        return self._values[name]
-
-    def packed(self, name: str) -> Placed:
-        """Return where a value lies in C order, without gaps."""
         placed = self._values[name]
-        if placed.layout.pitch != placed.layout.n_features and placed.layout.n_vectors > 1:
-            raise UnplannableError
-        return placed
+        return placed if isinstance(placed, PlacedRows) else self.packed(name)
+
+    def packed(self, name: str) -> PlacedRows:
+        """Return where a value lies in C order, without gaps; a copy if it does not yet."""
+        placed = self._values[name]
+        if isinstance(placed, PlacedRows) and placed.layout.is_packed:
+            return placed
+        if name not in self._packed:
+            layout = packed_rows(placed.layout.shape)
+            copy = PlacedRows(layout=layout, address=self._new_area(layout.size))
+            self._copy_out(placed, copy.address)
+            self._packed[name] = copy
+        return self._packed[name]
+
+    def readable_beyond(self, name: str) -> PlacedRows:
+        """Return where a value lies in C order, with memory after it that kernels may read."""
+        placed = self.packed(name)
+        if self.sizes[_area_of(placed)]:
+            return placed
+        copy = PlacedRows(layout=placed.layout, address=self._new_area(placed.layout.size))
+        self._copy_out(placed, copy.address)
+        return copy
+
+    def _copy_out(self, placed: Placed, target: int) -> None:
+        if isinstance(placed, PlacedPlanes):
+            layout = placed.layout
+            height, width = image_size(layout.shape)
+            call = ChannelsCall(
+                first=0,
+                last=layout.n_channels,
+                n_images=layout.n_images,
+                source=placed.area(),
+                out=_array_area(target, height * width, layout.n_channels),
+            )
+            self.step(COPY_ROWS, copy_from_planes(call, layout=layout.plane), "copy from planes")
+            return
+        assert isinstance(placed, PlacedRows)
+        layout_of_rows = placed.layout
+        n, width = layout_of_rows.n_vectors, layout_of_rows.n_features
+        source = Area(address=placed.address, channel_bytes=4 * layout_of_rows.pitch, image_bytes=0)
+        call = ChannelsCall(first=0, last=n, n_images=1, source=source, out=_array_area(target, width, n))
+        flat = PlaneLayout(height=1, width=width)
+        self.step(COPY_ROWS, copy_from_planes(call, layout=flat), "copy of rows")
+
+    def planes(self, name: str) -> PlacedPlanes:
+        """Return where a value lies as planes; a copy if it does not yet."""
+        placed = self._values[name]
+        if isinstance(placed, PlacedPlanes):
+            return placed
+        if name not in self._planes:
+            source = self.packed(name)
+            layout = self.planes_of.layout(name)
+            height, width = image_size(layout.shape)
+            copy = PlacedPlanes(layout=layout, address=self._new_area(layout.size))
+            call = ChannelsCall(
+                first=0,
+                last=layout.n_channels,
+                n_images=layout.n_images,
+                source=_array_area(source.address, height * width, layout.n_channels),
+                out=copy.area(),
+            )
+            block = copy_to_planes(call, source_pitch=width, layout=layout.plane)
+            self.step(COPY_ROWS, block, "copy to planes")
+            self._planes[name] = copy
+        return self._planes[name]
 
     def keep(self, *arrays: object) -> None:
         """Keep memory alive whose address is in a block."""
@@ -119,8 +217,8 @@ class PlanBuilder:
 
     def finish(self, inputs: Sequence[str], outputs: Sequence[str]) -> Plan:
         """Return the plan."""
-        given = tuple(self._values[name] for name in inputs)
-        placed = tuple(self._values[name] for name in outputs)
+        given = tuple(self.rows(name) for name in inputs)
+        placed = tuple(self.rows(name) for name in outputs)
         lengths = [step.block.size for step in self.steps]
         words = np.concatenate([step.block for step in self.steps])
         areas = (words >> _VIRTUAL_BITS) - 1
@@ -148,6 +246,13 @@ class PlanBuilder:
             outputs=placed,
             kept=tuple(self._kept),
         )
+
+
+def _array_area(address: int, channel_floats: int, n_channels: int) -> Area:
+    """Return an array of images in C order as kernels take it."""
+    return Area(
+        address=address, channel_bytes=4 * channel_floats, image_bytes=4 * channel_floats * n_channels
+    )
 
 
 def place_areas(sizes: Sequence[int], spans: np.ndarray) -> tuple[np.ndarray, int]:
@@ -203,7 +308,7 @@ class Plan:
     arena_floats : int
     sizes : tuple of int
         Floats of each area; 0 for one that lies elsewhere.
-    inputs, outputs : tuple of Placed
+    inputs, outputs : tuple of PlacedRows
     kept : tuple
         Memory whose addresses are in the blocks.
     """
@@ -215,8 +320,8 @@ class Plan:
     offsets: np.ndarray
     arena_floats: int
     sizes: tuple[int, ...]
-    inputs: tuple[Placed, ...]
-    outputs: tuple[Placed, ...]
+    inputs: tuple[PlacedRows, ...]
+    outputs: tuple[PlacedRows, ...]
     kept: tuple[object, ...]
 
     def placed_words(self, arena_address: int) -> np.ndarray:

@@ -12,13 +12,11 @@ from nqruntime.packing.choice import row_candidates
 from nqruntime.packing.rows import BUFFER_FLOATS, PackedRows
 from nqruntime.symbols import MatrixWeights
 
-from .layouts import rows
-from .measuring import product_seconds
+from .layouts import Rows, rows
+from .measuring import fastest
 from .operation import Clamp, Shape
-from .plan import PlanBuilder, UnplannableError
-
-_LARGE_BYTES = 1 << 18
-_SLOWER = 1.5
+from .plan import PlacedRows, PlanBuilder, UnplannableError
+from .plane_choice import PlaneChoice
 
 
 @dataclass(slots=True, kw_only=True)
@@ -73,11 +71,17 @@ class Product:
             raise UnplannableError
         return (*given[:-1], n_rows)
 
+    def constrain(self, choice: PlaneChoice, shapes: dict[str, Shape]) -> None:
+        """Need no planes."""
+
     def lower(self, plan: PlanBuilder, shapes: dict[str, Shape]) -> None:
         """Append the product."""
         source = plan.rows(self.inputs[0])
-        packed = self._chosen(source.layout.n_vectors)
-        target = plan.define(self.output, rows(shapes[self.output], packed.out_size))
+        packed = self._chosen(source.layout)
+        target = plan.define_rows(self.output, rows(shapes[self.output]))
+        self._append(plan, packed, source, target)
+
+    def _append(self, plan: PlanBuilder, packed: PackedRows, source: PlacedRows, target: PlacedRows) -> None:
         bias = packed.bias(self.bias)
         plan.keep(bias, packed)
         block = packed.block(
@@ -93,22 +97,19 @@ class Product:
         )
         plan.step(packed.kernel, block, packed.label)
 
-    def _chosen(self, n_vectors: int) -> PackedRows:
+    def _chosen(self, source: Rows) -> PackedRows:
         """Return the matrix in the order that is fastest, which is found once."""
         if self.packed is None:
             assert self.weights is not None
             candidates = row_candidates(self.weights, low_memory=self.low_memory)
-            packed = [found for pack in candidates.values() if (found := pack()) is not None]
-            self.packed, self.weights = self._best(packed, n_vectors), None
-        return self.packed
+            forms = [found for pack in candidates.values() if (found := pack()) is not None]
+            target = rows((*source.shape[:-1], self.matrix_shape[0]))
 
-    def _best(self, packed: list[PackedRows], n_vectors: int) -> PackedRows:
-        """Return the fastest, or one that is little slower and needs less memory than a large one."""
-        packed.sort(key=lambda p: p.weight_bytes)
-        if len(packed) == 1 or self.low_memory:
-            return packed[0]
-        seconds = [product_seconds(self.library, p, n_vectors) for p in packed]
-        best = min(seconds)
-        large = packed[seconds.index(best)].weight_bytes > _LARGE_BYTES
-        limit = best * (_SLOWER if large else 1)
-        return next(p for p, taken in zip(packed, seconds, strict=True) if taken <= limit)
+            def append(plan: PlanBuilder, packed: PackedRows) -> None:
+                given = PlacedRows(layout=source, address=plan.scratch(source.size))
+                made = PlacedRows(layout=target, address=plan.scratch(target.size))
+                self._append(plan, packed, given, made)
+
+            self.packed = fastest(self.library, forms, append, low_memory=self.low_memory)
+            self.weights = None
+        return self.packed

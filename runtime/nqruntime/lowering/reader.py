@@ -12,9 +12,13 @@ from nqformat.kernels.objects import KernelLibrary
 from nqruntime.constants import Constant
 from nqruntime.graph import Node
 from nqruntime.operators import NodeContext
+from nqruntime.operators.windows import read_window_rule
 from nqruntime.symbols import read_matrix
 
+from .convolution import Convolution
 from .operation import Clamp, Operation
+from .pointwise import Pointwise
+from .pooling import GlobalAverage, Pool
 from .product import Product
 from .view import View
 
@@ -66,14 +70,14 @@ class SegmentReader:
         """Whether any operation is more than moving numbers."""
         views = {o.output for o in self.operations if isinstance(o, View)}
         return views.isdisjoint(self.outside_outputs()) and any(
-            isinstance(operation, Product) for operation in self.operations
+            isinstance(operation, Product | Convolution) for operation in self.operations
         )
 
     def _producer(self, name: str) -> Operation | None:
         """Return the operation whose only reader is about to be added."""
         if self._uses.get(name, 0) != 1:
             return None
-        return next((o for o in self.operations if o.output == name), None)
+        return self._inside(name)
 
     def _product(self, context: NodeContext, index: int) -> bool:
         """Take a MatMul or a Gemm with a constant matrix."""
@@ -130,8 +134,74 @@ class SegmentReader:
         self.operations.append(view)
         return True
 
+    def _convolution(self, context: NodeContext, index: int) -> bool:
+        """Take a Conv of one or two spatial axes with constant weights."""
+        node, weight = context.node, context.constant(1)
+        if weight is None or len(weight.shape) not in (3, 4) or 0 in weight.shape:
+            return False
+        kernel, groups = weight.shape[2:], context.integer("group", 1)
+        if context.integers("kernel_shape") not in (None, kernel) or context.constant(0) is not None:
+            return False
+        if groups < 1 or weight.shape[0] % groups or not _is_float32(weight):
+            return False
+        bias: np.ndarray | None = None
+        if context.has_input(2):
+            constant = context.constant(2)
+            bias = None if constant is None else _vector(constant, weight.shape[0])
+            if bias is None:
+                return False
+        self.weight_shapes[node.inputs[1]] = weight.shape
+        matrix = read_matrix(weight, (weight.shape[0], math.prod(weight.shape[1:])))
+        self.operations.append(
+            Convolution(
+                inputs=[node.inputs[0]],
+                output=node.outputs[0],
+                nodes=[index],
+                weights=matrix.detached(),
+                rule=read_window_rule(context, kernel),
+                n_groups=groups,
+                library=self._library,
+                low_memory=self._low_memory,
+                bias=bias,
+            )
+        )
+        return True
+
+    def _pool(self, context: NodeContext, index: int) -> bool:
+        """Take pooling over one or two spatial axes."""
+        node, kernel = context.node, context.integers("kernel_shape")
+        if kernel is None or len(kernel) not in (1, 2) or context.constant(0) is not None:
+            return False
+        average = node.op_type == "AveragePool"
+        pool = Pool(
+            inputs=[node.inputs[0]],
+            output=node.outputs[0],
+            nodes=[index],
+            rule=read_window_rule(context, kernel),
+            average=average,
+            counts_padding=bool(average and context.integer("count_include_pad", 0)),
+        )
+        if pool.rule.ceil_mode:
+            return False
+        self.operations.append(pool)
+        return True
+
+    def _global_average(self, context: NodeContext, index: int) -> bool:
+        """Take a GlobalAveragePool, or a ReduceMean over two spatial axes that keeps them."""
+        node = context.node
+        if node.op_type == "ReduceMean":
+            axes = context.integers("axes")
+            if axes is None and (constant := context.constant(1)) is not None:
+                axes = tuple(int(axis) for axis in constant.array().reshape(-1))
+            if axes not in ((2, 3), (-2, -1), (-1, -2)) or not context.integer("keepdims", 1):
+                return False
+        if self._inside(node.inputs[0]) is None:
+            return False
+        self.operations.append(GlobalAverage(inputs=[node.inputs[0]], output=node.outputs[0], nodes=[index]))
+        return True
+
     def _addition(self, context: NodeContext, index: int) -> bool:
-        """Take the addition of a constant vector to a product."""
+        """Take the addition of a constant vector to a product, or of two values."""
         node = context.node
         for data, other in ((0, 1), (1, 0)):
             constant = context.constant(other)
@@ -146,18 +216,67 @@ class SegmentReader:
             producer.bias = vector
             _absorb(producer, node.outputs[0], index)
             return True
-        return False
+        return self._sum(node, index)
+
+    def _sum(self, node: Node, index: int) -> bool:
+        first, second = node.inputs
+        if first == second or (self._inside(first) is None and self._inside(second) is None):
+            return False
+        for data, other in ((first, second), (second, first)):
+            producer = self._producer(data)
+            alone = isinstance(producer, Convolution) and len(producer.inputs) == 1
+            if isinstance(producer, Convolution) and alone and producer.clamp.is_open:
+                self.operations = [*(o for o in self.operations if o is not producer), producer]
+                producer.inputs.append(other)
+                _absorb(producer, node.outputs[0], index)
+                return True
+        self.operations.append(Pointwise(inputs=[first, second], output=node.outputs[0], nodes=[index]))
+        return True
+
+    def _batch_norm(self, context: NodeContext, index: int) -> bool:
+        """Take a BatchNormalization with constant statistics."""
+        node = context.node
+        if self._inside(node.inputs[0]) is None or context.integer("training_mode", 0):
+            return False
+        constants = [context.constant(i) for i in range(1, 5)]
+        if any(c is None or len(c.shape) != 1 for c in constants) or not context.integer("spatial", 1):
+            return False
+        scale, bias, mean, variance = (c.array() for c in constants if c is not None)
+        if any(array.dtype != np.float32 or array.shape != scale.shape for array in (bias, mean, variance)):
+            return False
+        factors = scale / np.sqrt(variance + np.float32(context.number("epsilon", 1e-5)))
+        self.operations.append(
+            Pointwise(
+                inputs=[node.inputs[0]],
+                output=node.outputs[0],
+                nodes=[index],
+                factors=factors.astype(np.float32),
+                bias=(bias - mean * factors).astype(np.float32),
+            )
+        )
+        return True
 
     def _clamp(self, context: NodeContext, index: int) -> bool:
         """Take a Relu, or a Clip with constant bounds."""
         node = context.node
         clamp = _read_clamp(context)
-        producer = self._producer(node.inputs[0])
-        if clamp is None or not isinstance(producer, Product) or not producer.clamp.is_open:
+        if clamp is None:
             return False
-        producer.clamp = clamp
-        _absorb(producer, node.outputs[0], index)
+        producer = self._producer(node.inputs[0])
+        if isinstance(producer, Product | Convolution | Pointwise) and producer.clamp.is_open:
+            producer.clamp = clamp
+            _absorb(producer, node.outputs[0], index)
+            return True
+        if self._inside(node.inputs[0]) is None:
+            return False
+        self.operations.append(
+            Pointwise(inputs=[node.inputs[0]], output=node.outputs[0], nodes=[index], clamp=clamp)
+        )
         return True
+
+    def _inside(self, name: str) -> Operation | None:
+        """Return the operation that computes a value in this segment."""
+        return next((o for o in self.operations if o.output == name), None)
 
 
 def _absorb(operation: Operation, output: str, index: int) -> None:
@@ -197,6 +316,12 @@ def _vector(constant: Constant, size: int) -> np.ndarray | None:
 _READERS: dict[str, Callable[[SegmentReader, NodeContext, int], bool]] = {
     "MatMul": SegmentReader._product,
     "Gemm": SegmentReader._product,
+    "Conv": SegmentReader._convolution,
+    "MaxPool": SegmentReader._pool,
+    "AveragePool": SegmentReader._pool,
+    "GlobalAveragePool": SegmentReader._global_average,
+    "ReduceMean": SegmentReader._global_average,
+    "BatchNormalization": SegmentReader._batch_norm,
     "Flatten": SegmentReader._view,
     "Reshape": SegmentReader._view,
     "Add": SegmentReader._addition,

@@ -9,63 +9,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from nqformat.kernels.objects import KernelLibrary
-from nqruntime.machine_code.blocks import PROGRAM
-from nqruntime.packing.areas import address, aligned
 
-from .layouts import packed_rows
+from .context import Context
 from .operation import Operation, Shape
-from .plan import Placed, Plan, PlanBuilder, UnplannableError
+from .plan import Plan, PlanBuilder, UnplannableError
+from .plane_choice import PlaneChoice
 
 _MOST_PLANS = 8
 
 Fallback = Callable[[Sequence[np.ndarray]], tuple[np.ndarray, ...]]
-
-
-class Context:
-    """Memory for one run of a plan at a time."""
-
-    def __init__(self, plan: Plan, shapes: Sequence[Shape], library: KernelLibrary) -> None:
-        self._plan = plan
-        self._arena = aligned(plan.arena_floats, np.float32)
-        self._words = plan.placed_words(address(self._arena))
-        self._copied: list[tuple[int, np.ndarray]] = []
-        self._borrowed: list[tuple[int, np.ndarray, np.ndarray]] = []
-        for i, value in enumerate(plan.inputs):
-            if plan.is_borrowed(value):
-                places = plan.words_of(value)
-                self._borrowed.append((i, places, self._words[places]))
-            else:
-                self._copied.append((i, self._floats(value).reshape(value.layout.shape)))
-        program = np.empty((len(plan.steps), 2), dtype=np.int64)
-        program[:, 0] = [step.kernel for step in plan.steps]
-        program[:, 1] = address(self._words) + 8 * plan.starts[:-1]
-        block = np.array([len(plan.steps), address(program)], dtype=np.int64)
-        self._kept = program, block
-        self._run = library.prepare(PROGRAM, address(block))
-        self._outputs = [
-            (self._floats(value), shape) for value, shape in zip(plan.outputs, shapes, strict=True)
-        ]
-
-    def _floats(self, value: Placed) -> np.ndarray:
-        """Return a value's vectors as they lie in the arena."""
-        layout = value.layout
-        start = self._plan.arena_offset(value)
-        area = self._arena[start : start + layout.size].reshape(-1, layout.pitch)
-        return area[:, : layout.n_features]
-
-    def run(self, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
-        """Compute the outputs."""
-        for i, target in self._copied:
-            target[...] = arrays[i]
-        kept = []
-        for i, places, offsets in self._borrowed:
-            array = np.ascontiguousarray(arrays[i])
-            kept.append(array)
-            self._words[places] = offsets + address(array)
-        status = self._run()
-        if status != 0:
-            raise AssertionError(f"a kernel refused its block with status {status}")
-        return tuple([area.reshape(shape, copy=True) for area, shape in self._outputs])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,14 +99,17 @@ class Segment:
     def _plan(self, given: tuple[Shape, ...]) -> _Prepared:
         """Make the plan for inputs of some shapes; without one if they are beyond the kernels."""
         shapes: dict[str, Shape] = dict(zip(self.inputs, given, strict=True))
-        builder = PlanBuilder()
+        choice = PlaneChoice()
+        builder = PlanBuilder(choice)
         try:
             for name in self.inputs:
-                if not shapes[name]:
+                if 0 in shapes[name] or not shapes[name]:
                     raise UnplannableError
-                builder.add_input(name, packed_rows(shapes[name]))
+                builder.add_input(name, shapes[name])
             for operation in self.operations:
                 shapes[operation.output] = operation.shape(shapes)
+            for operation in self.operations:
+                operation.constrain(choice, shapes)
             for operation in self.operations:
                 operation.lower(builder, shapes)
         except UnplannableError:

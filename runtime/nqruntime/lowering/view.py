@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from .layouts import packed_rows
 from .operation import Shape
 from .plan import PlanBuilder, UnplannableError
+from .plane_choice import PlaneChoice
 
 
 @dataclass(slots=True, kw_only=True)
@@ -59,6 +60,9 @@ class View:
         if math.prod(sizes) != total or min(sizes, default=0) < 0 or not sizes:
             raise UnplannableError
         return tuple(sizes)
+
+    def constrain(self, choice: PlaneChoice, shapes: dict[str, Shape]) -> None:
+        """Need no planes."""
 
     def lower(self, plan: PlanBuilder, shapes: dict[str, Shape]) -> None:
         """Let the output lie where the input does."""
