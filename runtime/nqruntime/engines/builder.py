@@ -325,6 +325,7 @@ class Builder:
             inner._first_index = min(nodes)
             inner._replaced = weights
             inner.build()
+            inner.captured = list(inputs)
             results = inner.branch().run(dict(zip(inputs, arrays, strict=True)))
             if not any(result.size == 0 for result in results):
                 raise FormatError(f"{_segment_label(nodes)} cannot run on such inputs", section="GRAPH")

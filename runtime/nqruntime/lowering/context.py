@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -10,7 +11,10 @@ from nqformat.kernels.objects import KernelLibrary
 from nqruntime.machine_code.blocks import PROGRAM
 from nqruntime.packing.areas import address, aligned
 
-from .plan import PlacedRows, Plan
+from .plan import PlacedRows, Plan, Step
+
+_SECONDS = 0.002
+_FEWEST, _MOST = 3, 25
 
 
 class Context:
@@ -33,6 +37,7 @@ class Context:
         program[:, 1] = address(self._words) + 8 * plan.starts[:-1]
         block = np.array([len(plan.steps), address(program)], dtype=np.int64)
         self._kept = program, block
+        self._library = library
         self._run = library.prepare(PROGRAM, address(block))
         self._outputs = [
             (self._floats(value), shape) for value, shape in zip(plan.outputs, shapes, strict=True)
@@ -58,3 +63,23 @@ class Context:
         if status != 0:
             raise AssertionError(f"a kernel refused its block with status {status}")
         return tuple([area.reshape(shape, copy=True) for area, shape in self._outputs])
+
+    def step_seconds(self) -> list[tuple[Step, float]]:
+        """Return the shortest time of each step, on whatever the memory holds."""
+        blocks = address(self._words) + 8 * self._plan.starts[:-1]
+        return [
+            (step, best_seconds(self._library.prepare(step.kernel, int(block))))
+            for step, block in zip(self._plan.steps, blocks, strict=True)
+        ]
+
+
+def best_seconds(run: Callable[[], object]) -> float:
+    """Return the shortest of several runs, for a few milliseconds."""
+    run()
+    best, spent, rounds = float("inf"), 0.0, 0
+    while rounds < _FEWEST or (spent < _SECONDS and rounds < _MOST):
+        started = time.perf_counter()
+        run()
+        taken = time.perf_counter() - started
+        best, spent, rounds = min(best, taken), spent + taken, rounds + 1
+    return best

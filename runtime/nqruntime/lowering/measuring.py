@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol, TypeVar
 
 from nqformat.kernels.objects import KernelLibrary
 
-from .context import Context
+from .context import Context, best_seconds
 from .plan import PlanBuilder
 from .plane_choice import PlaneChoice
 
-_SECONDS = 0.002
-_FEWEST, _MOST = 3, 25
 _LARGE_BYTES = 1 << 18
 _SLOWER = 1.5
 
@@ -63,15 +60,8 @@ def _append_form(append: Callable[[PlanBuilder, Form], None], form: Form, plan: 
 
 
 def _plan_seconds(library: KernelLibrary, append: Callable[[PlanBuilder], None]) -> float:
-    """Return the shortest of several runs, for a few milliseconds."""
+    """Time the steps of a form."""
     builder = PlanBuilder(PlaneChoice())
     append(builder)
     context = Context(builder.finish((), ()), (), library)
-    context.run(())
-    best, spent, rounds = float("inf"), 0.0, 0
-    while rounds < _FEWEST or (spent < _SECONDS and rounds < _MOST):
-        started = time.perf_counter()
-        context.run(())
-        taken = time.perf_counter() - started
-        best, spent, rounds = min(best, taken), spent + taken, rounds + 1
-    return best
+    return best_seconds(lambda: context.run(()))

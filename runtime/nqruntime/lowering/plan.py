@@ -43,12 +43,15 @@ class Step:
     block : ndarray of int64
         With virtual addresses.
     label : str
-        Which operation it belongs to.
+        What it does.
+    node : int
+        Place in the graph of the node it is done for.
     """
 
     kernel: int
     block: np.ndarray
     label: str
+    node: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,12 +95,15 @@ class PlanBuilder:
     sizes : list of int
         Floats of each area; 0 for an input, which lies where the caller has it.
     planes_of : PlaneChoice
+    node : int
+        Place in the graph of the node whose steps are appended.
     """
 
     def __init__(self, planes_of: PlaneChoice) -> None:
         self.steps: list[Step] = []
         self.sizes: list[int] = []
         self.planes_of = planes_of
+        self.node = -1
         self._values: dict[str, Placed] = {}
         self._packed: dict[str, PlacedRows] = {}
         self._planes: dict[str, PlacedPlanes] = {}
@@ -213,7 +219,7 @@ class PlanBuilder:
 
     def step(self, kernel: int, block: np.ndarray, label: str) -> None:
         """Append a step."""
-        self.steps.append(Step(kernel=kernel, block=block, label=label))
+        self.steps.append(Step(kernel=kernel, block=block, label=label, node=self.node))
 
     def finish(self, inputs: Sequence[str], outputs: Sequence[str]) -> Plan:
         """Return the plan."""

@@ -95,11 +95,21 @@ class Pool:
 
 @dataclass(slots=True, kw_only=True)
 class GlobalAverage:
-    """The mean of each channel."""
+    """The mean of each channel.
+
+    Attributes
+    ----------
+    keeps_axes : bool
+        Whether the spatial axes stay, with one element.
+    rank : int or None
+        Rank that the operator demands of its input.
+    """
 
     inputs: list[str]
     output: str
     nodes: list[int]
+    keeps_axes: bool = True
+    rank: int | None = None
 
     @property
     def label(self) -> str:
@@ -114,9 +124,9 @@ class GlobalAverage:
     def shape(self, shapes: dict[str, Shape]) -> Shape:
         """Return the shape of the output."""
         given = shapes[self.inputs[0]]
-        if len(given) not in (3, 4) or 0 in given:
+        if len(given) not in (3, 4) or 0 in given or self.rank not in (None, len(given)):
             raise UnplannableError
-        return (*given[:2], *(1,) * (len(given) - 2))
+        return (*given[:2], *(1,) * (len(given) - 2)) if self.keeps_axes else given[:2]
 
     def constrain(self, choice: PlaneChoice, shapes: dict[str, Shape]) -> None:
         """Need planes of any layout."""

@@ -20,6 +20,7 @@ from .operation import Clamp, Operation
 from .pointwise import Pointwise
 from .pooling import GlobalAverage, Pool
 from .product import Product
+from .rearrangement import Concatenation, Crop
 from .view import View
 
 
@@ -193,11 +194,78 @@ class SegmentReader:
             axes = context.integers("axes")
             if axes is None and (constant := context.constant(1)) is not None:
                 axes = tuple(int(axis) for axis in constant.array().reshape(-1))
-            if axes not in ((2, 3), (-2, -1), (-1, -2)) or not context.integer("keepdims", 1):
+            if axes is None or sorted(axis % 4 for axis in axes) != [2, 3]:
                 return False
         if self._inside(node.inputs[0]) is None:
             return False
-        self.operations.append(GlobalAverage(inputs=[node.inputs[0]], output=node.outputs[0], nodes=[index]))
+        reduces = node.op_type == "ReduceMean"
+        self.operations.append(
+            GlobalAverage(
+                inputs=[node.inputs[0]],
+                output=node.outputs[0],
+                nodes=[index],
+                keeps_axes=not reduces or bool(context.integer("keepdims", 1)),
+                rank=4 if reduces else None,
+            )
+        )
+        return True
+
+    def _slice(self, context: NodeContext, index: int) -> bool:
+        """Take a Slice of rows and columns between constant bounds."""
+        node = context.node
+        if self._inside(node.inputs[0]) is None or len(node.inputs) < 4 or not context.has_input(3):
+            return False
+        found = [_integers(context.constant(i)) if context.has_input(i) else None for i in range(1, 5)]
+        starts, ends, axes = found[:3]
+        if starts is None or ends is None or axes is None:
+            return False
+        steps = found[3] if context.has_input(4) else [1] * len(starts)
+        if steps is None or not set(axes) <= {2, 3} or min(steps) < 1 or len(set(axes)) != len(axes):
+            return False
+        ranges = {
+            axis: slice(start, end, step)
+            for axis, start, end, step in zip(axes, starts, ends, steps, strict=True)
+        }
+        producer = self._producer(node.inputs[0])
+        if isinstance(producer, Crop) and producer.takes(ranges):
+            producer.ranges.update(ranges)
+            _absorb(producer, node.outputs[0], index)
+            return True
+        self.operations.append(
+            Crop(inputs=[node.inputs[0]], output=node.outputs[0], nodes=[index], ranges=ranges)
+        )
+        return True
+
+    def _pad(self, context: NodeContext, index: int) -> bool:
+        """Take a Pad that adds channels of zeros."""
+        node, pads = context.node, _integers(context.constant(1))
+        if self._inside(node.inputs[0]) is None or pads is None or len(pads) != 8 or context.has_input(3):
+            return False
+        others = [pads[i] for i in (0, 2, 3, 4, 6, 7)]
+        if any(others) or min(pads) < 0 or context.text("mode", "constant") != "constant":
+            return False
+        if context.has_input(2):
+            value = context.constant(2)
+            if value is None or math.prod(value.shape) != 1 or float(value.array().reshape(())) != 0:
+                return False
+        crop = self._producer(node.inputs[0])
+        if not isinstance(crop, Crop) or crop.before or crop.after:
+            crop = Crop(inputs=[node.inputs[0]], output=node.outputs[0], nodes=[])
+            self.operations.append(crop)
+        crop.before, crop.after = pads[1], pads[5]
+        _absorb(crop, node.outputs[0], index)
+        return True
+
+    def _concatenation(self, context: NodeContext, index: int) -> bool:
+        """Take a Concat of channels of which some are computed here."""
+        node = context.node
+        if context.integer("axis", 0) != 1 or any(context.constant(i) for i in range(len(node.inputs))):
+            return False
+        producers = [self._inside(name) for name in node.inputs]
+        planes = (Convolution, Pool, Pointwise, Crop, Concatenation)
+        if not any(isinstance(producer, planes) for producer in producers):
+            return False
+        self.operations.append(Concatenation(inputs=list(node.inputs), output=node.outputs[0], nodes=[index]))
         return True
 
     def _addition(self, context: NodeContext, index: int) -> bool:
@@ -305,6 +373,11 @@ def _is_float32(constant: Constant) -> bool:
     return constant.packed() is not None or constant.array().dtype == np.float32
 
 
+def _integers(constant: Constant | None) -> list[int] | None:
+    """Return the numbers of a constant; None if it is not known before the run."""
+    return None if constant is None else [int(number) for number in constant.array().reshape(-1)]
+
+
 def _vector(constant: Constant, size: int) -> np.ndarray | None:
     """Return a constant that broadcasts along the last axis as a vector of `size`; None if it is none."""
     array = constant.array()
@@ -321,6 +394,9 @@ _READERS: dict[str, Callable[[SegmentReader, NodeContext, int], bool]] = {
     "AveragePool": SegmentReader._pool,
     "GlobalAveragePool": SegmentReader._global_average,
     "ReduceMean": SegmentReader._global_average,
+    "Slice": SegmentReader._slice,
+    "Pad": SegmentReader._pad,
+    "Concat": SegmentReader._concatenation,
     "BatchNormalization": SegmentReader._batch_norm,
     "Flatten": SegmentReader._view,
     "Reshape": SegmentReader._view,

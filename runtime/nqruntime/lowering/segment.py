@@ -12,7 +12,7 @@ from nqformat.kernels.objects import KernelLibrary
 
 from .context import Context
 from .operation import Operation, Shape
-from .plan import Plan, PlanBuilder, UnplannableError
+from .plan import Plan, PlanBuilder, Step, UnplannableError
 from .plane_choice import PlaneChoice
 
 _MOST_PLANS = 8
@@ -88,6 +88,14 @@ class Segment:
             found.update((index, f"within #{first}") for index in others)
         return found
 
+    def step_seconds(self) -> list[tuple[Step, float]]:
+        """Time each step of the plan that was made last; empty before the first run."""
+        plans = [prepared for prepared in self._prepared.values() if prepared.plan is not None]
+        if not plans or plans[-1].plan is None:
+            return []
+        context = Context(plans[-1].plan, plans[-1].out_shapes, self._library)
+        return context.step_seconds()
+
     def _prepare(self, shapes: tuple[Shape, ...]) -> _Prepared:
         with self._lock:
             if shapes not in self._prepared:
@@ -111,6 +119,7 @@ class Segment:
             for operation in self.operations:
                 operation.constrain(choice, shapes)
             for operation in self.operations:
+                builder.node = operation.nodes[0]
                 operation.lower(builder, shapes)
         except UnplannableError:
             return _Prepared(plan=None, out_shapes=())
