@@ -18,6 +18,7 @@ from .lanes import (
     less,
     load_every_second,
     load_lanes,
+    one_of,
     store_lanes,
     transposed,
 )
@@ -63,7 +64,7 @@ def _emit_row(step: int) -> Callable[..., None]:
     return emit
 
 
-_copy_row, _copy_second, _copy_spread = (kernel_intrinsic(_emit_row(step), 5) for step in (1, 2, 0))
+_copy_row = kernel_intrinsic(one_of({step: _emit_row(step) for step in (1, 2, 0)}), 6)
 
 
 @helper
@@ -76,6 +77,7 @@ def copy_rows(block):  # type: ignore[no-untyped-def]
     source_pitch = load_parameter(block, 11)
     out_pitch = load_parameter(block, 12)
     step = load_parameter(block, 14)
+    way = step if step <= U2 else U0
     before = load_parameter(block, 15)
     after = load_parameter(block, 16)
     image = U0
@@ -90,12 +92,7 @@ def copy_rows(block):  # type: ignore[no-untyped-def]
                 clear_bytes(out - before, before)
             row = U0
             while row < rows:
-                if step == U1:
-                    _copy_row(columns, written, source, out, step)
-                elif step == U2:
-                    _copy_second(columns, written, source, out, step)
-                else:
-                    _copy_spread(columns, written, source, out, step)
+                _copy_row(way, columns, written, source, out, step)
                 source += source_pitch
                 out += out_pitch
                 row += U1

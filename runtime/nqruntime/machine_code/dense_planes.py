@@ -14,10 +14,11 @@ import numpy as np
 from llvmlite import ir
 
 from nqformat.kernels.memory import load_parameter
-from nqformat.kernels.words import U0, U1, U2, U3, U4, U6, U64, helper
+from nqformat.kernels.words import U0, U1, U2, U4, U6, U64, helper
 
 from .blocks import BYTE_WEIGHTS, FLOAT_WEIGHTS, NIBBLE_WEIGHTS, OUTPUTS_TOGETHER
 from .emitter import F32, I8, I32, I64, INDICES, LANES, VECTOR, Emitter, kernel_intrinsic
+from .lanes import one_of
 from .planes import HIGH, LOW, clear_margins, start_sums, store_sums
 
 _MOST_VECTORS = 3
@@ -85,7 +86,7 @@ def _emit_bytes(e: Emitter, *arguments: Any) -> None:
             e.store(e.load(I32, b.add(codebook, b.shl(symbol, e.number(2)))), target, 4 * k)
 
 
-_tile1, _tile2, _tile3 = (kernel_intrinsic(_emit_dense_tile(n), 12) for n in range(1, _MOST_VECTORS + 1))
+_tile = kernel_intrinsic(one_of({n: _emit_dense_tile(n) for n in range(1, _MOST_VECTORS + 1)}), 13)
 _decode_nibbles = kernel_intrinsic(_emit_nibbles, 4)
 _decode_bytes = kernel_intrinsic(_emit_bytes, 4)
 _MOST = U64(_MOST_VECTORS)
@@ -124,12 +125,7 @@ def _tiles_of_image(block, image, output, n, weights, n_taps, moved, begin, end)
     tile = U0
     while tile < n_tiles:
         m = (n_vectors + tile) // n_tiles
-        if m == U3:
-            _tile3(block, weights, n_taps, source, out, bias, residual, mask, begin, end, n, other)
-        elif m == U2:
-            _tile2(block, weights, n_taps, source, out, bias, residual, mask, begin, end, n, other)
-        else:
-            _tile1(block, weights, n_taps, source, out, bias, residual, mask, begin, end, n, other)
+        _tile(m, block, weights, n_taps, source, out, bias, residual, mask, begin, end, n, other)
         step = m << U6
         source += step
         out += step
@@ -196,8 +192,8 @@ def _emit_channel_tile(n_vectors: int) -> Callable[..., None]:
     return emit
 
 
-_channel1, _channel2, _channel3, _channel4 = (
-    kernel_intrinsic(_emit_channel_tile(n), 7) for n in range(1, _MOST_VECTORS_OF_CHANNEL + 1)
+_channel = kernel_intrinsic(
+    one_of({n: _emit_channel_tile(n) for n in range(1, _MOST_VECTORS_OF_CHANNEL + 1)}), 8
 )
 _MOST_OF_CHANNEL = U64(_MOST_VECTORS_OF_CHANNEL)
 
@@ -228,14 +224,7 @@ def convolve_depthwise(block):  # type: ignore[no-untyped-def]
             tile = U0
             while tile < n_tiles:
                 m = (n_vectors + tile) // n_tiles
-                if m == U4:
-                    _channel4(block, weights, source, out, bias, residual, mask)
-                elif m == U3:
-                    _channel3(block, weights, source, out, bias, residual, mask)
-                elif m == U2:
-                    _channel2(block, weights, source, out, bias, residual, mask)
-                else:
-                    _channel1(block, weights, source, out, bias, residual, mask)
+                _channel(m, block, weights, source, out, bias, residual, mask)
                 step = m << U6
                 source += step
                 out += step

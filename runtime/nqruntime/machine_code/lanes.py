@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -104,3 +104,17 @@ def _declare(e: Emitter, name: str, result: Any, kinds: Sequence[Any]) -> Any:
 def constant_vector(value: float) -> Any:
     """Return a vector of one number."""
     return ir.Constant(VECTOR, [ir.Constant(F32, value)] * LANES)
+
+
+def one_of(writers: dict[int, Callable[..., None]]) -> Callable[..., None]:
+    """Return a writer whose first argument, an i64, says which of `writers` gets the others.
+
+    The choice is made in the instructions, as calls from many branches take Numba long to compile.
+    """
+
+    def emit(e: Emitter, number: Any, *arguments: Any) -> None:
+        for key, writer in writers.items():
+            with e.when(e.builder.icmp_unsigned("==", number, e.number(key))):
+                writer(e, *arguments)
+
+    return emit
