@@ -63,7 +63,8 @@ def store_lanes(e: Emitter, value: Any, address: Any, lanes: Any) -> None:
 
 def larger(e: Emitter, a: Any, b: Any) -> Any:
     """Return the larger floats of two vectors, NaN if one is."""
-    return e.builder.call(_declare(e, "llvm.maximum.v16f32", VECTOR, [VECTOR, VECTOR]), [a, b])
+    found = e.builder.select(e.builder.fcmp_ordered(">", a, b), a, b)
+    return e.builder.select(e.builder.fcmp_unordered("uno", a, a), a, found)
 
 
 def pick(e: Emitter, a: Any, b: Any, numbers: Sequence[int]) -> Any:
@@ -75,6 +76,24 @@ def load_every_second(e: Emitter, address: Any) -> Any:
     """Load the floats 0, 2, ..., 30."""
     first, second = e.load(VECTOR, address), e.load(VECTOR, address, 4 * LANES)
     return pick(e, first, second, range(0, 2 * LANES, 2))
+
+
+def first_of_pairs(e: Emitter, count: Any) -> tuple[Any, Any]:
+    """Return the lanes of two vectors that hold the floats 0, 2, ..., 2 * count - 2 of at most 32."""
+    floats = less(e, e.builder.shl(count, e.number(1)), e.number(1))
+    return first_lanes(e, floats), first_lanes(e, less(e, floats, e.number(LANES)))
+
+
+def load_every_second_lane(e: Emitter, address: Any, lanes: tuple[Any, Any]) -> Any:
+    """Load the floats 0, 2, ..., 30 as far as they are in `lanes`, zeros elsewhere."""
+    first, second = load_lanes(e, address, lanes[0]), load_lanes(e, address, lanes[1], 4 * LANES)
+    return pick(e, first, second, range(0, 2 * LANES, 2))
+
+
+def load_spread(e: Emitter, address: Any, step: Any, lanes: Any) -> Any:
+    """Load the floats lane * step, those in `lanes`; the others are zero and not read."""
+    numbers = e.builder.mul(lane_numbers(), e.splat(e.builder.trunc(step, I32)))
+    return keep(e, e.gather(address, e.builder.select(lanes, numbers, e.zeros(INDICES))), lanes)
 
 
 def transposed(e: Emitter, rows: list[Any]) -> list[Any]:

@@ -11,6 +11,7 @@ COMPUTE = Part(
         "blocks",
         "copies",
         "dense_planes",
+        "depthwise",
         "emitter",
         "lanes",
         "planes",
