@@ -17,10 +17,11 @@ values are float32. A program is an array of (kernel, block address) pairs, run 
 | every copy and pooling of planes | 0 first and 1 last channel, 2 images, 3 source (first element of channel 0), 4 bytes from image to image, 5 out (first element of channel 0), 6 bytes from output channel to channel and 7 from image to image, 13 bytes from source channel to channel |
 | COPY_ROWS | 8 rows, 9 columns, 10 columns written (zeros after the copied ones), 11 bytes from source row to row, 12 bytes from output row to row, 14 floats from a column's source to the next one's, 15 bytes cleared before the first and 16 after the last row (of output rows) of a channel |
 | POOL_LARGEST, POOL_AVERAGE | 8 rows and 9 columns of the output, 10 columns written (zeros after the others), 11 columns of the source, 12 bytes from output row to row, 14 floats from a window's first column to the next one's, 15 columns of a window, 16 floats from one to the next, 17 bytes from one of its rows to the next, 18 floats of the buffer's left margin, 19 vectors of its right margin, 20 table of the output rows (bytes from the source to the window's first row that exists, number of its rows, count of elements of a column as float bits), 21 buffer, 22 count of elements of a row (float an output column; whole vectors are read), 23 and 24 as 15 and 16 of COPY_ROWS |
+| DEPTHWISE_ROWS | 8 to 16 as of COPY_ROWS, the source being position 0 and the step between rows that of the outputs; 17 weights (floats, by output), 18 offsets of the taps in bytes (int32), 19 taps, 20 outputs that read the same input channel, 21 bias, 22 lowest and 23 highest output (float bits) |
 | AVERAGE_CHANNELS | 8 vectors of positions (zero outside of the image), 14 count of elements (float bits), 15 bytes cleared after the value written |
 | TRANSPOSE | 0 first and 1 last group of 16 columns, 2 source, 3 bytes from row to row, 4 out, 5 bytes from output row to row, 6 rows and 7 columns of the source, 8 columns written of an output row (zeros after those of the source) |
 
-Copies, transposition and the average of channels read and write their elements and nothing else. Pooling writes
+Copies, rows of depthwise convolutions, transposition and the average of channels read and write their elements and nothing else. Pooling writes
 its output rows and its buffer, and reads whole vectors of source rows: up to 60 bytes after a row.
 
 Planes: a kernel writes whole vectors of positions, and the margins, of its output channels in every image, and
@@ -35,7 +36,7 @@ PROGRAM, FLOAT_ROWS, NIBBLE_ROWS, BYTE_ROWS, SLICE_ROWS = range(5)
 
 SPARSE_PLANES, DENSE_PLANES, DEPTHWISE_PLANES, SCALE_PLANES = range(32, 36)
 
-COPY_ROWS, POOL_LARGEST, POOL_AVERAGE, AVERAGE_CHANNELS, TRANSPOSE = range(36, 41)
+COPY_ROWS, POOL_LARGEST, POOL_AVERAGE, AVERAGE_CHANNELS, TRANSPOSE, DEPTHWISE_ROWS = range(36, 42)
 
 FLOAT_WEIGHTS, NIBBLE_WEIGHTS, BYTE_WEIGHTS = range(3)
 """Forms of dense weights of planes."""

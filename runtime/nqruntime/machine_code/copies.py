@@ -10,30 +10,25 @@ import numpy as np
 from nqformat.kernels.memory import clear_bytes, load_parameter
 from nqformat.kernels.words import U0, U1, U2, U4, U64, helper
 
-from .emitter import I32, LANES, VECTOR, Emitter, kernel_intrinsic
+from .emitter import LANES, VECTOR, Emitter, kernel_intrinsic
 from .lanes import (
     first_lanes,
-    keep,
-    lane_numbers,
+    first_of_pairs,
     less,
     load_every_second,
+    load_every_second_lane,
     load_lanes,
+    load_spread,
+    one_of,
     store_lanes,
     transposed,
 )
 
 
-def _load_spread(e: Emitter, source: Any, first: Any, step: Any, lanes: Any) -> Any:
-    """Load floats number (first + lane) * step, those in `lanes`; the others are zero and not read."""
-    b = e.builder
-    numbers = b.mul(b.add(lane_numbers(), e.splat(b.trunc(first, I32))), e.splat(b.trunc(step, I32)))
-    return keep(e, e.gather(source, b.select(lanes, numbers, e.zeros(numbers.type))), lanes)
-
-
 def _emit_row(step: int) -> Callable[..., None]:
     """Return the writer of a row: columns, columns written with zeros, source, out, step.
 
-    `step` is 1 or 2, or 0 for a step that is known when the kernel runs.
+    `step` is 1 or 2, or 0 for one that only the argument tells.
     """
 
     def emit(e: Emitter, *arguments: Any) -> None:
@@ -52,18 +47,21 @@ def _emit_row(step: int) -> Callable[..., None]:
         with e.loop(b.sub(vectors, start)) as i:
             number = b.add(start, i)
             first = b.shl(number, e.number(4))
-            lanes = first_lanes(e, less(e, columns, first))
+            left = less(e, columns, first)
+            place = b.add(source, b.mul(first, b.shl(any_step, e.number(2))))
             if step == 1:
-                value = load_lanes(e, b.add(source, b.shl(number, e.number(6))), lanes)
+                value = load_lanes(e, place, first_lanes(e, left))
+            elif step == 2:
+                value = load_every_second_lane(e, place, first_of_pairs(e, left))
             else:
-                value = _load_spread(e, source, first, e.number(2) if step else any_step, lanes)
+                value = load_spread(e, place, any_step, first_lanes(e, left))
             target = b.add(out, b.shl(number, e.number(6)))
             store_lanes(e, value, target, first_lanes(e, less(e, written, first)))
 
     return emit
 
 
-_copy_row, _copy_second, _copy_spread = (kernel_intrinsic(_emit_row(step), 5) for step in (1, 2, 0))
+_copy_row = kernel_intrinsic(one_of({step: _emit_row(step) for step in (1, 2, 0)}), 6)
 
 
 @helper
@@ -76,6 +74,7 @@ def copy_rows(block):  # type: ignore[no-untyped-def]
     source_pitch = load_parameter(block, 11)
     out_pitch = load_parameter(block, 12)
     step = load_parameter(block, 14)
+    way = step if step <= U2 else U0
     before = load_parameter(block, 15)
     after = load_parameter(block, 16)
     image = U0
@@ -90,12 +89,7 @@ def copy_rows(block):  # type: ignore[no-untyped-def]
                 clear_bytes(out - before, before)
             row = U0
             while row < rows:
-                if step == U1:
-                    _copy_row(columns, written, source, out, step)
-                elif step == U2:
-                    _copy_second(columns, written, source, out, step)
-                else:
-                    _copy_spread(columns, written, source, out, step)
+                _copy_row(way, columns, written, source, out, step)
                 source += source_pitch
                 out += out_pitch
                 row += U1

@@ -1,4 +1,4 @@
-"""Convolution of planes with a weight for each tap, dense or depthwise.
+"""Convolution of planes with a weight for each tap, for many outputs at once.
 
 A tile is eight outputs times up to three vectors of positions, all sums in registers. The weights of eight
 outputs for a block of input channels are floats, or are decoded to a buffer that stays in the first-level
@@ -14,14 +14,14 @@ import numpy as np
 from llvmlite import ir
 
 from nqformat.kernels.memory import load_parameter
-from nqformat.kernels.words import U0, U1, U2, U3, U4, U6, U64, helper
+from nqformat.kernels.words import U0, U1, U2, U4, U6, U64, helper
 
 from .blocks import BYTE_WEIGHTS, FLOAT_WEIGHTS, NIBBLE_WEIGHTS, OUTPUTS_TOGETHER
-from .emitter import F32, I8, I32, I64, INDICES, LANES, VECTOR, Emitter, kernel_intrinsic
+from .emitter import I8, I32, I64, INDICES, LANES, VECTOR, Emitter, kernel_intrinsic
+from .lanes import one_of
 from .planes import HIGH, LOW, clear_margins, start_sums, store_sums
 
 _MOST_VECTORS = 3
-_MOST_VECTORS_OF_CHANNEL = 4
 
 
 def _emit_dense_tile(n_vectors: int) -> Callable[..., None]:
@@ -85,7 +85,7 @@ def _emit_bytes(e: Emitter, *arguments: Any) -> None:
             e.store(e.load(I32, b.add(codebook, b.shl(symbol, e.number(2)))), target, 4 * k)
 
 
-_tile1, _tile2, _tile3 = (kernel_intrinsic(_emit_dense_tile(n), 12) for n in range(1, _MOST_VECTORS + 1))
+_tile = kernel_intrinsic(one_of({n: _emit_dense_tile(n) for n in range(1, _MOST_VECTORS + 1)}), 13)
 _decode_nibbles = kernel_intrinsic(_emit_nibbles, 4)
 _decode_bytes = kernel_intrinsic(_emit_bytes, 4)
 _MOST = U64(_MOST_VECTORS)
@@ -124,12 +124,7 @@ def _tiles_of_image(block, image, output, n, weights, n_taps, moved, begin, end)
     tile = U0
     while tile < n_tiles:
         m = (n_vectors + tile) // n_tiles
-        if m == U3:
-            _tile3(block, weights, n_taps, source, out, bias, residual, mask, begin, end, n, other)
-        elif m == U2:
-            _tile2(block, weights, n_taps, source, out, bias, residual, mask, begin, end, n, other)
-        else:
-            _tile1(block, weights, n_taps, source, out, bias, residual, mask, begin, end, n, other)
+        _tile(m, block, weights, n_taps, source, out, bias, residual, mask, begin, end, n, other)
         step = m << U6
         source += step
         out += step
@@ -168,81 +163,4 @@ def convolve_dense(block):  # type: ignore[no-untyped-def]
                 image += U1
             output += _TOGETHER
         channels += U1
-    return np.int64(0)
-
-
-def _emit_channel_tile(n_vectors: int) -> Callable[..., None]:
-    """Return the writer of a tile of one output that reads one input channel.
-
-    Its arguments: parameter block, weights, source, out, bias, residual, mask.
-    """
-
-    def emit(e: Emitter, *arguments: Any) -> None:
-        block, weights, source, out, bias, residual, mask = arguments
-        b = e.builder
-        n_taps, offsets = e.load(I64, block, 8 * 20), e.load(I64, block, 8 * 19)
-        limits = e.load_splat(block, LOW), e.load_splat(block, HIGH), mask
-        sums = [e.variable(e.zeros()) for _ in range(n_vectors)]
-        start_sums(e, sums, e.number(1), (bias, residual), out)
-        with e.loop(n_taps) as i:
-            place = b.shl(i, e.number(2))
-            inputs = b.add(source, b.sext(e.load(I32, b.add(offsets, place)), I64))
-            factor = e.splat(e.load(F32, b.add(weights, place)))
-            for j, total in enumerate(sums):
-                vector = e.load(VECTOR, inputs, 4 * LANES * j)
-                b.store(e.multiply_add(factor, vector, b.load(total)), total)
-        store_sums(e, sums, e.number(1), limits, out)
-
-    return emit
-
-
-_channel1, _channel2, _channel3, _channel4 = (
-    kernel_intrinsic(_emit_channel_tile(n), 7) for n in range(1, _MOST_VECTORS_OF_CHANNEL + 1)
-)
-_MOST_OF_CHANNEL = U64(_MOST_VECTORS_OF_CHANNEL)
-
-
-@helper
-def convolve_depthwise(block):  # type: ignore[no-untyped-def]
-    """Convolve each channel on its own; the block vouches for every area."""
-    n_images = load_parameter(block, 2)
-    n_vectors = load_parameter(block, 8)
-    weight_step = load_parameter(block, 20) << U2
-    repeats = load_parameter(block, 21)
-    n_tiles = (n_vectors + _MOST_OF_CHANNEL - U1) // _MOST_OF_CHANNEL
-    image = U0
-    while image < n_images:
-        output = load_parameter(block, 0)
-        clear_margins(block, output, load_parameter(block, 1), image)
-        while output < load_parameter(block, 1):
-            source = load_parameter(block, 3) + image * load_parameter(block, 4)
-            source += output // repeats * load_parameter(block, 22)
-            out = load_parameter(block, 5) + image * load_parameter(block, 7)
-            out += output * load_parameter(block, 6)
-            residual = load_parameter(block, 13)
-            if residual != U0:
-                residual += image * load_parameter(block, 15) + output * load_parameter(block, 14)
-            weights = load_parameter(block, 18) + output * weight_step
-            bias = load_parameter(block, 10) + (output << U2)
-            mask = load_parameter(block, 9)
-            tile = U0
-            while tile < n_tiles:
-                m = (n_vectors + tile) // n_tiles
-                if m == U4:
-                    _channel4(block, weights, source, out, bias, residual, mask)
-                elif m == U3:
-                    _channel3(block, weights, source, out, bias, residual, mask)
-                elif m == U2:
-                    _channel2(block, weights, source, out, bias, residual, mask)
-                else:
-                    _channel1(block, weights, source, out, bias, residual, mask)
-                step = m << U6
-                source += step
-                out += step
-                mask += step
-                if residual != U0:
-                    residual += step
-                tile += U1
-            output += U1
-        image += U1
     return np.int64(0)

@@ -17,6 +17,7 @@ from .blocks import (
     COPY_ROWS,
     DENSE_PLANES,
     DEPTHWISE_PLANES,
+    DEPTHWISE_ROWS,
     FLOAT_ROWS,
     NIBBLE_ROWS,
     POOL_AVERAGE,
@@ -28,10 +29,11 @@ from .blocks import (
     TRANSPOSE,
 )
 from .copies import copy_rows, transpose
-from .dense_planes import convolve_dense, convolve_depthwise
+from .dense_planes import convolve_dense
+from .depthwise import convolve_depthwise, convolve_depthwise_rows
 from .planes import convolve_sparse
 from .pointwise import scale_channels
-from .pooling import average_channels, pool_average, pool_largest
+from .pooling import average_channels, pool
 from .rows import multiply_bytes, multiply_floats, multiply_nibbles, multiply_slices
 
 
@@ -56,11 +58,13 @@ def _run_step(kernel, block):  # type: ignore[no-untyped-def]
     if kernel == U64(COPY_ROWS):
         return copy_rows(block)
     if kernel == U64(POOL_LARGEST):
-        return pool_largest(block)
+        return pool(block, U0)
     if kernel == U64(POOL_AVERAGE):
-        return pool_average(block)
+        return pool(block, U1)
     if kernel == U64(AVERAGE_CHANNELS):
         return average_channels(block)
+    if kernel == U64(DEPTHWISE_ROWS):
+        return convolve_depthwise_rows(block)
     if kernel == U64(TRANSPOSE):
         return transpose(block)
     return np.int64(-2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -63,7 +63,8 @@ def store_lanes(e: Emitter, value: Any, address: Any, lanes: Any) -> None:
 
 def larger(e: Emitter, a: Any, b: Any) -> Any:
     """Return the larger floats of two vectors, NaN if one is."""
-    return e.builder.call(_declare(e, "llvm.maximum.v16f32", VECTOR, [VECTOR, VECTOR]), [a, b])
+    found = e.builder.select(e.builder.fcmp_ordered(">", a, b), a, b)
+    return e.builder.select(e.builder.fcmp_unordered("uno", a, a), a, found)
 
 
 def pick(e: Emitter, a: Any, b: Any, numbers: Sequence[int]) -> Any:
@@ -75,6 +76,24 @@ def load_every_second(e: Emitter, address: Any) -> Any:
     """Load the floats 0, 2, ..., 30."""
     first, second = e.load(VECTOR, address), e.load(VECTOR, address, 4 * LANES)
     return pick(e, first, second, range(0, 2 * LANES, 2))
+
+
+def first_of_pairs(e: Emitter, count: Any) -> tuple[Any, Any]:
+    """Return the lanes of two vectors that hold the floats 0, 2, ..., 2 * count - 2 of at most 32."""
+    floats = less(e, e.builder.shl(count, e.number(1)), e.number(1))
+    return first_lanes(e, floats), first_lanes(e, less(e, floats, e.number(LANES)))
+
+
+def load_every_second_lane(e: Emitter, address: Any, lanes: tuple[Any, Any]) -> Any:
+    """Load the floats 0, 2, ..., 30 as far as they are in `lanes`, zeros elsewhere."""
+    first, second = load_lanes(e, address, lanes[0]), load_lanes(e, address, lanes[1], 4 * LANES)
+    return pick(e, first, second, range(0, 2 * LANES, 2))
+
+
+def load_spread(e: Emitter, address: Any, step: Any, lanes: Any) -> Any:
+    """Load the floats lane * step, those in `lanes`; the others are zero and not read."""
+    numbers = e.builder.mul(lane_numbers(), e.splat(e.builder.trunc(step, I32)))
+    return keep(e, e.gather(address, e.builder.select(lanes, numbers, e.zeros(INDICES))), lanes)
 
 
 def transposed(e: Emitter, rows: list[Any]) -> list[Any]:
@@ -104,3 +123,17 @@ def _declare(e: Emitter, name: str, result: Any, kinds: Sequence[Any]) -> Any:
 def constant_vector(value: float) -> Any:
     """Return a vector of one number."""
     return ir.Constant(VECTOR, [ir.Constant(F32, value)] * LANES)
+
+
+def one_of(writers: dict[int, Callable[..., None]]) -> Callable[..., None]:
+    """Return a writer whose first argument, an i64, says which of `writers` gets the others.
+
+    The choice is made in the instructions, as calls from many branches take Numba long to compile.
+    """
+
+    def emit(e: Emitter, number: Any, *arguments: Any) -> None:
+        for key, writer in writers.items():
+            with e.when(e.builder.icmp_unsigned("==", number, e.number(key))):
+                writer(e, *arguments)
+
+    return emit

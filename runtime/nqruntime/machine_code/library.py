@@ -12,6 +12,7 @@ COMPUTE = Part(
         "blocks",
         "copies",
         "dense_planes",
+        "depthwise",
         "emitter",
         "lanes",
         "planes",

@@ -14,10 +14,10 @@ import numpy as np
 from llvmlite import ir
 
 from nqformat.kernels.memory import clear_bytes, load_parameter
-from nqformat.kernels.words import U0, U1, U2, U3, U4, U6, U64, helper
+from nqformat.kernels.words import U0, U1, U2, U6, U64, helper
 
 from .emitter import I8, I16, I32, I64, LANES, VECTOR, Emitter, has_avx512, kernel_intrinsic
-from .lanes import mask_lanes
+from .lanes import mask_lanes, one_of
 
 _MOST_VECTORS = 12 if has_avx512() else 6
 LOW, HIGH = 8 * 11, 8 * 12
@@ -113,43 +113,8 @@ def _emit_sparse_tile(n_vectors: int) -> Callable[..., None]:
     return emit
 
 
-def _sparse_tiles() -> list[Any]:
-    return [kernel_intrinsic(_emit_sparse_tile(n), 11) for n in range(1, _MOST_VECTORS + 1)]
-
-
-_sparse = _sparse_tiles()
-_tile1, _tile2, _tile3, _tile4, _tile5, _tile6 = _sparse[:6]
-_tile7, _tile8, _tile9, _tile10, _tile11, _tile12 = (_sparse * 2)[6:12]
+_sparse_tile = kernel_intrinsic(one_of({n: _emit_sparse_tile(n) for n in range(1, _MOST_VECTORS + 1)}), 12)
 _MOST = U64(_MOST_VECTORS)
-
-
-@helper
-def _sparse_tile(n, block, outputs, starts, offsets, source, out, bias, residual, mask, first, last):  # type: ignore[no-untyped-def]  # noqa: PLR0917
-    if n == U1:
-        _tile1(block, outputs, starts, offsets, source, out, bias, residual, mask, first, last)
-    elif n == U2:
-        _tile2(block, outputs, starts, offsets, source, out, bias, residual, mask, first, last)
-    elif n == U3:
-        _tile3(block, outputs, starts, offsets, source, out, bias, residual, mask, first, last)
-    elif n == U4:
-        _tile4(block, outputs, starts, offsets, source, out, bias, residual, mask, first, last)
-    elif n == U64(5):
-        _tile5(block, outputs, starts, offsets, source, out, bias, residual, mask, first, last)
-    elif n == U6:
-        _tile6(block, outputs, starts, offsets, source, out, bias, residual, mask, first, last)
-    elif n == U64(7):
-        _tile7(block, outputs, starts, offsets, source, out, bias, residual, mask, first, last)
-    elif n == U64(8):
-        _tile8(block, outputs, starts, offsets, source, out, bias, residual, mask, first, last)
-    elif n == U64(9):
-        _tile9(block, outputs, starts, offsets, source, out, bias, residual, mask, first, last)
-    elif n == U64(10):
-        _tile10(block, outputs, starts, offsets, source, out, bias, residual, mask, first, last)
-    elif n == U64(11):
-        _tile11(block, outputs, starts, offsets, source, out, bias, residual, mask, first, last)
-    else:
-        _tile12(block, outputs, starts, offsets, source, out, bias, residual, mask, first, last)
-    return U0
 
 
 @helper

@@ -23,6 +23,7 @@ from .lanes import (
     larger,
     less,
     load_every_second,
+    one_of,
     store_lanes,
 )
 
@@ -109,56 +110,54 @@ def _emit_columns(average: bool, step: int) -> Callable[..., None]:
     return emit
 
 
-def _pooling(average: bool) -> Any:
-    """Compile one kind of pooling."""
-    combine_rows = kernel_intrinsic(_emit_rows(average), 3)
-    fill_margin = kernel_intrinsic(_emit_margin(average), 1)
-    columns1, columns2, columns_any = (
-        kernel_intrinsic(_emit_columns(average, step), 3) for step in (1, 2, 0)
-    )
+_LARGEST, _AVERAGE = 0, 1
 
-    @helper
-    def pool(block):  # type: ignore[no-untyped-def]
-        """Pool windows of channels; the block vouches for every area."""
-        n_images = load_parameter(block, 2)
-        out_rows = load_parameter(block, 8)
-        out_pitch = load_parameter(block, 12)
-        step = load_parameter(block, 14)
-        before = load_parameter(block, 23)
-        after = load_parameter(block, 24)
-        fill_margin(block)
-        image = U0
-        while image < n_images:
-            channel = load_parameter(block, 0)
-            while channel < load_parameter(block, 1):
-                source = load_parameter(block, 3) + image * load_parameter(block, 4)
-                source += channel * load_parameter(block, 13)
-                out = load_parameter(block, 5) + image * load_parameter(block, 7)
-                out += channel * load_parameter(block, 6)
-                if before > U0:
-                    clear_bytes(out - before, before)
-                row = load_parameter(block, 20)
-                for _ in range(np.int64(out_rows)):
-                    combine_rows(block, source + load_parameter(row, 0), load_parameter(row, 1))
-                    if step == U1:
-                        columns1(block, out, load_parameter(row, 2))
-                    elif step == U2:
-                        columns2(block, out, load_parameter(row, 2))
-                    else:
-                        columns_any(block, out, load_parameter(row, 2))
-                    row += U64(24)
-                    out += out_pitch
-                if after > U0:
-                    clear_bytes(out, after)
-                channel += U1
-            image += U1
-        return np.int64(0)
-
-    return pool
+_fill_margin = kernel_intrinsic(one_of({kind: _emit_margin(bool(kind)) for kind in (_LARGEST, _AVERAGE)}), 2)
+_combine_rows = kernel_intrinsic(one_of({kind: _emit_rows(bool(kind)) for kind in (_LARGEST, _AVERAGE)}), 4)
+_combine_columns = kernel_intrinsic(
+    one_of(
+        {
+            3 * kind + step: _emit_columns(bool(kind), step)
+            for kind in (_LARGEST, _AVERAGE)
+            for step in (1, 2, 0)
+        }
+    ),
+    4,
+)
 
 
-pool_largest = _pooling(False)
-pool_average = _pooling(True)
+@helper
+def pool(block, kind):  # type: ignore[no-untyped-def]
+    """Pool windows of channels, largest (0) or average (1); the block vouches for every area."""
+    n_images = load_parameter(block, 2)
+    out_rows = load_parameter(block, 8)
+    out_pitch = load_parameter(block, 12)
+    step = load_parameter(block, 14)
+    way = U64(3) * kind + (step if step <= U2 else U0)
+    before = load_parameter(block, 23)
+    after = load_parameter(block, 24)
+    _fill_margin(kind, block)
+    image = U0
+    while image < n_images:
+        channel = load_parameter(block, 0)
+        while channel < load_parameter(block, 1):
+            source = load_parameter(block, 3) + image * load_parameter(block, 4)
+            source += channel * load_parameter(block, 13)
+            out = load_parameter(block, 5) + image * load_parameter(block, 7)
+            out += channel * load_parameter(block, 6)
+            if before > U0:
+                clear_bytes(out - before, before)
+            row = load_parameter(block, 20)
+            for _ in range(np.int64(out_rows)):
+                _combine_rows(kind, block, source + load_parameter(row, 0), load_parameter(row, 1))
+                _combine_columns(way, block, out, load_parameter(row, 2))
+                row += U64(24)
+                out += out_pitch
+            if after > U0:
+                clear_bytes(out, after)
+            channel += U1
+        image += U1
+    return np.int64(0)
 
 
 def _emit_channel_sum(e: Emitter, *arguments: Any) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .areas import address, float_bits
-from .dense_planes import DensePlanes, DepthwisePlanes
+from .dense_planes import DensePlanes
 from .plane_layout import LANES, Area, PlaneLayout
 from .planes import SparsePlanes
 
@@ -106,17 +106,6 @@ def dense_planes(call: PlanesCall, weights: DensePlanes, buffer: int) -> np.ndar
         weights.last_taps,
         weights.form,
         weights.piece_bytes,
-    )
-
-
-def depthwise_planes(call: PlanesCall, weights: DepthwisePlanes) -> np.ndarray:
-    """Return the block of DEPTHWISE_PLANES; layouts as for `sparse_planes`."""
-    return call.block(
-        address(weights.weights),
-        address(weights.offsets),
-        weights.offsets.size,
-        weights.repeats,
-        call.source.channel_bytes,
     )
 
 

@@ -15,7 +15,7 @@ MOST_TAPS = 256
 
 _MOST_SYMBOLS = 256
 _TILE_VECTORS = 12
-_CACHED_FLOATS = 6144
+_CACHED_FLOATS = 12288
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

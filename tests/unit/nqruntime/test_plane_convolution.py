@@ -7,9 +7,10 @@ from nqformat.kernels.objects import kernel_library
 from nqruntime.machine_code.blocks import DENSE_PLANES, DEPTHWISE_PLANES, OUTPUTS_TOGETHER, SPARSE_PLANES
 from nqruntime.machine_code.library import COMPUTE
 from nqruntime.packing.areas import address, aligned, aligned_copy
-from nqruntime.packing.dense_planes import pack_dense_planes, pack_depthwise_planes
+from nqruntime.packing.dense_planes import pack_dense_planes
+from nqruntime.packing.depthwise import pack_depthwise_planes
 from nqruntime.packing.plane_layout import Area, PlaneLayout
-from nqruntime.packing.plane_steps import PlanesCall, dense_planes, depthwise_planes, sparse_planes
+from nqruntime.packing.plane_steps import PlanesCall, dense_planes, sparse_planes
 from nqruntime.packing.planes import Taps, Window, pack_sparse_planes
 
 pytest.importorskip("numba")
@@ -293,6 +294,6 @@ def test_depthwise_planes_convolve_every_size(library, window, pad, size, repeat
     matrix = convolution.weights[own].reshape(6 * repeats, -1)
     weights = pack_depthwise_planes(matrix, Taps.of(window, layout, 6))
     for first, last in ((3, 6 * repeats), (0, 3)):
-        block = depthwise_planes(convolution.call(first=first, last=last, low=0), weights)
+        block = weights.planes_block(convolution.call(first=first, last=last, low=0))
         assert library.run(DEPTHWISE_PLANES, address(block)) == 0
     convolution.check(np.maximum(convolution.expected(), 0))

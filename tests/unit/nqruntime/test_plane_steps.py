@@ -9,6 +9,7 @@ from nqformat.kernels.objects import kernel_library
 from nqruntime.machine_code.blocks import (
     AVERAGE_CHANNELS,
     COPY_ROWS,
+    DEPTHWISE_ROWS,
     POOL_AVERAGE,
     POOL_LARGEST,
     SCALE_PLANES,
@@ -19,9 +20,10 @@ from nqruntime.machine_code.library import COMPUTE
 from nqruntime.packing import copy_steps
 from nqruntime.packing.areas import address, aligned, aligned_copy
 from nqruntime.packing.copy_steps import ChannelsCall
+from nqruntime.packing.depthwise import pack_depthwise_planes
 from nqruntime.packing.plane_layout import Area, PlaneLayout
 from nqruntime.packing.plane_steps import PlanesCall, scale_planes, sparse_planes
-from nqruntime.packing.planes import Window, pack_sparse_planes
+from nqruntime.packing.planes import Taps, Window, pack_sparse_planes
 from nqruntime.packing.pooling import PoolWindow, pack_pool
 from nqruntime.packing.strided import plan_strided
 
@@ -165,6 +167,32 @@ def test_strided_convolutions_are_those_of_phases(library, window, strides, size
     out.check(
         strided_reference(images, dense.reshape(4, 5, *window.kernel), window, strides, out_size), atol=1e-4
     )
+
+
+@pytest.mark.parametrize(("window", "strides"), STRIDED)
+@pytest.mark.parametrize("size", [(15, 19), (32, 32)])
+def test_strided_depthwise_convolutions_go_row_by_row(library, window, strides, size):
+    rng = np.random.default_rng(1)
+    images = random_images(2, 3, *size)
+    out_size = tuple(
+        (size[i] + 2 * window.before[i] - (window.kernel[i] - 1) * window.dilation[i] - 1) // strides[i] + 1
+        for i in range(2)
+    )
+    source = Planes(PlaneLayout(height=size[0], width=size[1], pad=3), 2, 3, images)
+    out = Planes(PlaneLayout(height=out_size[0], width=out_size[1], pad=1), 2, 6)
+    matrix = rng.normal(size=(6, window.n_taps)).astype(np.float32)
+    weights = pack_depthwise_planes(matrix, Taps.of(window, source.layout, 3))
+    bias = aligned_copy(random_images(6, seed=2))
+    for part in ((2, 6), (0, 2)):
+        call = ChannelsCall(first=part[0], last=part[1], n_images=2, source=source.area, out=out.area)
+        block = weights.rows_block(
+            call, source_pitch=source.layout.pitch, layout=out.layout, strides=strides, bias=bias, low=-1
+        )
+        assert library.run(DEPTHWISE_ROWS, address(block)) == 0
+    dense = np.zeros((6, 3, window.n_taps))
+    dense[np.arange(6), np.arange(6) // 2] = matrix
+    expected = strided_reference(images, dense.reshape(6, 3, *window.kernel), window, strides, out_size)
+    out.check(np.maximum(expected + bias[:, None, None], -1), atol=1e-4)
 
 
 def strided_reference(images, weights, window, strides, out_size):
