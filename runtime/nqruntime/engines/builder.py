@@ -13,7 +13,7 @@ from nqformat.kernels.objects import KernelLibrary
 from nqruntime.constants import ArrayConstant, Constant, StoredConstant, inline_constant
 from nqruntime.graph import Graph, GraphValue, Node
 from nqruntime.lowering.reader import SegmentReader
-from nqruntime.lowering.segment import Fallback, Segment
+from nqruntime.lowering.segment import FindFault, Segment
 from nqruntime.machine_code.library import compute_library
 from nqruntime.operators import NodeContext, Prepared, find_operator
 from nqruntime.operators.creation import constant_value
@@ -113,6 +113,7 @@ class Builder:
         self._library: KernelLibrary | None = None
         self._uses: Counter[str] = Counter()
         self._open: SegmentReader | None = None
+        self.excluded: frozenset[int] = frozenset()
         self._first_index = 0
         self._replaced: Mapping[str, Constant] = {}
 
@@ -276,7 +277,7 @@ class Builder:
 
     def _join_segment(self, index: int, node: Node) -> bool:
         """Let a node join the open segment; False if it runs on its own."""
-        if self._library is None or node.op_type in ("Constant", "If"):
+        if self._library is None or index in self.excluded or node.op_type in ("Constant", "If"):
             return False
         if self._open is None:
             self._open = SegmentReader(self._library, self._uses, low_memory=self._settings.memory == "low")
@@ -307,7 +308,7 @@ class Builder:
 
     def _fault_finder(
         self, nodes: Mapping[int, Node], inputs: Sequence[str], found: SegmentReader
-    ) -> Fallback:
+    ) -> FindFault:
         """Return what runs nodes one by one, on weights of zero, to say what is wrong with their inputs."""
         zero = np.zeros((), dtype=np.float32)
         weights = {n: ArrayConstant(np.broadcast_to(zero, shape)) for n, shape in found.weight_shapes.items()}
@@ -320,16 +321,14 @@ class Builder:
             initializers={},
         )
 
-        def find_fault(arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+        def find_fault(arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...] | None:
             inner = Builder(graph, self._opset, self._file, self._settings, outer=self)
             inner._first_index = min(nodes)
             inner._replaced = weights
             inner.build()
             inner.captured = list(inputs)
             results = inner.branch().run(dict(zip(inputs, arrays, strict=True)))
-            if not any(result.size == 0 for result in results):
-                raise FormatError(f"{_segment_label(nodes)} cannot run on such inputs", section="GRAPH")
-            return results
+            return results if all(result.size == 0 for result in results) else None
 
         return find_fault
 

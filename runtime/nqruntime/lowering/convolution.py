@@ -12,18 +12,19 @@ from nqruntime.machine_code.blocks import (
     COPY_ROWS,
     DENSE_PLANES,
     DEPTHWISE_PLANES,
+    DEPTHWISE_ROWS,
     SCALE_PLANES,
     SPARSE_PLANES,
 )
 from nqruntime.operators.windows import WindowPlan, WindowRule, plan_windows
 from nqruntime.packing.areas import address, aligned_copy, round_up
-from nqruntime.packing.dense_planes import DepthwisePlanes
+from nqruntime.packing.copy_steps import ChannelsCall
+from nqruntime.packing.depthwise import DepthwisePlanes
 from nqruntime.packing.plane_choice import PlaneWeights, Weights, weight_forms
 from nqruntime.packing.plane_layout import LANES, Area, PlaneLayout
 from nqruntime.packing.plane_steps import (
     PlanesCall,
     dense_planes,
-    depthwise_planes,
     scale_planes,
     sparse_planes,
 )
@@ -112,6 +113,12 @@ class Convolution:
         return self.n_channels == 1 and self.n_groups > 1
 
     @property
+    def takes_sum(self) -> bool:
+        """Whether another value can be added."""
+        steps = any(stride != 1 for stride in self.rule.strides)
+        return len(self.inputs) == 1 and self.clamp.is_open and not (self._is_depthwise and steps)
+
+    @property
     def _n_parts(self) -> int:
         """Steps: a group each, but all groups of a depthwise convolution together."""
         return 1 if self._is_depthwise else self.n_groups
@@ -154,7 +161,10 @@ class Convolution:
         """Say what planes the convolution needs."""
         source, output = self.inputs[0], self.output
         geometry = self._geometry(shapes[source])
-        if geometry.is_strided:
+        if geometry.is_strided and self._is_depthwise:
+            choice.add(source, shapes[source], pad=geometry.pad)
+            choice.compute(output, shapes[output])
+        elif geometry.is_strided:
             choice.add(source, shapes[source])
             strided = self._strided(geometry, image_size(shapes[source]), 0)
             choice.compute(output, shapes[output], pitch=strided.layout.pitch)
@@ -187,14 +197,15 @@ class Convolution:
         source = plan.planes(self.inputs[0])
         added = [plan.planes(name) for name in self.inputs[1:]]
         geometry = self._geometry(shapes[self.inputs[0]])
-        if geometry.is_strided:
+        if geometry.is_strided and not self._is_depthwise:
             taps, areas = self._append_phases(plan, source, geometry)
         else:
             taps = Taps.of(geometry.window, source.layout.plane, self._part_channels)
             areas = [source.area(part * self._part_channels) for part in range(self._n_parts)]
         out = plan.define_planes(self.output)
         self._choose(taps, out.layout.plane)
-        self._append(plan, areas, out, added)
+        strides = geometry.strides if geometry.is_strided and self._is_depthwise else None
+        self._append(plan, areas, out, added, (strides, source.layout.plane.pitch))
 
     def _append_phases(
         self, plan: PlanBuilder, source: PlacedPlanes, geometry: _Geometry
@@ -246,8 +257,14 @@ class Convolution:
         self.packed_for = wanted
 
     def _append(
-        self, plan: PlanBuilder, areas: list[Area], out: PlacedPlanes, added: list[PlacedPlanes]
+        self,
+        plan: PlanBuilder,
+        areas: list[Area],
+        out: PlacedPlanes,
+        added: list[PlacedPlanes],
+        stepped: tuple[tuple[int, int] | None, int],
     ) -> None:
+        """Append the parts; `stepped` are the strides of a depthwise kernel, and the source's pitch."""
         assert self.packed is not None
         layout = out.layout.plane
         mask = layout.mask()
@@ -275,7 +292,11 @@ class Convolution:
                 residual=added[0].area(first) if added else None,
             )
             plan.keep(call.bias, finished.bias)
-            append_planes(plan, finished if factors is None else call, weights, self.label)
+            now = finished if factors is None else call
+            if isinstance(weights, DepthwisePlanes) and stepped[0] is not None:
+                plan.step(DEPTHWISE_ROWS, depthwise_rows(now, weights, stepped[0], stepped[1]), self.label)
+            else:
+                append_planes(plan, now, weights, self.label)
             if factors is not None:
                 scale = aligned_copy(np.ascontiguousarray(factors[first : first + per_part]))
                 plan.keep(scale)
@@ -288,9 +309,27 @@ def append_planes(plan: PlanBuilder, call: PlanesCall, weights: Weights, label: 
     if isinstance(weights, SparsePlanes):
         plan.step(SPARSE_PLANES, sparse_planes(call, weights), label)
     elif isinstance(weights, DepthwisePlanes):
-        plan.step(DEPTHWISE_PLANES, depthwise_planes(call, weights), label)
+        plan.step(DEPTHWISE_PLANES, weights.planes_block(call), label)
     else:
         plan.step(DENSE_PLANES, dense_planes(call, weights, plan.scratch(weights.buffer_floats)), label)
+
+
+def depthwise_rows(
+    call: PlanesCall, weights: DepthwisePlanes, strides: tuple[int, int], source_pitch: int
+) -> np.ndarray:
+    """Return the block of a depthwise convolution with strides."""
+    channels = ChannelsCall(
+        first=call.first, last=call.last, n_images=call.n_images, source=call.source, out=call.out
+    )
+    return weights.rows_block(
+        channels,
+        source_pitch=source_pitch,
+        layout=call.layout,
+        strides=strides,
+        bias=call.bias,
+        low=call.low,
+        high=call.high,
+    )
 
 
 def _pair(values: tuple[int, ...]) -> tuple[int, int]:

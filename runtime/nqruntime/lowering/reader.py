@@ -292,8 +292,7 @@ class SegmentReader:
             return False
         for data, other in ((first, second), (second, first)):
             producer = self._producer(data)
-            alone = isinstance(producer, Convolution) and len(producer.inputs) == 1
-            if isinstance(producer, Convolution) and alone and producer.clamp.is_open:
+            if isinstance(producer, Convolution) and producer.takes_sum:
                 self.operations = [*(o for o in self.operations if o is not producer), producer]
                 producer.inputs.append(other)
                 _absorb(producer, node.outputs[0], index)

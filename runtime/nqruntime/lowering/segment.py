@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,15 +17,36 @@ from .plane_choice import PlaneChoice
 
 _MOST_PLANS = 8
 
-Fallback = Callable[[Sequence[np.ndarray]], tuple[np.ndarray, ...]]
+FindFault = Callable[[Sequence[np.ndarray]], tuple[np.ndarray, ...] | None]
+
+
+class DeclinedError(Exception):
+    """Nodes whose values have shapes that the kernels do not take; never leaves the native engine.
+
+    Attributes
+    ----------
+    nodes : frozenset of int
+        Their places in the graph.
+    """
+
+    def __init__(self, nodes: frozenset[int]) -> None:
+        self.nodes = nodes
+        super().__init__(f"nodes {sorted(nodes)} cannot run on such inputs")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Prepared:
-    """A plan, or none for shapes beyond the kernels, with the contexts that no thread uses."""
+    """A plan, or none for shapes beyond the kernels, with the contexts that no thread uses.
+
+    Attributes
+    ----------
+    declined : frozenset of int
+        Without a plan: the nodes for which there is none.
+    """
 
     plan: Plan | None
-    out_shapes: tuple[Shape, ...]
+    out_shapes: tuple[Shape, ...] = ()
+    declined: frozenset[int] = frozenset()
     free: list[Context] = field(default_factory=list)
 
 
@@ -38,8 +59,9 @@ class Segment:
     inputs, outputs : sequence of str
         Values that come from outside and that are needed outside.
     library : KernelLibrary
-    fallback : callable
-        Computes the same, or says what is wrong, for arrays beyond the kernels.
+    find_fault : callable
+        For arrays beyond the kernels: raises what is wrong with them, or returns None; or returns the results
+        if these have no elements.
     """
 
     def __init__(
@@ -48,30 +70,43 @@ class Segment:
         inputs: Sequence[str],
         outputs: Sequence[str],
         library: KernelLibrary,
-        fallback: Fallback,
+        find_fault: FindFault,
     ) -> None:
         self.operations = tuple(operations)
         self.inputs = tuple(inputs)
         self.outputs = tuple(outputs)
         self._library = library
-        self._fallback = fallback
+        self._find_fault = find_fault
         self._lock = threading.Lock()
         self._prepared: dict[tuple[Shape, ...], _Prepared] = {}
 
     def run(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
         """Compute the outputs; may be called from several threads at once."""
         if any(array.dtype != np.float32 for array in arrays):
-            return self._fallback(arrays)
+            every = {node for operation in self.operations for node in operation.nodes}
+            return self._without_kernels(arrays, frozenset(every))
         shapes = tuple([array.shape for array in arrays])
         prepared = self._prepared.get(shapes) or self._prepare(shapes)
         if prepared.plan is None:
-            return self._fallback(arrays)
+            return self._without_kernels(arrays, prepared.declined)
         try:
             context = prepared.free.pop()
         except IndexError:
             context = Context(prepared.plan, prepared.out_shapes, self._library)
         results = context.run(arrays)
         prepared.free.append(context)
+        return results
+
+    def inputs_in(self, feeds: Mapping[str, object]) -> bool:
+        """Whether all inputs are given."""
+        return all(name in feeds for name in self.inputs)
+
+    def _without_kernels(
+        self, arrays: Sequence[np.ndarray], declined: frozenset[int]
+    ) -> tuple[np.ndarray, ...]:
+        results = self._find_fault(arrays)
+        if results is None:
+            raise DeclinedError(declined)
         return results
 
     @property
@@ -109,19 +144,22 @@ class Segment:
         shapes: dict[str, Shape] = dict(zip(self.inputs, given, strict=True))
         choice = PlaneChoice()
         builder = PlanBuilder(choice)
+        nodes: list[int] = [node for operation in self.operations for node in operation.nodes]
         try:
             for name in self.inputs:
                 if 0 in shapes[name] or not shapes[name]:
                     raise UnplannableError
                 builder.add_input(name, shapes[name])
             for operation in self.operations:
+                nodes = operation.nodes
                 shapes[operation.output] = operation.shape(shapes)
             for operation in self.operations:
                 operation.constrain(choice, shapes)
             for operation in self.operations:
+                nodes = operation.nodes
                 builder.node = operation.nodes[0]
                 operation.lower(builder, shapes)
         except UnplannableError:
-            return _Prepared(plan=None, out_shapes=())
+            return _Prepared(plan=None, declined=frozenset(nodes))
         plan = builder.finish(self.inputs, self.outputs)
         return _Prepared(plan=plan, out_shapes=tuple(shapes[name] for name in self.outputs))

@@ -8,7 +8,8 @@ import numpy as np
 
 from nqruntime.symbols import MatrixWeights
 
-from .dense_planes import DensePlanes, DepthwisePlanes, pack_dense_planes, pack_depthwise_planes
+from .dense_planes import DensePlanes, pack_dense_planes
+from .depthwise import DepthwisePlanes, pack_depthwise_planes
 from .planes import SparsePlanes, Taps, pack_sparse_planes
 
 _BYTE_ENTRIES = 256
