@@ -25,9 +25,10 @@ Copies, rows of depthwise convolutions, transposition and the average of channel
 its output rows and its buffer, and reads whole vectors of source rows: up to 60 bytes after a row.
 
 Planes: a kernel writes whole vectors of positions, and the margins, of its output channels in every image, and
-nothing else. The residual may be the output itself, the source may not. It reads, for each tap that has a weight,
-the vectors of positions shifted by the tap: up to 15 positions more than the image has, so up to 60 bytes after
-the last plane's end must be readable (what is there has no effect).
+nothing else. The residual may be the output itself, the source may not. For each tap that has a weight, the
+vectors of positions shifted by the tap are read: those of the last channel go on after its end by up to 15
+positions and the reach of the taps (Taps.slack of `nqruntime.packing`). That memory must be readable, and what is
+there has no effect.
 """  # noqa: E501
 
 from __future__ import annotations

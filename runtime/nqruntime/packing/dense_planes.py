@@ -87,14 +87,13 @@ def pack_dense_planes(matrix: np.ndarray, codebook: np.ndarray | None, taps: Tap
     most = max(1, min(_BLOCK_TAPS // n_taps, _CACHED_FLOATS // taps.span))
     together = -(-taps.n_channels // -(-taps.n_channels // most))
     n_blocks = -(-taps.n_channels // together)
-    offsets = np.arange(together)[:, None] * taps.channel_floats + taps.offsets
     form, weights = _pack_pieces(_pieces(matrix, n_blocks, together * n_taps), codebook)
     return DensePlanes(
         form=form,
         n_outputs=matrix.shape[0],
         n_blocks=n_blocks,
         weights=weights,
-        offsets=aligned_copy((4 * offsets.reshape(-1)).astype(np.int32)),
+        offsets=taps.table(together),
         codebook=_entries(np.zeros(0) if codebook is None else codebook),
         block_bytes=4 * together * taps.channel_floats,
         block_taps=together * n_taps,

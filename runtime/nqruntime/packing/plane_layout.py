@@ -51,7 +51,7 @@ class PlaneLayout:
             )
         origin = self.pad * pitch + self.pad
         computed = origin + round_up(self.height * pitch, LANES)
-        size = round_up(max(computed, origin + (self.height + self.pad) * pitch), LANES)
+        size = round_up(max(computed, origin + (self.height + self.pad) * pitch + self.pad), LANES)
         object.__setattr__(self, "pitch", pitch)
         object.__setattr__(self, "origin", origin)
         object.__setattr__(self, "size", size if size % _ALIASED_FLOATS else size + LANES)
