@@ -15,6 +15,8 @@ MOST_TAPS = 256
 
 _MOST_SYMBOLS = 256
 _TILE_VECTORS = 12
+_FILLED = 4
+_FILLED_VECTORS = 1
 _CACHED_FLOATS = 12288
 
 
@@ -74,6 +76,8 @@ class Taps:
         Floats of a channel that a tile reads.
     reach : int
         Floats from the end of a channel to the last tap of position 0; negative.
+    n_vectors : int
+        Vectors of positions of the source.
     """
 
     n_channels: int
@@ -81,6 +85,7 @@ class Taps:
     channel_floats: int
     span: int
     reach: int
+    n_vectors: int
 
     def slack(self, out: PlaneLayout) -> int:
         """Return how many floats after the last channel a kernel may read, whatever these hold."""
@@ -114,6 +119,7 @@ class Taps:
             channel_floats=source.size,
             span=min(source.size, int(np.ptp(offsets)) + _TILE_VECTORS * LANES),
             reach=source.origin + int(offsets.max()) - source.size,
+            n_vectors=source.n_vectors,
         )
 
 
@@ -178,18 +184,32 @@ def pack_sparse_planes(
     if codebook.size > _MOST_SYMBOLS:
         raise ValueError(f"{codebook.size} codebook entries, sparse planes take {_MOST_SYMBOLS}")
     block, tap, offsets, block_bytes, n_blocks = _blocks_of_taps(columns, taps)
-    order = np.lexsort((tap, rows, block))
-    counts = np.bincount(block * n_rows + rows, minlength=n_blocks * n_rows)
+    place = block * n_rows + rows
+    counts = np.bincount(place, minlength=n_blocks * n_rows)
+    order = np.lexsort((tap, place))
+    nonzeros = (tap + (symbols.astype(np.int64) << 8))[order].astype(np.uint16)
+    zeros = np.flatnonzero(codebook == 0)
+    if taps.n_vectors <= _FILLED_VECTORS and zeros.size:
+        nonzeros, counts = _filled(nonzeros, counts, np.uint16(int(zeros[0]) << 8))
     return SparsePlanes(
         n_outputs=n_rows,
         n_blocks=n_blocks,
         starts=aligned_copy(np.concatenate([[0], np.cumsum(counts)]).astype(np.uint32)),
-        nonzeros=aligned_copy((tap + (symbols.astype(np.int64) << 8))[order].astype(np.uint16)),
+        nonzeros=aligned_copy(nonzeros),
         offsets=offsets,
         codebook=aligned_copy(codebook.astype(np.float32)),
         block_bytes=block_bytes,
         block_offset_bytes=0 if block_bytes else 4 * MOST_TAPS,
     )
+
+
+def _filled(nonzeros: np.ndarray, counts: np.ndarray, filling: np.uint16) -> tuple[np.ndarray, np.ndarray]:
+    """Fill the nonzeros of each output and block to multiples of FILLED; returns them and the new counts."""
+    filled = -(-counts // _FILLED) * _FILLED
+    out = np.full(int(filled.sum()), filling, dtype=np.uint16)
+    moved = np.cumsum(filled - counts) - (filled - counts)
+    out[np.arange(nonzeros.size) + np.repeat(moved, counts)] = nonzeros
+    return out, filled
 
 
 def _blocks_of_taps(columns: np.ndarray, taps: Taps) -> tuple[np.ndarray, np.ndarray, np.ndarray, int, int]:

@@ -137,6 +137,7 @@ def plan_strided(
             channel_floats=len(phases) * layout.size,
             span=len(phases) * min(layout.size, layout.pitch * len(rows) + _TILE_FLOATS),
             reach=layout.origin + max(offsets) - len(phases) * layout.size,
+            n_vectors=layout.n_vectors,
         ),
     )
 

@@ -45,6 +45,7 @@ class Convolution:
         self.images = rng.normal(size=(n_images, channels, *size)).astype(np.float32)
         shape = outputs, channels, *window.kernel
         self.codebook = rng.normal(size=9).astype(np.float32)
+        self.codebook[0] = 0
         kept = rng.random(shape) < density
         self.symbols = rng.integers(0, 9, shape).astype(np.uint8)
         self.kept = kept.reshape(outputs, -1)
@@ -141,6 +142,16 @@ def test_sparse_planes_convolve_every_size(library, window, pad, size):
 def test_sparse_planes_have_a_tile_of_every_length(library, n_vectors):
     layout = PlaneLayout(height=1, width=16 * n_vectors - 3)
     convolution = Convolution(70, 3, (1, layout.width), Window(kernel=(1, 1)), layout=layout)
+    run_sparse(library, convolution)
+    convolution.check(convolution.expected())
+
+
+@pytest.mark.parametrize("entry", [0, 1])
+def test_nonzeros_of_one_vector_need_no_zero_in_the_codebook(library, entry):
+    layout = PlaneLayout(height=1, width=8)
+    convolution = Convolution(300, 9, (1, 8), Window(kernel=(1, 1)), layout=layout)
+    convolution.codebook[0] = entry
+    convolution.weights[convolution.kept.reshape(9, 300, 1, 1) & (convolution.symbols == 0)] = entry
     run_sparse(library, convolution)
     convolution.check(convolution.expected())
 
