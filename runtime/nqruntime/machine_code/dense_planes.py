@@ -17,11 +17,11 @@ from nqformat.kernels.memory import load_parameter
 from nqformat.kernels.words import U0, U1, U2, U4, U6, U64, helper
 
 from .blocks import BYTE_WEIGHTS, FLOAT_WEIGHTS, NIBBLE_WEIGHTS, OUTPUTS_TOGETHER
-from .emitter import I8, I32, I64, INDICES, LANES, VECTOR, Emitter, kernel_intrinsic
+from .emitter import I8, I32, I64, INDICES, LANES, VECTOR, Emitter, has_avx512, kernel_intrinsic
 from .lanes import one_of
 from .planes import HIGH, LOW, clear_margins, start_sums, store_sums
 
-_MOST_VECTORS = 3
+_MOST_VECTORS = 3 if has_avx512() else 1
 
 
 def _emit_dense_tile(n_vectors: int) -> Callable[..., None]:
