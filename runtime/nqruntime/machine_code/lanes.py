@@ -125,6 +125,23 @@ def constant_vector(value: float) -> Any:
     return ir.Constant(VECTOR, [ir.Constant(F32, value)] * LANES)
 
 
+def look_up_among_256(e: Emitter, tables: list[Any], indices: Any) -> Any:
+    """Return floats of a table in 16 vectors by i32 indices below 256; needs AVX-512.
+
+    Pairs of vectors give a candidate each, and each further bit of the index chooses between two of them.
+    """
+    b = e.builder
+    kinds = [VECTOR, INDICES, VECTOR]
+    permute = _declare(e, "llvm.x86.avx512.vpermi2var.ps.512", VECTOR, kinds)
+    found = [b.call(permute, [tables[k], indices, tables[k + 1]]) for k in range(0, len(tables), 2)]
+    bit = 2 * LANES
+    while len(found) > 1:
+        is_set = b.icmp_unsigned("!=", b.and_(indices, ir.Constant(INDICES, [bit] * LANES)), e.zeros(INDICES))
+        found = [b.select(is_set, found[k + 1], found[k]) for k in range(0, len(found), 2)]
+        bit *= 2
+    return found[0]
+
+
 def one_of(writers: dict[int, Callable[..., None]]) -> Callable[..., None]:
     """Return a writer whose first argument, an i64, says which of `writers` gets the others.
 

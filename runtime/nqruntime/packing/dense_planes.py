@@ -32,7 +32,7 @@ class DensePlanes:
     offsets : ndarray of int32, shape (block_taps,)
         Bytes from an output's position to that of each tap of a block.
     codebook : ndarray of float32
-        At least 16 entries.
+        16 entries, or 256 for weights in bytes.
     block_bytes : int
         From one block's source to the next one's.
     block_taps, last_taps : int
@@ -128,7 +128,7 @@ def _pack_pieces(pieces: np.ndarray, codebook: np.ndarray | None) -> tuple[int, 
 
 
 def _entries(codebook: np.ndarray) -> np.ndarray:
-    """Return a codebook as kernels read it: at least 16 floats."""
-    out = aligned(max(LANES, codebook.size), np.float32)
+    """Return a codebook as kernels read it: 16 floats, or 256."""
+    out = aligned(_NIBBLE_SYMBOLS if codebook.size <= _NIBBLE_SYMBOLS else _BYTE_SYMBOLS, np.float32)
     out[: codebook.size] = codebook
     return out
