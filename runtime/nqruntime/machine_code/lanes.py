@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
-from numba.core import cgutils
 
 from .emitter import F32, I1, I32, INDICES, LANES, VECTOR, Emitter
 
@@ -117,7 +116,9 @@ def _halves(base: int, distance: int) -> list[int]:
 
 
 def _declare(e: Emitter, name: str, result: Any, kinds: Sequence[Any]) -> Any:
-    return cgutils.get_or_insert_function(e.builder.module, ir.FunctionType(result, list(kinds)), name)
+    """Return an LLVM intrinsic."""
+    module = e.builder.module
+    return module.globals.get(name) or ir.Function(module, ir.FunctionType(result, list(kinds)), name)
 
 
 def constant_vector(value: float) -> Any:
