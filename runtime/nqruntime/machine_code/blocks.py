@@ -11,7 +11,7 @@ values are float32. A program is an array of (kernel, block address) pairs, run 
 | SLICE_ROWS | slices for blocks, 8 starts of the slices (int32); 14 row numbers (int32), 15 columns (uint16), 16 symbols (uint8), 17 whether the codebook has at most 16 entries |
 | every kernel of planes | 0 first and 1 last output channel, 2 images, 3 source (position 0 of channel 0), 4 bytes from image to image, 5 out (position 0 of channel 0), 6 bytes from output channel to channel and 7 from image to image, 8 vectors of positions, 9 mask (int32 a position: -1, or 0 where the output is cleared), 10 bias, 11 lowest and 12 highest output (float bits), 13 residual or 0, 14 its bytes from channel to channel and 15 from image to image, 16 bytes cleared before and 17 after the positions of an output channel |
 | SPARSE_PLANES | 18 starts of the nonzeros (uint32, by block of input channels and output), 19 nonzeros (uint16: tap + 256 symbol), 20 offsets of the taps in bytes (int32), 21 codebook, 22 blocks of input channels, 23 bytes from a block's source and 24 of its offsets to the next, 25 outputs of the layer |
-| DENSE_PLANES | first output a multiple of OUTPUTS_TOGETHER; 18 weights, 19 offsets of the taps in bytes (int32), 20 codebook of at least 16 entries, 21 buffer for the floats of a piece of weights, 22 three more vectors that are written, 23 blocks of input channels, 24 bytes from a block's source to the next, 25 outputs of the layer, 26 taps of a block and 27 of the last one, 28 form of the weights, 29 bytes of a piece of weights (a multiple of 16: the weights of OUTPUTS_TOGETHER outputs for a block, by tap) |
+| DENSE_PLANES | first output a multiple of OUTPUTS_TOGETHER; 18 weights, 19 offsets of the taps in bytes (int32), 20 codebook of 16 entries, of 256 for weights in bytes, 21 buffer for the floats of a piece of weights, 22 three more vectors that are written, 23 blocks of input channels, 24 bytes from a block's source to the next, 25 outputs of the layer, 26 taps of a block and 27 of the last one, 28 form of the weights, 29 bytes of a piece of weights (a multiple of 16: the weights of OUTPUTS_TOGETHER outputs for a block, by tap) |
 | DEPTHWISE_PLANES | 18 weights (floats, by output), 19 offsets of the taps in bytes (int32), 20 taps, 21 outputs that read the same input channel, 22 bytes from input channel to input channel |
 | SCALE_PLANES | with the bias as addends and the residual as second value; source and residual may be the output; 18 bytes from source channel to channel, 19 factors by channel, 20 bytes from an image's factors to the next one's |
 | every copy and pooling of planes | 0 first and 1 last channel, 2 images, 3 source (first element of channel 0), 4 bytes from image to image, 5 out (first element of channel 0), 6 bytes from output channel to channel and 7 from image to image, 13 bytes from source channel to channel |
@@ -25,9 +25,10 @@ Copies, rows of depthwise convolutions, transposition and the average of channel
 its output rows and its buffer, and reads whole vectors of source rows: up to 60 bytes after a row.
 
 Planes: a kernel writes whole vectors of positions, and the margins, of its output channels in every image, and
-nothing else. The residual may be the output itself, the source may not. It reads, for each tap that has a weight,
-the vectors of positions shifted by the tap: up to 15 positions more than the image has, so up to 60 bytes after
-the last plane's end must be readable (what is there has no effect).
+nothing else. The residual may be the output itself, the source may not. For each tap that has a weight, the
+vectors of positions shifted by the tap are read: those of the last channel go on after its end by up to 15
+positions and the reach of the taps (Taps.slack of `nqruntime.packing`). That memory must be readable, and what is
+there has no effect.
 """  # noqa: E501
 
 from __future__ import annotations

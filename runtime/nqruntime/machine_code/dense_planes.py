@@ -17,11 +17,11 @@ from nqformat.kernels.memory import load_parameter
 from nqformat.kernels.words import U0, U1, U2, U4, U6, U64, helper
 
 from .blocks import BYTE_WEIGHTS, FLOAT_WEIGHTS, NIBBLE_WEIGHTS, OUTPUTS_TOGETHER
-from .emitter import I8, I32, I64, INDICES, LANES, VECTOR, Emitter, kernel_intrinsic
-from .lanes import one_of
+from .emitter import I8, I32, I64, INDICES, LANES, VECTOR, Emitter, has_avx512, kernel_intrinsic
+from .lanes import look_up_among_256, one_of
 from .planes import HIGH, LOW, clear_margins, start_sums, store_sums
 
-_MOST_VECTORS = 3
+_MOST_VECTORS = 3 if has_avx512() else 1
 
 
 def _emit_dense_tile(n_vectors: int) -> Callable[..., None]:
@@ -75,14 +75,19 @@ def _emit_nibbles(e: Emitter, *arguments: Any) -> None:
 
 
 def _emit_bytes(e: Emitter, *arguments: Any) -> None:
-    """Decode groups of 16 bytes one by one, which is faster than a gather: groups, symbols, codebook, out."""
+    """Decode groups of 16 bytes to one vector; groups, symbols, codebook of 256 entries, out."""
     groups, symbols, codebook, out = arguments
     b = e.builder
+    tables = [e.load(VECTOR, codebook, 4 * LANES * k) for k in range(16)] if has_avx512() else []
     with e.loop(groups) as i:
         place, target = b.add(symbols, b.shl(i, e.number(4))), b.add(out, b.shl(i, e.number(6)))
-        for k in range(LANES):
-            symbol = b.zext(e.load(I8, place, k), I64)
-            e.store(e.load(I32, b.add(codebook, b.shl(symbol, e.number(2)))), target, 4 * k)
+        if tables:
+            stored = e.widen(e.load(ir.VectorType(I8, LANES), place))
+            e.store(look_up_among_256(e, tables, stored), target)
+        else:
+            for k in range(LANES):
+                symbol = b.zext(e.load(I8, place, k), I64)
+                e.store(e.load(I32, b.add(codebook, b.shl(symbol, e.number(2)))), target, 4 * k)
 
 
 _tile = kernel_intrinsic(one_of({n: _emit_dense_tile(n) for n in range(1, _MOST_VECTORS + 1)}), 13)

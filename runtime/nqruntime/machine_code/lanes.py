@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
-from numba.core import cgutils
 
 from .emitter import F32, I1, I32, INDICES, LANES, VECTOR, Emitter
 
@@ -117,12 +116,31 @@ def _halves(base: int, distance: int) -> list[int]:
 
 
 def _declare(e: Emitter, name: str, result: Any, kinds: Sequence[Any]) -> Any:
-    return cgutils.get_or_insert_function(e.builder.module, ir.FunctionType(result, list(kinds)), name)
+    """Return an LLVM intrinsic."""
+    module = e.builder.module
+    return module.globals.get(name) or ir.Function(module, ir.FunctionType(result, list(kinds)), name)
 
 
 def constant_vector(value: float) -> Any:
     """Return a vector of one number."""
     return ir.Constant(VECTOR, [ir.Constant(F32, value)] * LANES)
+
+
+def look_up_among_256(e: Emitter, tables: list[Any], indices: Any) -> Any:
+    """Return floats of a table in 16 vectors by i32 indices below 256; needs AVX-512.
+
+    Pairs of vectors give a candidate each, and each further bit of the index chooses between two of them.
+    """
+    b = e.builder
+    kinds = [VECTOR, INDICES, VECTOR]
+    permute = _declare(e, "llvm.x86.avx512.vpermi2var.ps.512", VECTOR, kinds)
+    found = [b.call(permute, [tables[k], indices, tables[k + 1]]) for k in range(0, len(tables), 2)]
+    bit = 2 * LANES
+    while len(found) > 1:
+        is_set = b.icmp_unsigned("!=", b.and_(indices, ir.Constant(INDICES, [bit] * LANES)), e.zeros(INDICES))
+        found = [b.select(is_set, found[k + 1], found[k]) for k in range(0, len(found), 2)]
+        bit *= 2
+    return found[0]
 
 
 def one_of(writers: dict[int, Callable[..., None]]) -> Callable[..., None]:

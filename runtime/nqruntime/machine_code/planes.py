@@ -16,7 +16,7 @@ from llvmlite import ir
 from nqformat.kernels.memory import clear_bytes, load_parameter
 from nqformat.kernels.words import U0, U1, U2, U6, U64, helper
 
-from .emitter import I8, I16, I32, I64, LANES, VECTOR, Emitter, has_avx512, kernel_intrinsic
+from .emitter import I16, I32, I64, LANES, VECTOR, Emitter, has_avx512, kernel_intrinsic
 from .lanes import mask_lanes, one_of
 
 _MOST_VECTORS = 12 if has_avx512() else 6
@@ -76,10 +76,9 @@ def _emit_sparse_tile(n_vectors: int) -> Callable[..., None]:
         out_step, residual_step = e.load(I64, block, 8 * 6), e.load(I64, block, 8 * 14)
         limits = e.load_splat(block, LOW), e.load_splat(block, HIGH), mask
 
-        def add_nonzero(place: Any, sums: list[Any], distance: int) -> None:
-            entry = e.load(I16, place, 2 * distance)
-            tap = b.zext(b.trunc(entry, I8), I64)
-            symbol = b.zext(b.lshr(entry, ir.Constant(I16, 8)), I64)
+        def add_nonzero(entry: Any, sums: list[Any]) -> None:
+            tap = b.and_(entry, e.number(255))
+            symbol = b.and_(b.lshr(entry, e.number(8)), e.number(255))
             offset = b.sext(e.load(I32, b.add(offsets, b.shl(tap, e.number(2)))), I64)
             weight = e.load_splat(b.add(codebook, b.shl(symbol, e.number(2))))
             inputs = b.add(source, offset)
@@ -99,12 +98,14 @@ def _emit_sparse_tile(n_vectors: int) -> Callable[..., None]:
             rounds = b.udiv(count, e.number(n_chains))
             with e.loop(rounds) as r:
                 group = b.add(place, b.mul(r, e.number(2 * n_chains)))
+                together = b.zext(e.load(ir.IntType(16 * n_chains), group), I64)
                 for c, sums in enumerate(chains):
-                    add_nonzero(group, sums, c)
+                    add_nonzero(b.lshr(together, e.number(16 * c)), sums)
             if n_chains > 1:
                 done = b.mul(rounds, e.number(n_chains))
                 with e.loop(b.sub(count, done)) as r:
-                    add_nonzero(b.add(place, b.shl(b.add(done, r), e.number(1))), chains[0], 0)
+                    entry = e.load(I16, b.add(place, b.shl(b.add(done, r), e.number(1))))
+                    add_nonzero(b.zext(entry, I64), chains[0])
                 for j, total in enumerate(chains[0]):
                     for other in chains[1:]:
                         b.store(b.fadd(b.load(total), b.load(other[j])), total)

@@ -32,7 +32,7 @@ class DensePlanes:
     offsets : ndarray of int32, shape (block_taps,)
         Bytes from an output's position to that of each tap of a block.
     codebook : ndarray of float32
-        At least 16 entries.
+        16 entries, or 256 for weights in bytes.
     block_bytes : int
         From one block's source to the next one's.
     block_taps, last_taps : int
@@ -87,14 +87,13 @@ def pack_dense_planes(matrix: np.ndarray, codebook: np.ndarray | None, taps: Tap
     most = max(1, min(_BLOCK_TAPS // n_taps, _CACHED_FLOATS // taps.span))
     together = -(-taps.n_channels // -(-taps.n_channels // most))
     n_blocks = -(-taps.n_channels // together)
-    offsets = np.arange(together)[:, None] * taps.channel_floats + taps.offsets
     form, weights = _pack_pieces(_pieces(matrix, n_blocks, together * n_taps), codebook)
     return DensePlanes(
         form=form,
         n_outputs=matrix.shape[0],
         n_blocks=n_blocks,
         weights=weights,
-        offsets=aligned_copy((4 * offsets.reshape(-1)).astype(np.int32)),
+        offsets=taps.table(together),
         codebook=_entries(np.zeros(0) if codebook is None else codebook),
         block_bytes=4 * together * taps.channel_floats,
         block_taps=together * n_taps,
@@ -129,7 +128,7 @@ def _pack_pieces(pieces: np.ndarray, codebook: np.ndarray | None) -> tuple[int, 
 
 
 def _entries(codebook: np.ndarray) -> np.ndarray:
-    """Return a codebook as kernels read it: at least 16 floats."""
-    out = aligned(max(LANES, codebook.size), np.float32)
+    """Return a codebook as kernels read it: 16 floats, or 256."""
+    out = aligned(_NIBBLE_SYMBOLS if codebook.size <= _NIBBLE_SYMBOLS else _BYTE_SYMBOLS, np.float32)
     out[: codebook.size] = codebook
     return out

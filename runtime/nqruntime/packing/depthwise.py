@@ -93,6 +93,6 @@ def pack_depthwise_planes(matrix: np.ndarray, taps: Taps) -> DepthwisePlanes:
     """
     return DepthwisePlanes(
         weights=aligned_copy(matrix.astype(np.float32, copy=False)).reshape(matrix.shape),
-        offsets=aligned_copy((4 * taps.offsets).astype(np.int32)),
+        offsets=taps.table(1),
         repeats=matrix.shape[0] // taps.n_channels,
     )

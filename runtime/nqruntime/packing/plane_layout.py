@@ -29,7 +29,7 @@ class PlaneLayout:
     pitch : int
         Floats from row to row, at least width + pad.
     origin : int
-        Floats of a channel before position 0.
+        Floats of a channel before position 0: a multiple of 16, so that vectors of positions are whole lines.
     size : int
         Floats of a channel: a multiple of 16, and not of 1024, as the lines of all channels would share few
         places of the cache.
@@ -49,9 +49,9 @@ class PlaneLayout:
             raise ValueError(
                 f"planes of {self.height}x{self.width} with pad {self.pad} and pitch {self.pitch}"
             )
-        origin = self.pad * pitch + self.pad
+        origin = round_up(self.pad * pitch + self.pad, LANES)
         computed = origin + round_up(self.height * pitch, LANES)
-        size = round_up(max(computed, origin + (self.height + self.pad) * pitch), LANES)
+        size = round_up(max(computed, origin + (self.height + self.pad) * pitch + self.pad), LANES)
         object.__setattr__(self, "pitch", pitch)
         object.__setattr__(self, "origin", origin)
         object.__setattr__(self, "size", size if size % _ALIASED_FLOATS else size + LANES)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nqruntime.matrices import Symbols
+
 from .areas import aligned_copy
 from .plane_layout import LANES, PlaneLayout
 
@@ -15,6 +17,8 @@ MOST_TAPS = 256
 
 _MOST_SYMBOLS = 256
 _TILE_VECTORS = 12
+_FILLED = 4
+_FILLED_VECTORS = 1
 _CACHED_FLOATS = 12288
 
 
@@ -71,13 +75,41 @@ class Taps:
     channel_floats : int
         From an input channel of the weights to the next.
     span : int
-        Floats of a channel that a tile reads besides its own positions.
+        Floats of a channel that a tile reads.
+    reach : int
+        Floats from the end of a channel to the last tap of position 0; negative.
+    n_vectors : int
+        Vectors of positions of the source.
     """
 
     n_channels: int
     offsets: np.ndarray
     channel_floats: int
     span: int
+    reach: int
+    n_vectors: int
+
+    def slack(self, out: PlaneLayout) -> int:
+        """Return how many floats after the last channel a kernel may read, whatever these hold."""
+        return max(0, self.reach + LANES * out.n_vectors)
+
+    def table(self, n_channels: int) -> np.ndarray:
+        """Return the distances of the taps of the first channels.
+
+        Returns
+        -------
+        ndarray of int32, shape (n_channels * taps,)
+            In bytes.
+
+        Raises
+        ------
+        ValueError
+            If a distance is 2 GiB or more.
+        """
+        distances = 4 * (np.arange(n_channels)[:, None] * self.channel_floats + self.offsets)
+        if np.abs(distances).max(initial=0) >= 1 << 31:
+            raise ValueError(f"{n_channels} channels of {self.channel_floats} floats are too far apart")
+        return aligned_copy(distances.reshape(-1).astype(np.int32))
 
     @classmethod
     def of(cls, window: Window, source: PlaneLayout, n_channels: int) -> Taps:
@@ -88,6 +120,8 @@ class Taps:
             offsets=offsets,
             channel_floats=source.size,
             span=min(source.size, int(np.ptp(offsets)) + _TILE_VECTORS * LANES),
+            reach=source.origin + int(offsets.max()) - source.size,
+            n_vectors=source.n_vectors,
         )
 
 
@@ -124,6 +158,22 @@ class SparsePlanes:
         return sum(a.nbytes for a in (self.starts, self.nonzeros, self.offsets, self.codebook))
 
 
+def nonzeros_of(symbols: Symbols) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the nonzero weights of a tensor whose first axis is the outputs.
+
+    Returns
+    -------
+    rows, columns : ndarray of int64, shape (n_nonzeros,)
+        Output, and place in C order of the other axes.
+    symbols : ndarray, shape (n_nonzeros,)
+    """
+    stored = symbols.symbols.reshape(-1)
+    kept = np.flatnonzero(symbols.codebook[stored])
+    places = kept if symbols.positions is None else symbols.positions[kept]
+    rows, columns = np.divmod(places, max(1, math.prod(symbols.shape[1:])))
+    return rows, columns, stored[kept]
+
+
 def pack_sparse_planes(
     *,
     rows: np.ndarray,
@@ -152,22 +202,36 @@ def pack_sparse_planes(
     if codebook.size > _MOST_SYMBOLS:
         raise ValueError(f"{codebook.size} codebook entries, sparse planes take {_MOST_SYMBOLS}")
     block, tap, offsets, block_bytes, n_blocks = _blocks_of_taps(columns, taps)
-    order = np.lexsort((tap, rows, block))
-    counts = np.bincount(block * n_rows + rows, minlength=n_blocks * n_rows)
+    place = block * n_rows + rows
+    counts = np.bincount(place, minlength=n_blocks * n_rows)
+    order = np.lexsort((tap, place))
+    nonzeros = (tap + (symbols.astype(np.int64) << 8))[order].astype(np.uint16)
+    zeros = np.flatnonzero(codebook == 0)
+    if taps.n_vectors <= _FILLED_VECTORS and zeros.size:
+        nonzeros, counts = _filled(nonzeros, counts, np.uint16(int(zeros[0]) << 8))
     return SparsePlanes(
         n_outputs=n_rows,
         n_blocks=n_blocks,
         starts=aligned_copy(np.concatenate([[0], np.cumsum(counts)]).astype(np.uint32)),
-        nonzeros=aligned_copy((tap + (symbols.astype(np.int64) << 8))[order].astype(np.uint16)),
-        offsets=aligned_copy((4 * offsets).astype(np.int32)),
+        nonzeros=aligned_copy(nonzeros),
+        offsets=offsets,
         codebook=aligned_copy(codebook.astype(np.float32)),
         block_bytes=block_bytes,
         block_offset_bytes=0 if block_bytes else 4 * MOST_TAPS,
     )
 
 
+def _filled(nonzeros: np.ndarray, counts: np.ndarray, filling: np.uint16) -> tuple[np.ndarray, np.ndarray]:
+    """Fill the nonzeros of each output and block to multiples of FILLED; returns them and the new counts."""
+    filled = -(-counts // _FILLED) * _FILLED
+    out = np.full(int(filled.sum()), filling, dtype=np.uint16)
+    moved = np.cumsum(filled - counts) - (filled - counts)
+    out[np.arange(nonzeros.size) + np.repeat(moved, counts)] = nonzeros
+    return out, filled
+
+
 def _blocks_of_taps(columns: np.ndarray, taps: Taps) -> tuple[np.ndarray, np.ndarray, np.ndarray, int, int]:
-    """Return block and tap of each nonzero, offsets in floats, bytes between blocks, blocks.
+    """Return block and tap of each nonzero, table of offsets, bytes between blocks, blocks.
 
     Blocks of whole channels share one table of offsets; parts of a large kernel have one each.
     """
@@ -178,8 +242,13 @@ def _blocks_of_taps(columns: np.ndarray, taps: Taps) -> tuple[np.ndarray, np.nda
     n_blocks = max(1, -(-taps.n_channels // most))
     together = -(-taps.n_channels // n_blocks)
     block, tap = np.divmod(columns.astype(np.int64), together * n_taps)
-    offsets = (np.arange(together)[:, None] * taps.channel_floats + taps.offsets).reshape(-1)
-    return block, tap, offsets, 4 * together * taps.channel_floats, -(-taps.n_channels // together)
+    return (
+        block,
+        tap,
+        taps.table(together),
+        4 * together * taps.channel_floats,
+        -(-taps.n_channels // together),
+    )
 
 
 def _blocks_of_large_kernel(
@@ -187,8 +256,7 @@ def _blocks_of_large_kernel(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int, int]:
     channel, place = np.divmod(columns.astype(np.int64), taps.offsets.size)
     parts = -(-taps.offsets.size // MOST_TAPS)
-    table = np.zeros((taps.n_channels, parts * MOST_TAPS), dtype=np.int64)
-    table[:, : taps.offsets.size] = taps.offsets
-    table += np.arange(taps.n_channels)[:, None] * taps.channel_floats
+    table = np.zeros((taps.n_channels, parts * MOST_TAPS), dtype=np.int32)
+    table[:, : taps.offsets.size] = taps.table(taps.n_channels).reshape(taps.n_channels, -1)
     part, tap = np.divmod(place, MOST_TAPS)
-    return channel * parts + part, tap, table.reshape(-1), 0, taps.n_channels * parts
+    return channel * parts + part, tap, aligned_copy(table), 0, taps.n_channels * parts

@@ -136,6 +136,8 @@ def plan_strided(
             offsets=np.array(offsets, dtype=np.int64),
             channel_floats=len(phases) * layout.size,
             span=len(phases) * min(layout.size, layout.pitch * len(rows) + _TILE_FLOATS),
+            reach=layout.origin + max(offsets) - len(phases) * layout.size,
+            n_vectors=layout.n_vectors,
         ),
     )
 

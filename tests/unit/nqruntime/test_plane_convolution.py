@@ -6,12 +6,13 @@ import pytest
 from nqformat.kernels.objects import kernel_library
 from nqruntime.machine_code.blocks import DENSE_PLANES, DEPTHWISE_PLANES, OUTPUTS_TOGETHER, SPARSE_PLANES
 from nqruntime.machine_code.library import COMPUTE
+from nqruntime.matrices import Symbols
 from nqruntime.packing.areas import address, aligned, aligned_copy
 from nqruntime.packing.dense_planes import pack_dense_planes
 from nqruntime.packing.depthwise import pack_depthwise_planes
 from nqruntime.packing.plane_layout import Area, PlaneLayout
 from nqruntime.packing.plane_steps import PlanesCall, dense_planes, sparse_planes
-from nqruntime.packing.planes import Taps, Window, pack_sparse_planes
+from nqruntime.packing.planes import Taps, Window, nonzeros_of, pack_sparse_planes
 
 pytest.importorskip("numba")
 
@@ -25,11 +26,11 @@ def library():
 
 
 def stored(images, layout, beyond=np.nan):
-    """Return images as planes, with `beyond` in the 64 bytes after them."""
+    """Return images as planes, with `beyond` in the 64 floats after them."""
     n_images, n_channels = images.shape[:2]
-    area = aligned(n_images * n_channels * layout.size + 16, np.float32)
-    area[-16:] = beyond
-    layout.elements(area[:-16].reshape(n_images, n_channels, layout.size))[...] = images
+    area = aligned(n_images * n_channels * layout.size + 64, np.float32)
+    area[-64:] = beyond
+    layout.elements(area[:-64].reshape(n_images, n_channels, layout.size))[...] = images
     return area
 
 
@@ -45,6 +46,7 @@ class Convolution:
         self.images = rng.normal(size=(n_images, channels, *size)).astype(np.float32)
         shape = outputs, channels, *window.kernel
         self.codebook = rng.normal(size=9).astype(np.float32)
+        self.codebook[0] = 0
         kept = rng.random(shape) < density
         self.symbols = rng.integers(0, 9, shape).astype(np.uint8)
         self.kept = kept.reshape(outputs, -1)
@@ -145,6 +147,16 @@ def test_sparse_planes_have_a_tile_of_every_length(library, n_vectors):
     convolution.check(convolution.expected())
 
 
+@pytest.mark.parametrize("entry", [0, 1])
+def test_nonzeros_of_one_vector_need_no_zero_in_the_codebook(library, entry):
+    layout = PlaneLayout(height=1, width=8)
+    convolution = Convolution(300, 9, (1, 8), Window(kernel=(1, 1)), layout=layout)
+    convolution.codebook[0] = entry
+    convolution.weights[convolution.kept.reshape(9, 300, 1, 1) & (convolution.symbols == 0)] = entry
+    run_sparse(library, convolution)
+    convolution.check(convolution.expected())
+
+
 def test_blocks_of_input_channels_add_up(library):
     window = Window(kernel=(3, 3), before=(1, 1))
     layout = PlaneLayout(height=6, width=6, pad=1)
@@ -185,7 +197,7 @@ def test_the_residual_may_be_the_output(library):
     layout = PlaneLayout(height=5, width=9, pad=1)
     convolution = Convolution(90, 7, (5, 9), window, layout=layout)
     other = np.random.default_rng(1).normal(size=(1, 7, 5, 9)).astype(np.float32)
-    convolution.out[:] = stored(other, layout)[:-16]
+    convolution.out[:] = stored(other, layout)[:-64]
     run_sparse(library, convolution, residual=Area.of(address(convolution.out), layout, 7))
     convolution.check(convolution.expected() + other)
 
@@ -206,7 +218,7 @@ def test_values_that_overflow_leave_the_pads_zero(library):
     window = Window(kernel=(3, 3), before=(1, 1))
     layout = PlaneLayout(height=4, width=4, pad=1)
     convolution = Convolution(3, 2, (4, 4), window, layout=layout, density=1.0)
-    layout.elements(convolution.source[:-16].reshape(1, 3, layout.size))[...] = 3e38
+    layout.elements(convolution.source[:-64].reshape(1, 3, layout.size))[...] = 3e38
     run_sparse(library, convolution)
     rest = convolution.planes().copy()
     layout.elements(rest)[...] = 0
@@ -222,6 +234,21 @@ def test_nonzeros_take_little_more_than_two_bytes():
         rows=rows, columns=columns, symbols=symbols, codebook=np.arange(2.0), n_rows=128, taps=taps
     )
     assert packed.weight_bytes < 2.5 * rows.size
+
+
+@pytest.mark.parametrize("all_stored", [False, True])
+def test_nonzeros_of_symbols_leave_out_zeros(all_stored):
+    codebook = np.array([0.5, 0, -1], dtype=np.float32)
+    dense = np.random.default_rng(0).integers(0, 3, (4, 3, 2, 1)).astype(np.uint8)
+    positions = None if all_stored else np.flatnonzero(dense.reshape(-1) != 2)
+    stored = dense if positions is None else dense.reshape(-1)[positions]
+    symbols = Symbols(shape=dense.shape, symbols=stored, positions=positions, codebook=codebook)
+    rows, columns, found = nonzeros_of(symbols)
+    matrix = np.zeros((4, 6), dtype=np.float32)
+    matrix[rows, columns] = codebook[found]
+    expected = np.where(dense == 2, -1 if all_stored else 0, codebook[dense]).reshape(4, 6)
+    assert np.array_equal(matrix, expected)
+    assert (codebook[found] != 0).all()
 
 
 def test_large_codebooks_are_refused():
@@ -297,3 +324,46 @@ def test_depthwise_planes_convolve_every_size(library, window, pad, size, repeat
         block = weights.planes_block(convolution.call(first=first, last=last, low=0))
         assert library.run(DEPTHWISE_PLANES, address(block)) == 0
     convolution.check(np.maximum(convolution.expected(), 0))
+
+
+def test_groups_are_convolved_one_after_the_other(library):
+    rng = np.random.default_rng(5)
+    layout = PlaneLayout(height=7, width=9, pad=1)
+    window = Window(kernel=(3, 3), before=(1, 1))
+    convolution = Convolution(6, 10, (7, 9), window, layout=layout, n_images=2)
+    matrix = rng.normal(size=(10, 3 * 9)).astype(np.float32)
+    taps = Taps.of(window, layout, 3)
+    convolution.weights = np.zeros((10, 6, 3, 3))
+    for group in range(2):
+        outputs = slice(5 * group, 5 * group + 5)
+        convolution.weights[outputs, 3 * group : 3 * group + 3] = matrix[outputs].reshape(5, 3, 3, 3)
+        weights = pack_dense_planes(matrix[outputs], None, taps)
+        buffer = aligned(weights.buffer_floats, np.float32)
+        call = PlanesCall(
+            first=0,
+            last=5,
+            n_images=2,
+            source=Area.of(address(convolution.source), layout, 6, first_channel=3 * group),
+            out=Area.of(address(convolution.out), layout, 10, first_channel=5 * group),
+            layout=layout,
+            mask=convolution.mask,
+            bias=convolution.bias[outputs],
+        )
+        block = dense_planes(call, weights, address(buffer))
+        assert library.run(DENSE_PLANES, address(block)) == 0
+    convolution.check(convolution.expected())
+
+
+def test_what_is_read_after_the_planes_is_known():
+    layout = PlaneLayout(height=28, width=28)
+    taps = Taps.of(Window(kernel=(5, 5)), layout, 3)
+    out = PlaneLayout(height=24, width=24, pitch=28)
+    last_tap = layout.origin + 16 * out.n_vectors - 1 + 4 * 28 + 4
+    assert taps.slack(out) == last_tap + 1 - layout.size
+    assert Taps.of(Window(kernel=(1, 1)), layout, 3).slack(layout) == 0
+
+
+def test_channels_too_far_apart_are_refused():
+    taps = Taps.of(Window(kernel=(1, 1)), PlaneLayout(height=1 << 15, width=1 << 15), 1)
+    with pytest.raises(ValueError, match="too far apart"):
+        taps.table(2)

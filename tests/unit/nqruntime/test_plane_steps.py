@@ -131,12 +131,12 @@ def test_strided_convolutions_are_those_of_phases(library, window, strides, size
     )
     plan = plan_strided(window, strides=strides, source=size, out=out_size, n_channels=5, pad=pad)
     source = Planes(PlaneLayout(height=size[0], width=size[1], pad=pad), 2, 5, images)
-    phases = aligned(2 * 5 * plan.channel_size + 16, np.float32)
+    phases = aligned(2 * 5 * plan.channel_size + 64, np.float32)
     phases[:] = np.nan
     for block in plan.copies(source.area, source.layout.pitch, address(phases), 2, 5):
         assert library.run(COPY_ROWS, address(block)) == 0
-    assert np.isnan(phases[-16:]).all()
-    assert not np.isnan(phases[:-16]).any()
+    assert np.isnan(phases[-64:]).all()
+    assert not np.isnan(phases[:-64]).any()
     codebook = rng.normal(size=7).astype(np.float32)
     symbols = rng.integers(0, 7, (4, 5 * window.n_taps)).astype(np.uint8)
     rows, columns = np.nonzero(rng.random(symbols.shape) < 0.5)
