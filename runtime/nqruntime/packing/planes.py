@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nqruntime.matrices import Symbols
+from nqruntime.symbols import Symbols
 
 from .areas import aligned_copy
 from .plane_layout import LANES, PlaneLayout
