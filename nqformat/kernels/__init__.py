@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = [
     "SLOW_TANS",
     "TansTables",
+    "compiled",
     "count_symbols",
     "decode_prefix_streams",
     "decode_table",
@@ -78,14 +79,28 @@ def _choice() -> str:
 
 def native(n_symbols: int, part: Part = DECODER) -> KernelLibrary | None:
     """Return the compiled kernels of a part if work on `n_symbols` shall use them, else None."""
+    return compiled(
+        part, n_symbols, worth_loading=_WORTH_LOADING_SYMBOLS, worth_compiling=_WORTH_COMPILING_SYMBOLS
+    )
+
+
+def compiled(part: Part, work: int, *, worth_loading: int, worth_compiling: int) -> KernelLibrary | None:
+    """Return the compiled kernels of a part if so much work shall use them, else None.
+
+    Parameters
+    ----------
+    work, worth_loading, worth_compiling : int
+        In any unit; kernels in the cache are loaded from `worth_loading` on, missing ones are compiled from
+        `worth_compiling` on. The environment variable overrides both.
+    """
     choice = _choice()
     if choice == "numpy":
         return None
     if choice == "numba":
         return kernel_library(part, compile_missing=True)
-    if n_symbols < _WORTH_LOADING_SYMBOLS and not is_loaded(part):
+    if work < worth_loading and not is_loaded(part):
         return None
-    return kernel_library(part, compile_missing=n_symbols >= _WORTH_COMPILING_SYMBOLS)
+    return kernel_library(part, compile_missing=work >= worth_compiling)
 
 
 def use_numba(n_symbols: int) -> bool:

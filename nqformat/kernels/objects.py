@@ -9,6 +9,7 @@ written, is ignored (``nqformat.cache_folder``).
 from __future__ import annotations
 
 import ctypes
+import functools
 import hashlib
 import importlib
 import importlib.util
@@ -68,7 +69,7 @@ ENCODER = Part(name="encoder", entry="nqformat.kernels.encoder", helpers=("packi
 
 
 class KernelLibrary:
-    """The kernels in memory; :meth:`run` calls one without holding the interpreter lock."""
+    """The kernels in memory; they run without holding the interpreter lock."""
 
     def __init__(self, entry: int, owner: Any) -> None:
         prototype = ctypes.CFUNCTYPE(
@@ -79,12 +80,21 @@ class KernelLibrary:
 
     def run(self, kernel: int, block_address: int) -> int:
         """Run a kernel; returns its status. The memory that the block names must stay alive."""
-        status = ctypes.c_int64()
-        fault = ctypes.c_int64()
-        failed = self._call(ctypes.addressof(status), ctypes.addressof(fault), kernel, block_address)
-        if failed:
-            raise RuntimeError(f"kernel {kernel} failed with code {failed}")
-        return status.value
+        return self.prepare(kernel, block_address)()
+
+    def prepare(self, kernel: int, block_address: int) -> Callable[[], int]:
+        """Return what runs a kernel again and again, in one thread at a time; see :meth:`run`."""
+        status, fault = ctypes.c_int64(), ctypes.c_int64()
+        places = (ctypes.c_void_p(ctypes.addressof(status)), ctypes.c_void_p(ctypes.addressof(fault)))
+        call = functools.partial(self._call, *places, ctypes.c_int64(kernel), ctypes.c_int64(block_address))
+
+        def run() -> int:
+            failed = call()
+            if failed:
+                raise RuntimeError(f"kernel {kernel} failed with code {failed}; {fault.value}")
+            return status.value
+
+        return run
 
 
 class _Loader:

@@ -8,24 +8,20 @@ import json
 import math
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import numpy as np
 
 from nqformat import __version__
 from nqformat.cache_folder import cache_folder, read_cached, write_cached
 from nqformat.errors import FormatError
-from nqruntime.element_types import STRING, element_type
-from nqruntime.graph import GraphValue, Model
+from nqruntime.graph import Model
+from nqruntime.made_up import made_up_feeds
 
 from .engine import Engine, EngineSettings
 
-_FIRST_SIZE, _OTHER_SIZES = 1, 16
 _ROUNDS = 5
 _TOLERANCE = 1.02
-_SEED = 0
 
 _measured: dict[str, Timings] = {}
 
@@ -48,37 +44,6 @@ class Timings:
             f"a run takes {1000 * self.native:.3g} ms with the native engine and {1000 * self.ort:.3g} ms "
             "with ONNX Runtime on this machine"
         )
-
-
-def made_up_feeds(inputs: Sequence[GraphValue], given: Mapping[str, object]) -> dict[str, np.ndarray] | None:
-    """Return arrays to try a graph with: noise, zeros for integers; None if an input has no known type.
-
-    Axes without a size get 1 if they are the first (the batch), else 16.
-
-    Parameters
-    ----------
-    inputs : sequence of GraphValue
-    given : mapping of str to object
-        Names that need no array, since they have an initializer.
-    """
-    rng = np.random.default_rng(_SEED)
-    feeds = {}
-    for value in inputs:
-        if value.name in given:
-            continue
-        element = element_type(value.element_number)
-        if element is None or element.dtype is None or element.number == STRING or value.shape is None:
-            return None
-        shape = [
-            size if isinstance(size, int) else (_OTHER_SIZES if axis else _FIRST_SIZE)
-            for axis, size in enumerate(value.shape)
-        ]
-        dtype = element.dtype.storage_dtype
-        if dtype.kind == "f":
-            feeds[value.name] = rng.standard_normal(shape).astype(dtype)
-        else:
-            feeds[value.name] = np.zeros(shape, dtype=dtype)
-    return feeds
 
 
 def compare(model: Model, native: Engine, ort: Engine) -> Timings | None:

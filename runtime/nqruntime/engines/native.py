@@ -2,44 +2,157 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 
 import numpy as np
 
 from nqformat.dtypes import DType
-from nqformat.errors import UnsupportedFeatureError
+from nqformat.errors import FormatError, UnsupportedFeatureError
 from nqruntime.element_types import element_type
 from nqruntime.graph import GraphValue, Model
+from nqruntime.lowering.segment import DeclinedError, Segment
+from nqruntime.made_up import made_up_feeds
 from nqruntime.operators import MAX_OPSET
 from nqruntime.tensor_file import TensorFile
 
 from .builder import Builder
-from .engine import EngineSettings, KernelChoice
+from .engine import EngineSettings, KernelChoice, node_label, operator_label
 from .program import Program, plan_program
 
 _REDUCED_PRECISION = (DType.FLOAT16, DType.BFLOAT16)
 
 
+_MOST_REBUILDS = 16
+
+Reopen = Callable[[], AbstractContextManager[TensorFile]]
+
+
 class NativeEngine:
-    """A graph run on compressed weights."""
+    """A graph run on compressed weights.
+
+    Machine code that turns out not to take the shapes of some values gives way to NumPy: the network is built
+    again without it, which needs the file once more.
+
+    Parameters
+    ----------
+    model : Model
+    file : TensorFile
+    settings : EngineSettings
+    reopen : callable, optional
+        Opens the same file again.
+    """
 
     name = "native"
 
-    def __init__(self, model: Model, file: TensorFile, settings: EngineSettings) -> None:
+    def __init__(
+        self, model: Model, file: TensorFile, settings: EngineSettings, reopen: Reopen | None = None
+    ) -> None:
         _check_model(model)
+        self._model = model
+        self._settings = settings
+        self._reopen = reopen
+        self._lock = threading.Lock()
+        self._network = self._chosen(file, Network(model, file, settings, frozenset()))
+
+    def _chosen(self, file: TensorFile, network: Network) -> Network:
+        """Run once on made-up inputs, so that segments choose their kernels; else a later run does."""
+        graph = self._model.graph
+        feeds = made_up_feeds(graph.inputs, graph.initializers) if network.has_segments else None
+        names = [value.name for value in graph.outputs]
+        for _ in range(_MOST_REBUILDS if feeds is not None else 0):
+            try:
+                network.run(names, feeds or {})
+                break
+            except DeclinedError as declined:
+                network = Network(self._model, file, self._settings, network.excluded | declined.nodes)
+            except FormatError:
+                break
+        return network
+
+    def run(self, output_names: Sequence[str], feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Compute the named outputs."""
+        for _ in range(_MOST_REBUILDS):
+            network = self._network
+            try:
+                return network.run(output_names, feeds)
+            except DeclinedError as declined:
+                self._exclude(network, declined)
+        raise FormatError("the graph cannot run on such inputs", section="GRAPH")
+
+    def _exclude(self, network: Network, declined: DeclinedError) -> None:
+        """Build the network again, with NumPy for the nodes whose values have other shapes than thought."""
+        with self._lock:
+            if self._network is not network:
+                return
+            if self._reopen is None:
+                raise FormatError(str(declined), section="GRAPH")
+            with self._reopen() as file:
+                excluded = network.excluded | declined.nodes
+                self._network = Network(self._model, file, self._settings, excluded)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes held for weights; those of machine code are known after the first run."""
+        return self._network.weight_bytes
+
+    def explain(self) -> list[KernelChoice]:
+        """Say for each node which kernel runs it."""
+        return self._network.explain()
+
+    def close(self) -> None:
+        """Drop the weights."""
+        self._network.close()
+
+
+class Network:
+    """A graph whose nodes have become steps.
+
+    Parameters
+    ----------
+    model, file, settings
+        As of the engine.
+    excluded : frozenset of int
+        Places in the graph of nodes that machine code does not run.
+    """
+
+    def __init__(
+        self, model: Model, file: TensorFile, settings: EngineSettings, excluded: frozenset[int]
+    ) -> None:
         builder = Builder(model.graph, model.opset, file, settings)
+        builder.excluded = excluded
         builder.build()
-        self.weight_bytes = builder.weight_bytes
+        self.excluded = excluded
+        self._graph = model.graph
+        self._held_bytes = builder.weight_bytes
+        self._segments = builder.segments
         self._choices = builder.choices
-        self._workers = builder.workers
         self._steps = builder.steps
         self._slots = builder.slots
         self._initial = builder.initial_values()
         self._input_slots = {value.name: builder.slots[value.name] for value in model.graph.inputs}
         self._programs: dict[tuple[str, ...], Program] = {}
+        self._whole = self._whole_segment([value.name for value in model.graph.outputs])
+
+    @property
+    def has_segments(self) -> bool:
+        """Whether machine code runs any node."""
+        return bool(self._segments)
+
+    def _whole_segment(self, output_names: Sequence[str]) -> Segment | None:
+        """Return the segment that is the whole graph; None if there is more than that."""
+        if len(self._steps) != 1 or len(self._segments) != 1:
+            return None
+        [segment] = self._segments
+        same = list(segment.outputs) == list(output_names)
+        return segment if same and set(segment.inputs) <= set(self._input_slots) else None
 
     def run(self, output_names: Sequence[str], feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Compute the named outputs."""
+        whole = self._whole
+        if whole is not None and tuple(output_names) == whole.outputs and whole.inputs_in(feeds):
+            return list(whole.run(*[feeds[name] for name in whole.inputs]))
         program = self._program(tuple(output_names))
         values = list(self._initial)
         for name, array in feeds.items():
@@ -63,15 +176,27 @@ class NativeEngine:
             program = self._programs[output_names] = plan_program(self._steps, results, self._initial)
         return program
 
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes held for weights."""
+        return self._held_bytes + sum(segment.weight_bytes for segment in self._segments)
+
     def explain(self) -> list[KernelChoice]:
         """Say for each node which kernel runs it."""
-        return list(self._choices)
+        found = dict(self._choices)
+        for segment in self._segments:
+            for index, kernel in segment.kernels().items():
+                node = self._graph.nodes[index]
+                found[index] = KernelChoice(
+                    node=node_label(index, node), operator=operator_label(node), kernel=kernel
+                )
+        return [found[index] for index in sorted(found)]
 
     def close(self) -> None:
-        """Drop the weights and stop the threads."""
-        if self._workers is not None:
-            self._workers.close()
+        """Drop the weights."""
         self._steps = []
+        self._segments = []
+        self._whole = None
         self._initial = []
         self._programs = {}
 

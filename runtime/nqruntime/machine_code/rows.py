@@ -18,7 +18,7 @@ import numpy as np
 from llvmlite import ir
 
 from nqformat.kernels.memory import load32, load_parameter
-from nqformat.kernels.words import U0, U1, U2, U4, U64, helper
+from nqformat.kernels.words import U0, U1, U2, U4, U8, U64, helper
 
 from .blocks import PIECE_INPUTS, ROW_VECTORS
 from .emitter import I8, I16, INDICES, LANES, VECTOR, Emitter, kernel_intrinsic
@@ -76,8 +76,8 @@ def _emit_tile(kind: _Weights, n_sources: int) -> Callable[..., None]:
     """Return the writer of one tile.
 
     Its arguments are addresses, counts and distances in bytes: inputs, weights, codebook, source, from one
-    source vector to the next, out, from one output vector to the next, first value of the sums (of the bias,
-    for the block's rows), from one such vector to the next, lowest and highest output.
+    source vector to the next, out, from one output vector to the next, first value of the sums, from one such
+    vector to the next, factors of the sums, bias, lowest and highest output.
     """
     n_chains = 2 if n_sources == 1 else 1
 
@@ -119,13 +119,15 @@ def _emit_tile(kind: _Weights, n_sources: int) -> Callable[..., None]:
             add_step(i, kind.step_inputs)
         with e.when(b.icmp_unsigned("<", b.mul(steps, e.number(kind.step_inputs)), inputs)):
             add_step(steps, 1)
-        low, high = e.load_splat(arguments[9]), e.load_splat(arguments[10])
+        factors, bias = arguments[9:11]
+        low, high = e.load_splat(arguments[11]), e.load_splat(arguments[12])
         for s in range(n_sources):
             for r in range(ROW_VECTORS):
                 total = b.load(sums[0][s][r])
                 for other in sums[1:]:
                     total = b.fadd(total, b.load(other[s][r]))
-                e.store(e.clamp(total, low, high), targets[s], 4 * LANES * r)
+                factor, added = (e.load(VECTOR, place, 4 * LANES * r) for place in (factors, bias))
+                e.store(e.clamp(e.multiply_add(total, factor, added), low, high), targets[s], 4 * LANES * r)
 
     return emit
 
@@ -156,27 +158,27 @@ _MOST = U64(_MOST_SOURCES)
 def _tiles(kind: _Weights) -> Any:
     """Compile the product of one block of rows with any number of source vectors, piece by piece or whole."""
     one, two, three, four, five, six = (
-        kernel_intrinsic(_emit_tile(kind, n), 11) for n in range(1, _MOST_SOURCES + 1)
+        kernel_intrinsic(_emit_tile(kind, n), 13) for n in range(1, _MOST_SOURCES + 1)
     )
 
     @helper
-    def multiply(inputs, weights, book, source, pitch, n, out, step, start, add, low, high):  # type: ignore[no-untyped-def]  # noqa: PLR0917
+    def multiply(inputs, weights, book, source, pitch, n, out, step, start, add, scale, bias, low, high):  # type: ignore[no-untyped-def]  # noqa: PLR0917
         passes = (n + _MOST - U1) // _MOST
         together = (n + passes - U1) // max(passes, U1)
         while n > U0:
             m = min(n, together)
             if m == U1:
-                one(inputs, weights, book, source, pitch, out, step, start, add, low, high)
+                one(inputs, weights, book, source, pitch, out, step, start, add, scale, bias, low, high)
             elif m == U2:
-                two(inputs, weights, book, source, pitch, out, step, start, add, low, high)
+                two(inputs, weights, book, source, pitch, out, step, start, add, scale, bias, low, high)
             elif m == U64(3):
-                three(inputs, weights, book, source, pitch, out, step, start, add, low, high)
+                three(inputs, weights, book, source, pitch, out, step, start, add, scale, bias, low, high)
             elif m == U4:
-                four(inputs, weights, book, source, pitch, out, step, start, add, low, high)
+                four(inputs, weights, book, source, pitch, out, step, start, add, scale, bias, low, high)
             elif m == U64(5):
-                five(inputs, weights, book, source, pitch, out, step, start, add, low, high)
+                five(inputs, weights, book, source, pitch, out, step, start, add, scale, bias, low, high)
             else:
-                six(inputs, weights, book, source, pitch, out, step, start, add, low, high)
+                six(inputs, weights, book, source, pitch, out, step, start, add, scale, bias, low, high)
             source += m * pitch
             out += m * step
             start += m * add
@@ -207,17 +209,23 @@ def _product(kind: _Weights) -> Any:
         out_pitch = load_parameter(block, 6)
         inputs = load_parameter(block, 7)
         book = load_parameter(block, 9)
-        buffer = load_parameter(block, 13)
-        free = load_parameter(block, 14)
+        buffer = load_parameter(block, 14)
+        free = load_parameter(block, 15)
+        ones = free + U8
+        zeros = ones + _BLOCK_OUT
         low = block + _LOW
         high = block + _HIGH
         block_bytes = (inputs + step_inputs - U1) // step_inputs * step_bytes
         while row_block < last_block:
             weights = load_parameter(block, 8) + row_block * block_bytes
             bias = load_parameter(block, 10) + row_block * _BLOCK_OUT
+            scale = load_parameter(block, 13) + row_block * _BLOCK_OUT
             out = load_parameter(block, 5) + row_block * _BLOCK_OUT
             if n_sources <= U2 * _MOST:
-                tiles(inputs, weights, book, source, pitch, n_sources, out, out_pitch, bias, U0, low, high)
+                tiles(
+                    inputs, weights, book, source, pitch, n_sources, out, out_pitch,
+                    zeros, U0, scale, bias, low, high,
+                )  # fmt: skip
             else:
                 first = U0
                 while first < inputs:
@@ -226,12 +234,15 @@ def _product(kind: _Weights) -> Any:
                     if decoded != U0:
                         decode_piece((n + step_inputs - U1) // step_inputs, weights, book, buffer)
                         place = buffer
-                    start, add = (bias, U0) if first == U0 else (out, out_pitch)
-                    least, most = (low, high) if first + n == inputs else (free, free + U4)
+                    start, add = (zeros, U0) if first == U0 else (out, out_pitch)
+                    part_scale, part_bias, least, most = ones, zeros, free, free + U4
+                    if first + n == inputs:
+                        part_scale, part_bias, least, most = scale, bias, low, high
                     part = source + (first << U2)
                     _float_tiles(
-                        n, place, book, part, pitch, n_sources, out, out_pitch, start, add, least, most
-                    )
+                        n, place, book, part, pitch, n_sources, out, out_pitch,
+                        start, add, part_scale, part_bias, least, most,
+                    )  # fmt: skip
                     weights += n // step_inputs * step_bytes
                     first += n
             row_block += U1
@@ -248,12 +259,12 @@ multiply_bytes = _product(_BYTES)
 def _emit_slice(few: bool) -> Callable[..., None]:
     """Return the writer of one slice of 16 sparse rows, with a codebook of at most 16 entries or of more.
 
-    Its arguments: rounds, columns, symbols, codebook, source, out, row numbers, bias, lowest and highest
-    output.
+    Its arguments: rounds, columns, symbols, codebook, source, out, row numbers, factors of the sums, bias,
+    lowest and highest output.
     """
 
     def emit(e: Emitter, *arguments: Any) -> None:
-        rounds, columns, symbols, codebook, source, out, rows, bias, low, high = arguments
+        rounds, columns, symbols, codebook, source, out, rows, scale, bias, low, high = arguments
         b = e.builder
         table = e.load(VECTOR, codebook)
         total = e.variable(e.zeros())
@@ -263,14 +274,14 @@ def _emit_slice(few: bool) -> Callable[..., None]:
             weights = e.look_up(table, codebook, indices) if few else e.gather(codebook, indices)
             b.store(e.multiply_add(weights, e.gather(source, places), b.load(total)), total)
         numbers = e.load(INDICES, rows)
-        found = b.fadd(b.load(total), e.gather(bias, numbers))
+        found = e.multiply_add(b.load(total), e.gather(scale, numbers), e.gather(bias, numbers))
         e.scatter(e.clamp(found, e.load_splat(low), e.load_splat(high)), out, numbers)
 
     return emit
 
 
-_slice_of_few = kernel_intrinsic(_emit_slice(True), 10)
-_slice_of_many = kernel_intrinsic(_emit_slice(False), 10)
+_slice_of_few = kernel_intrinsic(_emit_slice(True), 11)
+_slice_of_many = kernel_intrinsic(_emit_slice(False), 11)
 
 
 @helper
@@ -286,20 +297,21 @@ def multiply_slices(block):  # type: ignore[no-untyped-def]
     bias = load_parameter(block, 10)
     low = block + _LOW
     high = block + _HIGH
-    few = load_parameter(block, 16)
+    scale = load_parameter(block, 13)
+    few = load_parameter(block, 17)
     while row_block < last_block:
         first = load32(starts + (row_block << U2))
         rounds = load32(starts + (row_block << U2) + U4) - first
-        columns = load_parameter(block, 14) + first * U64(2 * LANES)
-        symbols = load_parameter(block, 15) + first * U64(LANES)
-        rows = load_parameter(block, 13) + row_block * U64(4 * LANES)
+        columns = load_parameter(block, 15) + first * U64(2 * LANES)
+        symbols = load_parameter(block, 16) + first * U64(LANES)
+        rows = load_parameter(block, 14) + row_block * U64(4 * LANES)
         source = load_parameter(block, 2)
         out = load_parameter(block, 5)
         for _ in range(np.int64(n_sources)):
             if few != U0:
-                _slice_of_few(rounds, columns, symbols, codebook, source, out, rows, bias, low, high)
+                _slice_of_few(rounds, columns, symbols, codebook, source, out, rows, scale, bias, low, high)
             else:
-                _slice_of_many(rounds, columns, symbols, codebook, source, out, rows, bias, low, high)
+                _slice_of_many(rounds, columns, symbols, codebook, source, out, rows, scale, bias, low, high)
             source += pitch
             out += out_pitch
         row_block += U1
