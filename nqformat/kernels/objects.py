@@ -56,6 +56,10 @@ class Part:
         found = (importlib.util.find_spec(module) for module in modules)
         return [Path(spec.origin) for spec in found if spec is not None and spec.origin is not None]
 
+    def digest(self) -> str:
+        """Return a hash of the files, which changes with the kernels."""
+        return hashlib.sha256(b"\0".join(path.read_bytes() for path in self.sources)).hexdigest()
+
 
 DECODER = Part(
     name="decoder",

@@ -16,6 +16,7 @@ from nqformat import __version__
 from nqformat.cache_folder import cache_folder, read_cached, write_cached
 from nqformat.errors import FormatError
 from nqruntime.graph import Model
+from nqruntime.machine_code.library import COMPUTE
 from nqruntime.made_up import made_up_feeds
 
 from .engine import Engine, EngineSettings
@@ -102,6 +103,7 @@ def choice_key(file_header: bytes, settings: EngineSettings) -> str:
         The header of the .nqz file, whose checksum stands for the checksums of all other bytes.
     """
     words = [platform.machine(), platform.processor(), platform.node(), str(settings.threads)]
+    words.append(COMPUTE.digest())
     words += [__version__, *(_version(package) for package in ("numpy", "numba", "onnxruntime"))]
     return hashlib.sha256(file_header + "\0".join(words).encode()).hexdigest()
 

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
 from nqformat.kernels.objects import KernelLibrary
-from nqruntime.packing.areas import address
+from nqruntime.machine_code.blocks import SLICE_ROWS, SPARSE_PLANES, TRANSPOSE
+from nqruntime.packing.areas import address, aligned_copy
 from nqruntime.packing.choice import row_candidates
-from nqruntime.packing.rows import BUFFER_FLOATS, PackedRows
+from nqruntime.packing.columns import PackedColumns, pack_columns
+from nqruntime.packing.copy_steps import transpose
+from nqruntime.packing.plane_layout import LANES, Area
+from nqruntime.packing.plane_steps import PlanesCall, sparse_planes
+from nqruntime.packing.rows import BUFFER_FLOATS, PackedRows, nonzeros_of_slices
 from nqruntime.symbols import MatrixWeights
 
 from .layouts import Rows, rows
@@ -17,6 +24,11 @@ from .measuring import fastest
 from .operation import Clamp, Shape
 from .plan import PlacedRows, PlanBuilder, UnplannableError
 from .plane_choice import PlaneChoice
+
+_MANY_VECTORS = 8
+_UNKNOWN = "not chosen before the first run"
+
+Form = TypeVar("Form", PackedRows, PackedRows | PackedColumns)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -31,6 +43,9 @@ class Product:
         Rank that the operator demands of its input.
     bias : ndarray of float32, shape (n_rows,), or None
     packed : PackedRows or None
+        For any number of vectors.
+    columns : PackedColumns or None
+        For as many vectors as came last.
     """
 
     inputs: list[str]
@@ -43,6 +58,7 @@ class Product:
     bias: np.ndarray | None = None
     clamp: Clamp = field(default_factory=Clamp)
     packed: PackedRows | None = None
+    columns: PackedColumns | None = None
 
     @property
     def matrix_shape(self) -> tuple[int, int]:
@@ -55,12 +71,14 @@ class Product:
     @property
     def label(self) -> str:
         """Form of the weights."""
-        return "not chosen before the first run" if self.packed is None else self.packed.label
+        if self.packed is None:
+            return _UNKNOWN
+        return self.packed.label if self.columns is None else self.columns.label
 
     @property
     def weight_bytes(self) -> int:
         """Bytes of the matrix and the bias."""
-        held = self.packed.weight_bytes if self.packed is not None else 0
+        held = sum(form.weight_bytes for form in (self.packed, self.columns) if form is not None)
         return held + (0 if self.bias is None else self.bias.nbytes)
 
     def shape(self, shapes: dict[str, Shape]) -> Shape:
@@ -77,13 +95,25 @@ class Product:
     def lower(self, plan: PlanBuilder, shapes: dict[str, Shape]) -> None:
         """Append the product."""
         source = plan.rows(self.inputs[0])
-        packed = self._chosen(source.layout)
-        target = plan.define_rows(self.output, rows(shapes[self.output]))
-        self._append(plan, packed, source, target)
+        target_layout = rows(shapes[self.output])
+        form = self._chosen(source.layout, target_layout)
+        target = plan.define_rows(self.output, target_layout)
+        self._append(plan, form, source, target)
 
-    def _append(self, plan: PlanBuilder, packed: PackedRows, source: PlacedRows, target: PlacedRows) -> None:
+    def _append(
+        self, plan: PlanBuilder, form: PackedRows | PackedColumns, source: PlacedRows, target: PlacedRows
+    ) -> None:
+        plan.keep(form)
+        if isinstance(form, PackedRows):
+            self._append_rows(plan, form, source, target)
+        else:
+            self._append_columns(plan, form, source, target)
+
+    def _append_rows(
+        self, plan: PlanBuilder, packed: PackedRows, source: PlacedRows, target: PlacedRows
+    ) -> None:
         bias = packed.bias(self.bias)
-        plan.keep(bias, packed)
+        plan.keep(bias)
         block = packed.block(
             source=source.address,
             source_pitch=source.layout.pitch,
@@ -97,19 +127,79 @@ class Product:
         )
         plan.step(packed.kernel, block, packed.label)
 
-    def _chosen(self, source: Rows) -> PackedRows:
-        """Return the matrix in the order that is fastest, which is found once."""
+    def _append_columns(
+        self, plan: PlanBuilder, packed: PackedColumns, source: PlacedRows, target: PlacedRows
+    ) -> None:
+        """Append the product of the transposed vectors, between two transpositions."""
+        (n_rows, n_columns), n_vectors = self.matrix_shape, source.layout.n_vectors
+        layout = packed.layout
+        given = plan.scratch(n_columns * layout.size + LANES)
+        made = plan.scratch(n_rows * layout.size + LANES)
+        block = transpose(
+            source=source.address,
+            source_pitch=source.layout.pitch,
+            shape=(n_vectors, n_columns),
+            out=given,
+            out_pitch=layout.size,
+            written=n_vectors,
+        )
+        plan.step(TRANSPOSE, block, "transposition")
+        bias = aligned_copy(np.zeros(n_rows, dtype=np.float32) if self.bias is None else self.bias)
+        mask = layout.mask()
+        plan.keep(bias, mask)
+        call = PlanesCall(
+            first=0,
+            last=n_rows,
+            n_images=1,
+            source=Area.of(given, layout, n_columns),
+            out=Area.of(made, layout, n_rows),
+            layout=layout,
+            mask=mask,
+            bias=bias,
+            low=self.clamp.low,
+            high=self.clamp.high,
+        )
+        plan.step(SPARSE_PLANES, sparse_planes(call, packed.weights), packed.label)
+        block = transpose(
+            source=made,
+            source_pitch=layout.size,
+            shape=(n_rows, n_vectors),
+            out=target.address,
+            out_pitch=target.layout.pitch,
+            written=n_rows,
+        )
+        plan.step(TRANSPOSE, block, "transposition")
+
+    def _chosen(self, source: Rows, target: Rows) -> PackedRows | PackedColumns:
+        """Return the matrix in the order that is fastest for so many vectors."""
         if self.packed is None:
             assert self.weights is not None
             candidates = row_candidates(self.weights, low_memory=self.low_memory)
             forms = [found for pack in candidates.values() if (found := pack()) is not None]
-            target = rows((*source.shape[:-1], self.matrix_shape[0]))
-
-            def append(plan: PlanBuilder, packed: PackedRows) -> None:
-                given = PlacedRows(layout=source, address=plan.scratch(source.size))
-                made = PlacedRows(layout=target, address=plan.scratch(target.size))
-                self._append(plan, packed, given, made)
-
-            self.packed = fastest(self.library, forms, append, low_memory=self.low_memory)
+            self.packed = self._fastest(forms, source, target)
+            sparse = next((form for form in forms if form.kernel == SLICE_ROWS), None)
             self.weights = None
-        return self.packed
+        else:
+            sparse = self.packed if self.packed.kernel == SLICE_ROWS else None
+        if source.n_vectors < _MANY_VECTORS or sparse is None or self.low_memory:
+            return self.packed
+        if self.columns is None or self.columns.layout.width != source.n_vectors:
+            columns = None
+            if not sparse.has_factors:
+                nonzeros, shape = nonzeros_of_slices(sparse), self.matrix_shape
+                columns = pack_columns(nonzeros, sparse.codebook, shape, source.n_vectors)
+            either: list[PackedRows | PackedColumns] = (
+                [self.packed] if columns is None else [self.packed, columns]
+            )
+            if columns is None or self._fastest(either, source, target) is not columns:
+                return self.packed
+            self.columns, self.packed = columns, sparse
+        return self.columns
+
+    def _fastest(self, forms: Sequence[Form], source: Rows, target: Rows) -> Form:
+        def append(plan: PlanBuilder, form: Form) -> None:
+            given = PlacedRows(layout=source, address=plan.scratch(source.size))
+            made = PlacedRows(layout=target, address=plan.scratch(target.size))
+            self._append(plan, form, given, made)
+
+        return fastest(self.library, forms, append, low_memory=self.low_memory)

@@ -60,6 +60,11 @@ class PackedRows:
         """Bytes of all arrays."""
         return sum(array.nbytes for array in (self.weights, self.codebook, self.factors, *self.further))
 
+    @property
+    def has_factors(self) -> bool:
+        """Whether any factor is not 1."""
+        return bool((self.factors != 1).any())
+
     def bias(self, values: np.ndarray | None) -> np.ndarray:
         """Return the bias as the kernel reads it: float32, shape (out_size,)."""
         out = aligned(self.out_size, np.float32)
@@ -243,3 +248,13 @@ def pack_slices(
         factors=_factors(None, n_rows + 1),
         further=(aligned_copy(order), packed_columns, packed_symbols),
     )
+
+
+def nonzeros_of_slices(packed: PackedRows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return rows, columns and symbols of the nonzeros of slices, in the order of the slices."""
+    order, columns, symbols = packed.further
+    rounds = np.diff(packed.weights)
+    slices = np.repeat(np.arange(rounds.size), rounds * LANES)
+    rows = order[slices * LANES + np.arange(slices.size) % LANES]
+    kept = np.flatnonzero((packed.codebook[symbols] != 0) & (rows < packed.n_rows))
+    return rows[kept], columns[kept], symbols[kept]
