@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nqruntime.symbols import Symbols
-
 from .areas import aligned_copy
 from .plane_layout import LANES, PlaneLayout
 
@@ -156,22 +154,6 @@ class SparsePlanes:
     def weight_bytes(self) -> int:
         """Bytes of all arrays."""
         return sum(a.nbytes for a in (self.starts, self.nonzeros, self.offsets, self.codebook))
-
-
-def nonzeros_of(symbols: Symbols) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the nonzero weights of a tensor whose first axis is the outputs.
-
-    Returns
-    -------
-    rows, columns : ndarray of int64, shape (n_nonzeros,)
-        Output, and place in C order of the other axes.
-    symbols : ndarray, shape (n_nonzeros,)
-    """
-    stored = symbols.symbols.reshape(-1)
-    kept = np.flatnonzero(symbols.codebook[stored])
-    places = kept if symbols.positions is None else symbols.positions[kept]
-    rows, columns = np.divmod(places, max(1, math.prod(symbols.shape[1:])))
-    return rows, columns, stored[kept]
 
 
 def pack_sparse_planes(

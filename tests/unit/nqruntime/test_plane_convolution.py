@@ -6,13 +6,12 @@ import pytest
 from nqformat.kernels.objects import kernel_library
 from nqruntime.machine_code.blocks import DENSE_PLANES, DEPTHWISE_PLANES, OUTPUTS_TOGETHER, SPARSE_PLANES
 from nqruntime.machine_code.library import COMPUTE
-from nqruntime.matrices import Symbols
 from nqruntime.packing.areas import address, aligned, aligned_copy
 from nqruntime.packing.dense_planes import pack_dense_planes
 from nqruntime.packing.depthwise import pack_depthwise_planes
 from nqruntime.packing.plane_layout import Area, PlaneLayout
 from nqruntime.packing.plane_steps import PlanesCall, dense_planes, sparse_planes
-from nqruntime.packing.planes import Taps, Window, nonzeros_of, pack_sparse_planes
+from nqruntime.packing.planes import Taps, Window, pack_sparse_planes
 
 pytest.importorskip("numba")
 
@@ -234,21 +233,6 @@ def test_nonzeros_take_little_more_than_two_bytes():
         rows=rows, columns=columns, symbols=symbols, codebook=np.arange(2.0), n_rows=128, taps=taps
     )
     assert packed.weight_bytes < 2.5 * rows.size
-
-
-@pytest.mark.parametrize("all_stored", [False, True])
-def test_nonzeros_of_symbols_leave_out_zeros(all_stored):
-    codebook = np.array([0.5, 0, -1], dtype=np.float32)
-    dense = np.random.default_rng(0).integers(0, 3, (4, 3, 2, 1)).astype(np.uint8)
-    positions = None if all_stored else np.flatnonzero(dense.reshape(-1) != 2)
-    stored = dense if positions is None else dense.reshape(-1)[positions]
-    symbols = Symbols(shape=dense.shape, symbols=stored, positions=positions, codebook=codebook)
-    rows, columns, found = nonzeros_of(symbols)
-    matrix = np.zeros((4, 6), dtype=np.float32)
-    matrix[rows, columns] = codebook[found]
-    expected = np.where(dense == 2, -1 if all_stored else 0, codebook[dense]).reshape(4, 6)
-    assert np.array_equal(matrix, expected)
-    assert (codebook[found] != 0).all()
 
 
 def test_large_codebooks_are_refused():
