@@ -96,6 +96,10 @@ class Context:
             raise AssertionError(f"a kernel refused its block with status {status}")
         return tuple([area.reshape(shape, copy=True) for area, shape in self._outputs])
 
+    def fill(self, value: float) -> None:
+        """Let every value be `value`, for a trial."""
+        self._arena[:] = value
+
     def _stop(self) -> None:
         """End the waiting of threads that have begun; the context runs on one thread from now on."""
         self._meeting[1] = _STOPPED

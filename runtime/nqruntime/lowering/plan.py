@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nqruntime.machine_code.blocks import COPY_ROWS, GRAINS
+from nqruntime.machine_code.blocks import COPY_ROWS, GRAINS, SKIP_COLUMNS
 from nqruntime.packing.areas import LINE, round_up
 from nqruntime.packing.copy_steps import ChannelsCall, copy_from_planes, copy_to_planes
 from nqruntime.packing.plane_layout import Area, PlaneLayout
+from nqruntime.packing.skipping import SKIPS_PLACE
 
 from .layouts import Layout, Planes, Rows, image_size, packed_rows
 from .plane_choice import PlaneChoice
@@ -359,6 +360,8 @@ class Plan:
             grains = -(-(last - first) // grain)
             bounds = [first + grain * (grains * t // self.n_threads) for t in (thread, thread + 1)]
             words[start], words[start + 1] = min(bounds[0], last), min(bounds[1], last)
+            if step.kernel == SKIP_COLUMNS:  # the meeting after it, too
+                words[start + SKIPS_PLACE] *= 2
         return words
 
     def placed_words(self, arena_address: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,6 +15,7 @@ from .operation import Operation, Shape
 from .plan import Plan, PlanBuilder, Step, UnplannableError
 from .plane_choice import PlaneChoice
 
+_FLOAT32 = np.dtype(np.float32)
 _MOST_PLANS = 8
 _WORTH_SHARING = 100e-6
 _GAIN = 0.95
@@ -92,9 +93,10 @@ class Segment:
 
     def run(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
         """Compute the outputs; may be called from several threads at once."""
-        if any(array.dtype != np.float32 for array in arrays):
-            every = {node for operation in self.operations for node in operation.nodes}
-            return self._without_kernels(arrays, frozenset(every))
+        for array in arrays:
+            if array.dtype != _FLOAT32:
+                every = {node for operation in self.operations for node in operation.nodes}
+                return self._without_kernels(arrays, frozenset(every))
         shapes = tuple([array.shape for array in arrays])
         prepared = self._prepared.get(shapes) or self._prepare(shapes)
         if prepared.plan is None:
@@ -106,10 +108,6 @@ class Segment:
         results = context.run(arrays)
         prepared.free.append(context)
         return results
-
-    def inputs_in(self, feeds: Mapping[str, object]) -> bool:
-        """Whether all inputs are given."""
-        return all(name in feeds for name in self.inputs)
 
     def _without_kernels(
         self, arrays: Sequence[np.ndarray], declined: frozenset[int]

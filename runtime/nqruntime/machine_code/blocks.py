@@ -1,11 +1,13 @@
 """Numbers of the kernels and of the places in their parameter blocks; plain constants, no imports.
 
 Blocks are int64 arrays. Addresses are those of memory that the caller keeps alive during the call; all
-values are float32. A program is an array of (kernel, block address) pairs, run in order.
+values are float32. A program is an array of (kernel, block address) pairs, run in order; a kernel that returns a positive number has made
+so many of the next steps needless.
 
 | block | places |
 |---|---|
 | PROGRAM | 0 steps, 1 address of the steps |
+| SKIP_COLUMNS | one source vector, one block; 8 starts of the columns (int32), 14 rows (uint16), 15 symbols (uint8), 16 vectors of output, 17 nonzeros of the source up to which it is computed, 18 steps to skip if it is |
 | MEET | 0 two words: threads that have arrived, generation (negative to end all waiting); 1 threads, 2 address of a C function that lets other threads run, or 0 |
 | every product with rows in lanes | 0 first and 1 last block of rows, 2 source, 3 bytes from one source vector to the next, 4 source vectors, 5 out, 6 bytes from one output vector to the next, 7 inputs, 8 weights, 9 codebook, 10 bias, 11 lowest and 12 highest output (float bits), 13 factors of the sums |
 | FLOAT_ROWS, NIBBLE_ROWS, BYTE_ROWS | 14 buffer of PIECE_INPUTS inputs of a block, 15 the floats -inf and inf, then for the rows of a block ones and zeros |
@@ -34,7 +36,7 @@ there has no effect.
 
 from __future__ import annotations
 
-PROGRAM, FLOAT_ROWS, NIBBLE_ROWS, BYTE_ROWS, SLICE_ROWS, MEET = range(6)
+PROGRAM, FLOAT_ROWS, NIBBLE_ROWS, BYTE_ROWS, SLICE_ROWS, SKIP_COLUMNS, MEET = range(7)
 
 SPARSE_PLANES, DENSE_PLANES, DEPTHWISE_PLANES, SCALE_PLANES = range(32, 36)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from nqformat.kernels import compiled
+from nqruntime.machine_code.blocks import SKIP_COLUMNS
 from nqruntime.machine_code.library import COMPUTE
 from nqruntime.packing.areas import address, aligned
 from nqruntime.packing.rows import (
@@ -18,6 +19,7 @@ from nqruntime.packing.rows import (
     pack_slices,
     scaled,
 )
+from nqruntime.packing.skipping import pack_skipped
 
 SHAPES = [(1, 1), (10, 100), (63, 7), (64, 64), (65, 257), (130, 513), (300, 31)]
 
@@ -143,3 +145,38 @@ def test_slices_are_refused_for_columns_beyond_their_field():
     one = np.zeros(1, dtype=np.int64)
     codebook = np.array([0, 1], dtype=np.float32)
     assert pack_slices(one, one + 70_000, np.ones(1, np.uint8), codebook, (1, 70_001)) is None
+
+
+def skipped_product(library, packed, x, most_nonzeros):
+    out = aligned(packed.factors.size, np.float32)
+    out[:] = np.nan
+    bias = packed.bias(np.arange(packed.shape[0], dtype=np.float32))
+    block = packed.block(
+        source=address(x), out=address(out), bias=address(bias), low=-1, high=9, most_nonzeros=most_nonzeros
+    )
+    return library.run(SKIP_COLUMNS, address(block)), out[: packed.shape[0]]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_zero_inputs_are_skipped_without_changing_the_product(library, shape):
+    symbols, codebook = quantized_matrix(shape, 0.3, 12)
+    rows, columns = np.nonzero(symbols)
+    rng = np.random.default_rng(4)
+    factors = rng.normal(size=shape[0]).astype(np.float32)
+    packed = pack_skipped((rows, columns, symbols[rows, columns]), codebook, factors, shape)
+    x = (rng.normal(size=shape[1]) * (rng.random(shape[1]) < 0.4)).astype(np.float32)
+    x[x == 0] = -0.0
+    n_nonzeros = np.count_nonzero(x)
+    matrix = codebook.astype(np.float64)[symbols] * factors[:, None]
+    skips, found = skipped_product(library, packed, x, n_nonzeros)
+    assert skips == 1
+    np.testing.assert_allclose(found, np.clip(matrix @ x + np.arange(shape[0]), -1, 9), rtol=1e-4, atol=1e-4)
+
+
+def test_vectors_of_too_many_nonzeros_are_left_to_the_next_step(library):
+    nothing = np.zeros(0, dtype=np.int64)
+    ones = np.ones(4, dtype=np.float32)
+    packed = pack_skipped((nothing, nothing, nothing), np.zeros(1, np.float32), ones, (4, 5))
+    skips, found = skipped_product(library, packed, np.ones(5, np.float32), 4)
+    assert skips == 0
+    assert np.isnan(found).all()

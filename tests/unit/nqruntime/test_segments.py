@@ -416,3 +416,21 @@ def test_a_team_without_threads_leaves_the_work_to_the_caller(save_model, monkey
     session = InferenceSession(path, engine="native", threads=2, memory="low")
     alone = InferenceSession(path, engine="native", threads=1, memory="low")
     assert session.run(None, {"x": x})[0].tobytes() == alone.run(None, {"x": x})[0].tobytes()
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_products_skip_zeros_where_there_are_many(save_model, monkeypatch, n_threads):
+    monkeypatch.setattr(Segment, "_gains", lambda *_: True)
+    monkeypatch.setattr("nqruntime.lowering.measuring.Chooser.most_nonzeros", lambda *_: 100)
+    nodes = [
+        helper.make_node("MatMul", ["x", "a"], ["p"]),
+        helper.make_node("Relu", ["p"], ["q"]),
+        helper.make_node("MatMul", ["q", "b"], ["y"]),
+    ]
+    tensors = {"a": quantized((400, 130), 0.1, 9), "b": quantized((130, 40), 0.2, 9)}
+    model = build_model(nodes, {"x": (np.float32, ["n", 400])}, ["y"])
+    session = InferenceSession(save_model(model, tensors), engine="native", threads=n_threads)
+    assert "zero inputs skipped" in session.explain()[0].kernel
+    for density in (0.1, 0.2, 0.3, 1.0):
+        x = noise((1, 400)) * (np.random.default_rng(1).random((1, 400)) < density).astype(np.float32)
+        assert_close(session.run(None, {"x": x})[0], run_in_ort(model, {"x": x}, tensors)[0])
