@@ -17,6 +17,7 @@ from nqruntime.lowering.segment import FindFault, Segment
 from nqruntime.machine_code.library import compute_library
 from nqruntime.operators import NodeContext, Prepared, find_operator
 from nqruntime.operators.creation import constant_value
+from nqruntime.team import available_processors
 from nqruntime.tensor_file import TensorFile
 
 from .engine import EngineSettings, KernelChoice, node_label, operator_label
@@ -301,7 +302,8 @@ class Builder:
         for node in nodes.values():
             self._define_outputs(node)
         find_fault = self._fault_finder(nodes, inputs, found)
-        segment = Segment(found.operations, inputs, outputs, library, find_fault)
+        n_threads = self._settings.threads or available_processors()
+        segment = Segment(found.operations, inputs, outputs, library, find_fault, n_threads=n_threads)
         self.segments.append(segment)
         output_slots = tuple(self.slots[name] for name in outputs)
         self.steps.append(Step(run=segment.run, label=label, inputs=input_slots, outputs=output_slots))

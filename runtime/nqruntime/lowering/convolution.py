@@ -311,7 +311,7 @@ def append_planes(plan: PlanBuilder, call: PlanesCall, weights: Weights, label: 
     elif isinstance(weights, DepthwisePlanes):
         plan.step(DEPTHWISE_PLANES, weights.planes_block(call), label)
     else:
-        plan.step(DENSE_PLANES, dense_planes(call, weights, plan.scratch(weights.buffer_floats)), label)
+        plan.step(DENSE_PLANES, dense_planes(call, weights, plan.private(weights.buffer_floats)), label)
 
 
 def depthwise_rows(

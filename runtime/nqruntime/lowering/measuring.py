@@ -63,5 +63,5 @@ def _plan_seconds(library: KernelLibrary, append: Callable[[PlanBuilder], None])
     """Time the steps of a form."""
     builder = PlanBuilder(PlaneChoice())
     append(builder)
-    context = Context(builder.finish((), ()), (), library)
+    context = Context(builder.finish((), ()), (), library, shared=False)
     return best_seconds(lambda: context.run(()))

@@ -89,7 +89,7 @@ class Pool:
             source=source.area(),
             out=out.area(),
         )
-        block = packed.block(call, plan.scratch(packed.buffer_floats))
+        block = packed.block(call, plan.private(packed.buffer_floats))
         plan.step(POOL_AVERAGE if self.average else POOL_LARGEST, block, self.label)
 
 

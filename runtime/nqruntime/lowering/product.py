@@ -123,7 +123,7 @@ class Product:
             bias=address(bias),
             low=self.clamp.low,
             high=self.clamp.high,
-            buffer=plan.scratch(BUFFER_FLOATS),
+            buffer=plan.private(BUFFER_FLOATS),
         )
         plan.step(packed.kernel, block, packed.label)
 

@@ -10,12 +10,14 @@ import numpy as np
 
 from nqformat.kernels.objects import KernelLibrary
 
-from .context import Context
+from .context import Context, best_seconds
 from .operation import Operation, Shape
 from .plan import Plan, PlanBuilder, Step, UnplannableError
 from .plane_choice import PlaneChoice
 
 _MOST_PLANS = 8
+_WORTH_SHARING = 100e-6
+_GAIN = 0.95
 
 FindFault = Callable[[Sequence[np.ndarray]], tuple[np.ndarray, ...] | None]
 
@@ -42,11 +44,14 @@ class _Prepared:
     ----------
     declined : frozenset of int
         Without a plan: the nodes for which there is none.
+    shared : bool
+        Whether threads that share a run make it faster.
     """
 
     plan: Plan | None
     out_shapes: tuple[Shape, ...] = ()
     declined: frozenset[int] = frozenset()
+    shared: bool = False
     free: list[Context] = field(default_factory=list)
 
 
@@ -62,6 +67,8 @@ class Segment:
     find_fault : callable
         For arrays beyond the kernels: raises what is wrong with them, or returns None; or returns the results
         if these have no elements.
+    n_threads : int
+        Most threads that share a run.
     """
 
     def __init__(
@@ -71,12 +78,15 @@ class Segment:
         outputs: Sequence[str],
         library: KernelLibrary,
         find_fault: FindFault,
+        *,
+        n_threads: int,
     ) -> None:
         self.operations = tuple(operations)
         self.inputs = tuple(inputs)
         self.outputs = tuple(outputs)
         self._library = library
         self._find_fault = find_fault
+        self._n_threads = n_threads
         self._lock = threading.Lock()
         self._prepared: dict[tuple[Shape, ...], _Prepared] = {}
 
@@ -92,7 +102,7 @@ class Segment:
         try:
             context = prepared.free.pop()
         except IndexError:
-            context = Context(prepared.plan, prepared.out_shapes, self._library)
+            context = Context(prepared.plan, prepared.out_shapes, self._library, shared=prepared.shared)
         results = context.run(arrays)
         prepared.free.append(context)
         return results
@@ -128,7 +138,7 @@ class Segment:
         plans = [prepared for prepared in self._prepared.values() if prepared.plan is not None]
         if not plans or plans[-1].plan is None:
             return []
-        context = Context(plans[-1].plan, plans[-1].out_shapes, self._library)
+        context = Context(plans[-1].plan, plans[-1].out_shapes, self._library, shared=False)
         return context.step_seconds()
 
     def _prepare(self, shapes: tuple[Shape, ...]) -> _Prepared:
@@ -143,7 +153,7 @@ class Segment:
         """Make the plan for inputs of some shapes; without one if they are beyond the kernels."""
         shapes: dict[str, Shape] = dict(zip(self.inputs, given, strict=True))
         choice = PlaneChoice()
-        builder = PlanBuilder(choice)
+        builder = PlanBuilder(choice, self._n_threads)
         nodes: list[int] = [node for operation in self.operations for node in operation.nodes]
         try:
             for name in self.inputs:
@@ -162,4 +172,15 @@ class Segment:
         except UnplannableError:
             return _Prepared(plan=None, declined=frozenset(nodes))
         plan = builder.finish(self.inputs, self.outputs)
-        return _Prepared(plan=plan, out_shapes=tuple(shapes[name] for name in self.outputs))
+        out_shapes = tuple(shapes[name] for name in self.outputs)
+        arrays = [np.zeros(shape, dtype=np.float32) for shape in given]
+        shared = self._n_threads > 1 and self._gains(plan, out_shapes, arrays)
+        return _Prepared(plan=plan, out_shapes=out_shapes, shared=shared)
+
+    def _gains(self, plan: Plan, out_shapes: tuple[Shape, ...], arrays: list[np.ndarray]) -> bool:
+        """Whether threads that share a run make it faster on this machine, now."""
+        alone, together = (
+            Context(plan, out_shapes, self._library, shared=shared) for shared in (False, True)
+        )
+        seconds = best_seconds(lambda: alone.run(arrays))
+        return seconds > _WORTH_SHARING and best_seconds(lambda: together.run(arrays)) < _GAIN * seconds

@@ -6,6 +6,7 @@ values are float32. A program is an array of (kernel, block address) pairs, run 
 | block | places |
 |---|---|
 | PROGRAM | 0 steps, 1 address of the steps |
+| MEET | 0 two words: threads that have arrived, generation (negative to end all waiting); 1 threads, 2 address of a C function that lets other threads run, or 0 |
 | every product with rows in lanes | 0 first and 1 last block of rows, 2 source, 3 bytes from one source vector to the next, 4 source vectors, 5 out, 6 bytes from one output vector to the next, 7 inputs, 8 weights, 9 codebook, 10 bias, 11 lowest and 12 highest output (float bits), 13 factors of the sums |
 | FLOAT_ROWS, NIBBLE_ROWS, BYTE_ROWS | 14 buffer of PIECE_INPUTS inputs of a block, 15 the floats -inf and inf, then for the rows of a block ones and zeros |
 | SLICE_ROWS | slices for blocks, 8 starts of the slices (int32); 14 row numbers (int32), 15 columns (uint16), 16 symbols (uint8), 17 whether the codebook has at most 16 entries |
@@ -33,7 +34,7 @@ there has no effect.
 
 from __future__ import annotations
 
-PROGRAM, FLOAT_ROWS, NIBBLE_ROWS, BYTE_ROWS, SLICE_ROWS = range(5)
+PROGRAM, FLOAT_ROWS, NIBBLE_ROWS, BYTE_ROWS, SLICE_ROWS, MEET = range(6)
 
 SPARSE_PLANES, DENSE_PLANES, DEPTHWISE_PLANES, SCALE_PLANES = range(32, 36)
 
@@ -47,6 +48,9 @@ TILE_VECTORS = 12
 
 OUTPUTS_TOGETHER = 8
 """Output channels of a tile of the dense convolution of planes."""
+
+GRAINS = {DENSE_PLANES: OUTPUTS_TOGETHER}
+"""Work items that belong together, for kernels whose first item must be a multiple of them."""
 
 ROW_VECTORS = 4
 """Vectors of 16 rows in a block of the products with rows in lanes."""

@@ -19,6 +19,7 @@ from .blocks import (
     DEPTHWISE_PLANES,
     DEPTHWISE_ROWS,
     FLOAT_ROWS,
+    MEET,
     NIBBLE_ROWS,
     POOL_AVERAGE,
     POOL_LARGEST,
@@ -35,12 +36,15 @@ from .planes import convolve_sparse
 from .pointwise import scale_channels
 from .pooling import average_channels, pool
 from .rows import multiply_bytes, multiply_floats, multiply_nibbles, multiply_slices
+from .threads import meet
 
 
 @helper
 def _run_step(kernel, block):  # type: ignore[no-untyped-def]
     if kernel == U64(FLOAT_ROWS):
         return multiply_floats(block)
+    if kernel == U64(MEET):
+        return meet(block)
     if kernel == U64(NIBBLE_ROWS):
         return multiply_nibbles(block)
     if kernel == U64(BYTE_ROWS):

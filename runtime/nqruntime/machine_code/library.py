@@ -19,6 +19,7 @@ COMPUTE = Part(
         "pointwise",
         "pooling",
         "rows",
+        "threads",
     ),
 )
 

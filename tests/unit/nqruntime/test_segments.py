@@ -11,6 +11,7 @@ from onnx import helper
 from nqformat.errors import FormatError
 from nqformat.kernels import compiled
 from nqruntime import InferenceSession
+from nqruntime.lowering.segment import Segment
 from nqruntime.machine_code.library import COMPUTE
 
 from .conftest import assert_close, build_model, quantized, run_in_ort
@@ -343,3 +344,75 @@ def test_infinities_do_not_leak_into_neighbours(save_model):
     found = session.run(None, {"x": x})[0]
     assert np.isfinite(found[0, :, 3:, :]).all()
     assert np.isfinite(found[0, :, :, :7]).all()
+
+
+def large_network():
+    nodes = [
+        helper.make_node("Conv", ["x", "a"], ["p"], pads=[1] * 4),
+        helper.make_node("Relu", ["p"], ["q"]),
+        helper.make_node("MaxPool", ["q"], ["r"], kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4),
+        helper.make_node("Conv", ["r", "b"], ["s"], pads=[1] * 4, strides=[2, 2]),
+        helper.make_node("Conv", ["s", "c"], ["t"], pads=[1] * 4),
+        helper.make_node("Add", ["t", "s"], ["u"]),
+        helper.make_node("Flatten", ["u"], ["v"]),
+        helper.make_node("MatMul", ["v", "d"], ["w"]),
+        helper.make_node("MatMul", ["w", "e"], ["y"]),
+    ]
+    tensors = {
+        "a": quantized((13, 3, 3, 3), 0.9, 9),
+        "b": quantized((20, 13, 3, 3), 0.2, 9),
+        "c": quantized((20, 20, 3, 3), 0.2, 9),
+        "d": quantized((720, 70), 0.2, 9),
+        "e": quantized((70, 9), 0.9, 9),
+    }
+    return build_model(nodes, {"x": (np.float32, ["n", 3, 24, 24])}, ["y"]), tensors
+
+
+def test_threads_that_share_a_run_change_no_bit(save_model, monkeypatch):
+    path = save_model(*large_network())
+    alone = InferenceSession(path, engine="native", threads=1, memory="low")
+    monkeypatch.setattr(Segment, "_gains", lambda *_: True)
+    for n_threads in (2, 3, 7):
+        shared = InferenceSession(path, engine="native", threads=n_threads, memory="low")
+        for n in (1, 2, 17):
+            x = noise((n, 3, 24, 24), n)
+            assert shared.run(None, {"x": x})[0].tobytes() == alone.run(None, {"x": x})[0].tobytes(), (
+                n_threads
+            )
+
+
+def test_callers_and_shared_runs_mix(save_model, monkeypatch):
+    path = save_model(*large_network())
+    alone = InferenceSession(path, engine="native", threads=1, memory="low")
+    monkeypatch.setattr(Segment, "_gains", lambda *_: True)
+    sessions = [InferenceSession(path, engine="native", threads=t, memory="low") for t in (2, 3)]
+    x = noise((2, 3, 24, 24))
+    expected = alone.run(None, {"x": x})[0].tobytes()
+    wrong = []
+
+    def work(session):
+        for _ in range(30):
+            if session.run(None, {"x": x})[0].tobytes() != expected:
+                wrong.append(session)
+
+    callers = [threading.Thread(target=work, args=(sessions[i % 2],)) for i in range(5)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert not wrong
+
+
+def test_a_team_without_threads_leaves_the_work_to_the_caller(save_model, monkeypatch):
+    monkeypatch.setattr(Segment, "_gains", lambda *_: True)
+
+    class NoPool:
+        def submit(self, _):
+            raise RuntimeError("cannot schedule new futures after shutdown")
+
+    monkeypatch.setattr("nqruntime.team.Team._threads", lambda *_: NoPool())
+    path = save_model(*large_network())
+    x = noise((1, 3, 24, 24))
+    session = InferenceSession(path, engine="native", threads=2, memory="low")
+    alone = InferenceSession(path, engine="native", threads=1, memory="low")
+    assert session.run(None, {"x": x})[0].tobytes() == alone.run(None, {"x": x})[0].tobytes()
