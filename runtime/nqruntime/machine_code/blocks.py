@@ -13,7 +13,7 @@ so many of the next steps needless.
 | FLOAT_ROWS, NIBBLE_ROWS, BYTE_ROWS | 14 buffer of PIECE_INPUTS inputs of a block, 15 the floats -inf and inf, then for the rows of a block ones and zeros |
 | SLICE_ROWS | slices for blocks, 8 starts of the slices (int32); 14 row numbers (int32), 15 columns (uint16), 16 symbols (uint8), 17 whether the codebook has at most 16 entries |
 | every kernel of planes | 0 first and 1 last output channel, 2 images, 3 source (position 0 of channel 0), 4 bytes from image to image, 5 out (position 0 of channel 0), 6 bytes from output channel to channel and 7 from image to image, 8 vectors of positions, 9 mask (int32 a position: -1, or 0 where the output is cleared), 10 bias, 11 lowest and 12 highest output (float bits), 13 residual or 0, 14 its bytes from channel to channel and 15 from image to image, 16 bytes cleared before and 17 after the positions of an output channel |
-| SPARSE_PLANES | 18 starts of the nonzeros (uint32, by block of input channels and output), 19 nonzeros (uint16: tap + 256 symbol), 20 offsets of the taps in bytes (int32), 21 codebook, 22 blocks of input channels, 23 bytes from a block's source and 24 of its offsets to the next, 25 outputs of the layer |
+| SPARSE_PLANES | 18 starts of the nonzeros (uint32, by block of input channels and output), 19 nonzeros (uint16: tap + 256 symbol), 20 offsets of the taps in bytes (int32), 21 codebook, 22 blocks of input channels, 23 bytes from a block's source and 24 of its offsets to the next, 25 outputs of the layer, 26 most vectors of a tile (at most TILE_VECTORS), 27 copies of a channel's window or 0, 28 these copies (int32 bytes from position to source, vectors besides those of the tile, bytes from the window's start), 29 buffer for the windows of a block, which begins at a cache line, 30 bytes from source channel to channel, 31 bytes of a window, 32 channels of a block and 33 of the last one |
 | DENSE_PLANES | first output a multiple of OUTPUTS_TOGETHER; 18 weights, 19 offsets of the taps in bytes (int32), 20 codebook of 16 entries, of 256 for weights in bytes, 21 buffer for the floats of a piece of weights, 22 three more vectors that are written, 23 blocks of input channels, 24 bytes from a block's source to the next, 25 outputs of the layer, 26 taps of a block and 27 of the last one, 28 form of the weights, 29 bytes of a piece of weights (a multiple of 16: the weights of OUTPUTS_TOGETHER outputs for a block, by tap) |
 | DEPTHWISE_PLANES | 18 weights (floats, by output), 19 offsets of the taps in bytes (int32), 20 taps, 21 outputs that read the same input channel, 22 bytes from input channel to input channel |
 | SCALE_PLANES | with the bias as addends and the residual as second value; source and residual may be the output; 18 bytes from source channel to channel, 19 factors by channel, 20 bytes from an image's factors to the next one's |
@@ -44,6 +44,9 @@ COPY_ROWS, POOL_LARGEST, POOL_AVERAGE, AVERAGE_CHANNELS, TRANSPOSE, DEPTHWISE_RO
 
 FLOAT_WEIGHTS, NIBBLE_WEIGHTS, BYTE_WEIGHTS = range(3)
 """Forms of dense weights of planes."""
+
+TILE_VECTORS = 12
+"""Most vectors of positions in a tile of the sparse convolution of planes."""
 
 OUTPUTS_TOGETHER = 8
 """Output channels of a tile of the dense convolution of planes."""

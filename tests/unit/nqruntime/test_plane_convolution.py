@@ -75,7 +75,7 @@ class Convolution:
             **further,
         )
 
-    def packed(self):
+    def packed(self, copied=False):
         taps = Taps.of(self.window, self.layout, self.images.shape[1])
         rows, columns = np.nonzero(self.kept)
         return pack_sparse_planes(
@@ -85,6 +85,7 @@ class Convolution:
             codebook=self.codebook,
             n_rows=self.outputs,
             taps=taps,
+            copied=copied,
         )
 
     def planes(self):
@@ -113,10 +114,13 @@ class Convolution:
         assert not rest.any()
 
 
-def run_sparse(library, convolution, **further):
-    weights = convolution.packed()
-    block = sparse_planes(convolution.call(**further), weights)
+def run_sparse(library, convolution, *, copied=False, **further):
+    weights = convolution.packed(copied)
+    buffer = aligned(weights.buffer_floats + 1, np.float32)
+    buffer[:] = np.nan
+    block = sparse_planes(convolution.call(**further), weights, address(buffer))
     assert library.run(SPARSE_PLANES, address(block)) == 0
+    assert np.isnan(buffer[-1])
 
 
 WINDOWS = [
@@ -129,12 +133,13 @@ WINDOWS = [
 ]
 
 
+@pytest.mark.parametrize("copied", [False, True])
 @pytest.mark.parametrize(("window", "pad"), WINDOWS)
 @pytest.mark.parametrize("size", [(1, 1), (1, 8), (5, 3), (7, 7), (9, 30), (28, 28)])
-def test_sparse_planes_convolve_every_size(library, window, pad, size):
+def test_sparse_planes_convolve_every_size(library, window, pad, size, copied):
     layout = PlaneLayout(height=size[0], width=size[1], pad=pad)
     convolution = Convolution(11, 5, size, window, layout=layout, n_images=2)
-    run_sparse(library, convolution)
+    run_sparse(library, convolution, copied=copied)
     convolution.check(convolution.expected())
 
 
@@ -156,12 +161,13 @@ def test_nonzeros_of_one_vector_need_no_zero_in_the_codebook(library, entry):
     convolution.check(convolution.expected())
 
 
-def test_blocks_of_input_channels_add_up(library):
+@pytest.mark.parametrize("copied", [False, True])
+def test_blocks_of_input_channels_add_up(library, copied):
     window = Window(kernel=(3, 3), before=(1, 1))
     layout = PlaneLayout(height=6, width=6, pad=1)
-    convolution = Convolution(100, 4, (6, 6), window, layout=layout)
-    assert convolution.packed().n_blocks > 2
-    run_sparse(library, convolution)
+    convolution = Convolution(101, 4, (6, 6), window, layout=layout)
+    assert convolution.packed(copied).n_blocks > 2
+    run_sparse(library, convolution, copied=copied)
     convolution.check(convolution.expected())
 
 
@@ -233,6 +239,21 @@ def test_nonzeros_take_little_more_than_two_bytes():
         rows=rows, columns=columns, symbols=symbols, codebook=np.arange(2.0), n_rows=128, taps=taps
     )
     assert packed.weight_bytes < 2.5 * rows.size
+
+
+def test_windows_of_kernels_with_many_taps_are_refused():
+    window = Window(kernel=(17, 19), before=(8, 9))
+    convolution = Convolution(3, 2, (12, 12), window, layout=PlaneLayout(height=12, width=12, pad=9))
+    with pytest.raises(ValueError, match="windows of 323 taps"):
+        convolution.packed(copied=True)
+
+
+def test_taps_at_distances_of_whole_vectors_share_a_copy():
+    layout = PlaneLayout(height=14, width=14, pad=1, pitch=16)
+    convolution = Convolution(3, 2, (14, 14), Window(kernel=(3, 3), before=(1, 1)), layout=layout)
+    windows = convolution.packed(copied=True).windows
+    assert sorted(windows.copies[:, 0].tolist()) == [-68, -64, -60]
+    assert windows.copies[:, 1].tolist() == [2, 2, 2]
 
 
 def test_large_codebooks_are_refused():
