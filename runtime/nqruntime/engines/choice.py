@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
+import importlib.util
 import math
+import os
 import platform
 import time
 from collections.abc import Callable
@@ -89,15 +90,17 @@ def choice_key(file_header: bytes, settings: EngineSettings) -> str:
     """
     words = [platform.machine(), platform.processor(), platform.node(), str(settings.threads)]
     words.append(COMPUTE.digest())
-    words += [__version__, *(_version(package) for package in ("numpy", "numba", "onnxruntime"))]
+    words += [__version__, *(_stamp(package) for package in ("numpy", "numba", "onnxruntime"))]
     return hashlib.sha256(file_header + "\0".join(words).encode()).hexdigest()
 
 
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
+def _stamp(package: str) -> str:
+    """Return what another version of a package changes, without importing it."""
+    found = importlib.util.find_spec(package)
+    if found is None or found.origin is None:
         return ""
+    status = os.stat(found.origin)
+    return f"{status.st_mtime_ns} {status.st_size}"
 
 
 def faster(
