@@ -313,7 +313,10 @@ class Builder:
             self._define_outputs(node)
         find_fault = self._fault_finder(nodes, inputs, found)
         n_threads = self._settings.threads or available_processors()
-        segment = Segment(found.operations, inputs, outputs, library, find_fault, n_threads=n_threads)
+        most_bytes = self._settings.limits.materialised_bytes
+        segment = Segment(
+            found.operations, inputs, outputs, library, find_fault, n_threads=n_threads, most_bytes=most_bytes
+        )
         self.segments.append(segment)
         output_slots = tuple(self.slots[name] for name in outputs)
         self.steps.append(Step(run=segment.run, label=label, inputs=input_slots, outputs=output_slots))

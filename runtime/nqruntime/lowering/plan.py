@@ -6,11 +6,13 @@ of a process. Blocks may hold sums of such an address and an offset; a context r
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from nqformat.errors import LimitExceededError
 from nqruntime.machine_code.blocks import COPY_ROWS, GRAINS, SKIP_COLUMNS
 from nqruntime.packing.areas import LINE, round_up
 from nqruntime.packing.copy_steps import ChannelsCall, copy_from_planes, copy_to_planes
@@ -98,23 +100,31 @@ class PlanBuilder:
     planes_of : PlaneChoice
     n_threads : int
         Most threads that share a run.
+    most_bytes : int
+        Size from which an area is refused: LimitExceededError.
     node : int
         Place in the graph of the node whose steps are appended.
     """
 
-    def __init__(self, planes_of: PlaneChoice, n_threads: int = 1) -> None:
+    def __init__(self, planes_of: PlaneChoice, n_threads: int = 1, most_bytes: int = sys.maxsize) -> None:
         self.steps: list[Step] = []
         self.sizes: list[int] = []
         self.planes_of = planes_of
         self.n_threads = n_threads
         self.node = -1
         self._private: dict[int, int] = {}
+        self._most_bytes = most_bytes
         self._values: dict[str, Placed] = {}
         self._packed: dict[str, PlacedRows] = {}
         self._planes: dict[str, PlacedPlanes] = {}
         self._kept: list[object] = []
 
     def _new_area(self, n_floats: int) -> int:
+        if 4 * n_floats > self._most_bytes:
+            raise LimitExceededError(
+                f"node {self.node} needs an array of {4 * n_floats} bytes, limit {self._most_bytes}",
+                section="GRAPH",
+            )
         self.sizes.append(n_floats)
         return len(self.sizes) << _VIRTUAL_BITS
 

@@ -15,6 +15,8 @@ from .operation import Shape
 from .plan import PlanBuilder, UnplannableError
 from .plane_choice import PlaneChoice
 
+_MOST_REACH = 1 << 12
+
 
 @dataclass(slots=True, kw_only=True)
 class Pool:
@@ -54,7 +56,9 @@ class Pool:
             plan = plan_windows(self.rule, given[2:])
         except ValueError as error:
             raise UnplannableError from error
-        if any(plan.beyond):
+        reach = [(k - 1) * d + 1 for k, d in zip(self.rule.kernel, self.rule.dilations, strict=True)]
+        pads = (*plan.before, *plan.after)
+        if any(plan.beyond) or max(reach) > _MOST_REACH or max(pads) > _MOST_REACH:
             raise UnplannableError
         return (*given[:2], *plan.out_shape)
 

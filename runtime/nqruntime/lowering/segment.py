@@ -70,6 +70,8 @@ class Segment:
         if these have no elements.
     n_threads : int
         Most threads that share a run.
+    most_bytes : int
+        Size from which a value is refused: LimitExceededError.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Segment:
         find_fault: FindFault,
         *,
         n_threads: int,
+        most_bytes: int,
     ) -> None:
         self.operations = tuple(operations)
         self.inputs = tuple(inputs)
@@ -88,6 +91,7 @@ class Segment:
         self._library = library
         self._find_fault = find_fault
         self._n_threads = n_threads
+        self._most_bytes = most_bytes
         self._lock = threading.Lock()
         self._prepared: dict[tuple[Shape, ...], _Prepared] = {}
 
@@ -151,7 +155,7 @@ class Segment:
         """Make the plan for inputs of some shapes; without one if they are beyond the kernels."""
         shapes: dict[str, Shape] = dict(zip(self.inputs, given, strict=True))
         choice = PlaneChoice()
-        builder = PlanBuilder(choice, self._n_threads)
+        builder = PlanBuilder(choice, self._n_threads, self._most_bytes)
         nodes: list[int] = [node for operation in self.operations for node in operation.nodes]
         try:
             for name in self.inputs:
@@ -167,7 +171,7 @@ class Segment:
                 nodes = operation.nodes
                 builder.node = operation.nodes[0]
                 operation.lower(builder, shapes)
-        except UnplannableError:
+        except (UnplannableError, ValueError):  # packers refuse what does not fit their fields
             return _Prepared(plan=None, declined=frozenset(nodes))
         plan = builder.finish(self.inputs, self.outputs)
         out_shapes = tuple(shapes[name] for name in self.outputs)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from nqformat.errors import FormatError
+from nqformat.errors import FormatError, LimitExceededError
 from nqformat.kernels import compiled
 from nqruntime import InferenceSession
 from nqruntime.lowering.segment import Segment
@@ -302,6 +302,28 @@ def test_wrong_shapes_are_our_own_error_and_name_the_node(save_model):
         with pytest.raises(FormatError, match="cannot run"):
             session.run(None, {**good, **bad})
     assert session.run(None, good)[1].shape == (1, 4, 3, 3)
+
+
+@pytest.mark.parametrize("pads", [[2**20] * 4, [2**30] * 4])
+def test_padding_beyond_the_limits_is_refused(save_model, pads):
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], pads=pads),
+        helper.make_node("MaxPool", ["c"], ["y"], kernel_shape=[2, 2]),
+    ]
+    model = build_model(nodes, {"x": (np.float32, ["n", 3, 5, 5])}, ["y"])
+    session = InferenceSession(save_model(model, {"w": quantized((4, 3, 3, 3), 0.3, 9)}), engine="native")
+    with pytest.raises(LimitExceededError, match="limit"):
+        session.run(None, {"x": noise((1, 3, 5, 5))})
+
+
+def test_windows_larger_than_any_image_are_left_to_numpy(save_model):
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"]),
+        helper.make_node("MaxPool", ["c"], ["y"], kernel_shape=[1, 5000], pads=[0, 2500, 0, 2500]),
+    ]
+    tensors = {"w": quantized((4, 3, 1, 1), 0.3, 9)}
+    inputs = {"x": (np.float32, [1, 3, 2, 9])}
+    check(save_model, nodes, inputs, ["y"], tensors, {"x": noise((1, 3, 2, 9))}, all_in_code=False)
 
 
 def test_threads_share_a_session(save_model):
