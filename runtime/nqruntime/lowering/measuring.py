@@ -76,6 +76,7 @@ class Chooser:
         by_size = sorted(forms, key=lambda form: form.weight_bytes)
         if len(by_size) == 1 or self.low_memory:
             return by_size[0]
+        question = f"{question}: {' or '.join(form.label for form in by_size)}"
         known = self._known.get(question)
         for form in by_size:
             if form.label == known:
