@@ -306,7 +306,8 @@ class Convolution:
 def append_planes(plan: PlanBuilder, call: PlanesCall, weights: Weights, label: str) -> None:
     """Append the step of a convolution of one group."""
     if isinstance(weights, SparsePlanes):
-        plan.step(SPARSE_PLANES, sparse_planes(call, weights), label)
+        buffer = plan.private(weights.buffer_floats) if weights.buffer_floats else 0
+        plan.step(SPARSE_PLANES, sparse_planes(call, weights, buffer), label)
     elif isinstance(weights, DepthwisePlanes):
         plan.step(DEPTHWISE_PLANES, weights.planes_block(call), label)
     else:
