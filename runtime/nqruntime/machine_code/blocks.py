@@ -7,6 +7,7 @@ so many of the next steps needless.
 | block | places |
 |---|---|
 | PROGRAM | 0 steps, 1 address of the steps |
+| GAP_ROWS | rows for blocks, 8 starts of the rows (int32, multiples of GAPS_TOGETHER); 14 gaps (uint8), 15 pairs of symbols (uint8) |
 | SKIP_COLUMNS | one source vector, one block; 8 starts of the columns (int32), 14 rows (uint16), 15 symbols (uint8), 16 vectors of output, 17 nonzeros of the source up to which it is computed, 18 steps to skip if it is |
 | MEET | 0 two words: threads that have arrived, generation (negative to end all waiting); 1 threads, 2 address of a C function that lets other threads run, or 0 |
 | every product with rows in lanes | 0 first and 1 last block of rows, 2 source, 3 bytes from one source vector to the next, 4 source vectors, 5 out, 6 bytes from one output vector to the next, 7 inputs, 8 weights, 9 codebook, 10 bias, 11 lowest and 12 highest output (float bits), 13 factors of the sums |
@@ -36,7 +37,7 @@ there has no effect.
 
 from __future__ import annotations
 
-PROGRAM, FLOAT_ROWS, NIBBLE_ROWS, BYTE_ROWS, SLICE_ROWS, SKIP_COLUMNS, MEET = range(7)
+PROGRAM, FLOAT_ROWS, NIBBLE_ROWS, BYTE_ROWS, SLICE_ROWS, SKIP_COLUMNS, MEET, GAP_ROWS = range(8)
 
 SPARSE_PLANES, DENSE_PLANES, DEPTHWISE_PLANES, SCALE_PLANES = range(32, 36)
 
@@ -56,6 +57,9 @@ GRAINS = {DENSE_PLANES: OUTPUTS_TOGETHER}
 
 ROW_VECTORS = 4
 """Vectors of 16 rows in a block of the products with rows in lanes."""
+
+GAPS_TOGETHER = 4
+"""Nonzeros of a row that are added at once."""
 
 PIECE_INPUTS = 256
 """Inputs of a block of rows that are decoded together: 64 KB of floats. Even, so that no byte is cut."""

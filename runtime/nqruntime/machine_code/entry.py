@@ -19,6 +19,7 @@ from .blocks import (
     DEPTHWISE_PLANES,
     DEPTHWISE_ROWS,
     FLOAT_ROWS,
+    GAP_ROWS,
     MEET,
     NIBBLE_ROWS,
     POOL_AVERAGE,
@@ -33,6 +34,7 @@ from .blocks import (
 from .copies import copy_rows, transpose
 from .dense_planes import convolve_dense
 from .depthwise import convolve_depthwise, convolve_depthwise_rows
+from .gaps import multiply_gaps
 from .planes import convolve_sparse
 from .pointwise import scale_channels
 from .pooling import average_channels, pool
@@ -47,6 +49,8 @@ def _run_step(kernel, block):  # type: ignore[no-untyped-def]
         return multiply_floats(block)
     if kernel == U64(MEET):
         return meet(block)
+    if kernel == U64(GAP_ROWS):
+        return multiply_gaps(block)
     if kernel == U64(SKIP_COLUMNS):
         return multiply_skipping(block)
     if kernel == U64(NIBBLE_ROWS):

@@ -14,6 +14,7 @@ COMPUTE = Part(
         "dense_planes",
         "depthwise",
         "emitter",
+        "gaps",
         "lanes",
         "planes",
         "pointwise",

@@ -15,6 +15,7 @@ from nqruntime.packing.rows import (
     BUFFER_FLOATS,
     pack_bytes,
     pack_floats,
+    pack_gaps,
     pack_nibbles,
     pack_slices,
     scaled,
@@ -49,6 +50,7 @@ def packed_forms(shape, density, n_entries):
     ]
     if n_entries <= 16:
         forms.append(pack_nibbles(symbols, codebook))
+        forms.append(pack_gaps(rows, columns, symbols[rows, columns], codebook, shape))
     return forms, codebook[symbols].astype(np.float64)
 
 
@@ -180,3 +182,28 @@ def test_vectors_of_too_many_nonzeros_are_left_to_the_next_step(library):
     skips, found = skipped_product(library, packed, np.ones(5, np.float32), 4)
     assert skips == 0
     assert np.isnan(found).all()
+
+
+def test_gaps_need_a_byte_and_a_half_a_nonzero():
+    symbols, codebook = quantized_matrix((2048, 2048), 0.09, 16)
+    rows, columns = np.nonzero(symbols)
+    packed = pack_gaps(rows, columns, symbols[rows, columns], codebook, symbols.shape)
+    assert packed.weight_bytes < 1.5 * 1.05 * rows.size
+
+
+@pytest.mark.parametrize("n_vectors", [1, 3])
+def test_gaps_reach_nonzeros_far_away(library, n_vectors):
+    shape = (40, 70_000)
+    rng = np.random.default_rng(5)
+    rows, columns = np.nonzero(rng.random(shape) < 2e-4)
+    rows = np.concatenate([rows, [39, 38, 38, 37, 37]])
+    columns = np.concatenate([columns, [69_999, 0, 255, 256, 256 + 255 * 3]])
+    unique = np.unique(rows * shape[1] + columns)
+    rows, columns = np.divmod(unique, shape[1])
+    symbols = rng.integers(1, 5, rows.size).astype(np.uint8)
+    codebook = np.array([0, 1, -2, 0.5, 3], dtype=np.float32)
+    matrix = np.zeros(shape)
+    matrix[rows, columns] = codebook[symbols]
+    x = rng.normal(size=(n_vectors, shape[1])).astype(np.float32)
+    packed = pack_gaps(rows, columns, symbols, codebook, shape)
+    np.testing.assert_allclose(multiply(library, packed, x), x @ matrix.T, rtol=1e-4, atol=1e-4)
