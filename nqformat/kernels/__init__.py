@@ -65,6 +65,9 @@ _WORTH_LOADING_SYMBOLS = 200_000
 _WORTH_COMPILING_SYMBOLS = 20_000_000
 _WORTH_NUMBA_SYMBOLS = 2_000_000
 
+_asked_symbols = dict.fromkeys(Part, 0)
+"""Symbols of all work large enough to load kernels for: many tensors are worth compiling as one large is."""
+
 
 def _choice() -> str:
     """Path that the environment asks for; ValueError for one that does not exist."""
@@ -85,7 +88,8 @@ def native(n_symbols: int, part: Part = Part.DECODER) -> KernelLibrary | None:
         return kernel_library(part, compile_missing=True)
     if n_symbols < _WORTH_LOADING_SYMBOLS and not is_loaded(part):
         return None
-    return kernel_library(part, compile_missing=n_symbols >= _WORTH_COMPILING_SYMBOLS)
+    _asked_symbols[part] += n_symbols
+    return kernel_library(part, compile_missing=_asked_symbols[part] >= _WORTH_COMPILING_SYMBOLS)
 
 
 def use_numba(n_symbols: int) -> bool:

@@ -455,6 +455,22 @@ def test_cached_kernels_load_without_numba(weights_file: Path, tmp_path: Path) -
     assert first_tensor(weights_file, NQFORMAT_CACHE_DIR=str(tmp_path)) == ["False", first[1]]
 
 
+@pytest.mark.skipif(sys.byteorder != "little", reason="kernels are for little-endian machines")
+def test_many_tensors_are_worth_compiling_as_one_large_one_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(
+        kernels, "kernel_library", lambda part, compile_missing: asked.append(compile_missing)
+    )
+    monkeypatch.setattr(kernels, "_asked_symbols", dict.fromkeys(Part, 0))
+    monkeypatch.delenv("NQFORMAT_KERNELS", raising=False)
+    monkeypatch.delenv("NUMBA_DISABLE_JIT", raising=False)
+    for _ in range(4):
+        kernels.native(6_000_000, Part.ENCODER)
+    kernels.native(6_000_000, Part.DECODER)
+    kernels.native(20_000_000, Part.DECODER)
+    assert asked == [False, False, False, True, False, True]
+
+
 def test_without_compilation_numpy_decodes(weights_file: Path, tmp_path: Path) -> None:
     found = first_tensor(weights_file, NUMBA_DISABLE_JIT="1", NQFORMAT_CACHE_DIR=str(tmp_path))
     assert found == ["False", str(float(nqformat.load_file(weights_file)["w"].sum()))]
