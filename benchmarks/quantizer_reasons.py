@@ -7,11 +7,10 @@ quantizer_trials.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from quantizer_curves import Workbench
 
 from nqconvert.kernels import nearest_entries
 from nqconvert.quantizers.clustering import cluster_1d
@@ -22,14 +21,12 @@ _ERRORS = 0.003, 0.06
 """Shares of the energy between which methods are compared, as far as all of them reach."""
 
 
-def reasons(bench: Workbench) -> dict[str, Any]:
+def reasons(weights: Mapping[str, np.ndarray], sensitivities: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Mean ratio of entropy to that of plain k-means, by what was done to the sensitivities.
 
     Values of all layers in one pool, pruned zeros left out; entries are weighted means of their cells.
     """
-    given = bench.sensitivities["fisher"]
-    assert given is not None
-    parts = [(bench.source.tensors[name].reshape(-1), array.reshape(-1)) for name, array in given.items()]
+    parts = [(weights[name].reshape(-1), array.reshape(-1)) for name, array in sensitivities.items()]
     values = np.concatenate([value[value != 0] for value, _ in parts]).astype(np.float64)
     measured = [array[value != 0].astype(np.float64) for value, array in parts]
     rng = np.random.default_rng(0)
@@ -48,6 +45,22 @@ def reasons(bench: Workbench) -> dict[str, Any]:
         "uniform": [_cells_of_steps(values, step * scale) for step in _STEPS],
     }
     return {name: _ratios(values, make(), unweighted) for name, make in variants.items()}
+
+
+def layer_scales(
+    weights: Mapping[str, np.ndarray], sensitivities: Mapping[str, np.ndarray]
+) -> dict[str, dict[str, float]]:
+    """Weights that are not pruned, their root mean square and mean sensitivity, by layer."""
+    found = {}
+    for name, array in sensitivities.items():
+        values = weights[name]
+        kept = values != 0
+        found[name] = {
+            "n": int(kept.sum()),
+            "rms": float(np.sqrt(np.mean(np.square(values[kept], dtype=np.float64)))),
+            "sensitivity": float(array[kept].mean(dtype=np.float64)),
+        }
+    return found
 
 
 def _ratios(

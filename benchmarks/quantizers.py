@@ -2,10 +2,10 @@
 
     NQZ_DATA=path/to/data [NQZ_PEERS=path NQZ_PEERS_PYTHON=python] python benchmarks/quantizers.py [part ...]
 
-Parts: ordering, goals, rows, why, speed, optimum, memory; all without an argument. Each writes its key of
-benchmarks/results/quantizers.json; with --fresh no point of an earlier run is taken from there. Bytes are of
-whole files, graph included; losses and accuracies are of the files, read back. Rates are chosen on training
-images, never on test images.
+Parts: ordering, goals, rows, why, trials, unfolded, speed, optimum, memory; all without an argument. Each
+writes its key of benchmarks/results/quantizers.json; with --fresh no point of an earlier run is taken from
+there. Bytes are of whole files, graph included; losses and accuracies are of the files, read back. Rates are
+chosen on training images, never on test images.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from networks import NETWORKS
 from quantizer_costs import METHODS, memory, optimum, speed
 from quantizer_curves import Measure, Point, Workbench, base_settings, ratios_to_first
 from quantizer_peers import nncodec_files, smallest_within
-from quantizer_reasons import reasons
+from quantizer_reasons import layer_scales, reasons
 from quantizer_trials import Budget, trials
+from quantizer_unfolded import unfolded, unfolded_ratios
 from small_networks import SMALL_NETWORKS
 
 CURVES: dict[str, dict[str, Any]] = {
@@ -93,7 +94,7 @@ GOALS: dict[str, list[dict[str, Any]]] = {
         *(
             {"method": "ecsq", "sensitivity": "root-noise", "clusters": k, "rate_penalty": p}
             for k in (24, 32, 48)
-            for p in (0.06, 0.065, 0.07, 0.08)
+            for p in (0.02, 0.04, 0.06, 0.065, 0.07, 0.08)
         ),
     ],
 }
@@ -249,19 +250,39 @@ def goals(network: str, label: str) -> dict[str, Any]:
 
 
 def why(network: str) -> dict[str, Any]:
-    """What makes the order of methods: see quantizer_reasons.py, and for ResNet-32 quantizer_trials.py."""
+    """What makes the order of methods, without running a network: see quantizer_reasons.py."""
     folder = required_data_folder()
     bench = Workbench.of(NETWORKS[network](folder, loaders(folder)))
-    budget, found = TRIALS.get(network), {}
-    if budget is not None:
-        found["trials"] = trials(bench, budget, lambda line: print(f"{network}: {line}", flush=True))
-        bench.sensitivities["fisher"] = bench.sensitivities[f"fisher of {budget.images[-1]}"]
-    else:
-        bench.measure("fisher", bench.network.calibration[:N_FISHER])
-    found["entropy"] = reasons(bench)
-    for label, ratios in found["entropy"].items():
-        print(f"{network}, sensitivities {label}: {ratios}", flush=True)
+    bench.measure("fisher", bench.network.calibration[:N_FISHER])
+    sensitivities = bench.sensitivities["fisher"]
+    assert sensitivities is not None
+    pools = {"entropy": (bench.source.tensors, sensitivities)}
+    if network in TRIALS:
+        pools["entropy, batch norms apart"] = unfolded(bench, sensitivities)
+    found: dict[str, Any] = {"layers": layer_scales(bench.source.tensors, sensitivities)}
+    for name, (weights, own) in pools.items():
+        found[name] = reasons(weights, own)
+        for label, ratios in found[name].items():
+            print(f"{network}, {name}, sensitivities {label}: {ratios}", flush=True)
     return found
+
+
+def batch_norms_apart(network: str) -> dict[str, Any]:
+    """The order of k-means and Hessian-weighted k-means without folding: see quantizer_unfolded.py."""
+    folder = required_data_folder()
+    bench = Workbench.of(NETWORKS[network](folder, loaders(folder)))
+    bench.measure("fisher", bench.network.calibration[:N_FISHER])
+    clusters = RATES[network]["clusters"]
+    found = unfolded_ratios(bench, clusters, TRIALS[network].n_test, lambda line: print(line, flush=True))
+    print(f"{network}, batch norms apart: {found}", flush=True)
+    return found
+
+
+def try_reasons(network: str) -> dict[str, Any]:
+    """What makes the order of methods, in files: see quantizer_trials.py."""
+    folder = required_data_folder()
+    bench = Workbench.of(NETWORKS[network](folder, loaders(folder)))
+    return trials(bench, TRIALS[network], lambda line: print(f"{network}: {line}", flush=True))
 
 
 def read_results() -> dict[str, Any]:
@@ -284,6 +305,8 @@ PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     **{f"goals {name} {label}": partial(goals, name, label) for name in NNCODEC_QPS for label in GOALS},
     **{f"rows {name}": partial(rows, name) for name in SMALL_NETWORKS},
     **{f"why {name}": partial(why, name) for name in NETWORKS},
+    **{f"trials {name}": partial(try_reasons, name) for name in TRIALS},
+    **{f"unfolded {name}": partial(batch_norms_apart, name) for name in TRIALS},
     "speed": speed,
     "optimum": optimum,
     **{f"memory {method}": partial(memory, method) for method in METHODS},

@@ -99,6 +99,8 @@ def quantizers(results: dict[str, Any]) -> list[str]:
         ordering(_part(results, "ordering ")),
         scopes(_part(results, "ordering ")),
         reasons(_part(results, "why ")),
+        *(trials(name, row) for name, row in _part(results, "trials ").items()),
+        *(unfolded(name, row) for name, row in _part(results, "unfolded ").items()),
         small_networks(_part(results, "rows ")),
         goals(_part(results, "goals ")),
         costs(results, _part(results, "memory ")),
@@ -162,38 +164,40 @@ def scopes(rows: dict[str, Any]) -> list[str]:
 
 
 def reasons(rows: dict[str, Any]) -> list[str]:
-    """Why Hessian-weighted k-means wins or not: entropy at equal weighted error, and trials."""
+    """Why Hessian-weighted k-means wins or not: entropy at equal weighted error."""
     if not rows:
         return []
+    apart = "entropy, batch norms apart"
     shown = {name: row["entropy"] for name, row in rows.items()}
+    shown |= {f"{name}, batch norms apart": row[apart] for name, row in rows.items() if apart in row}
     variants = list(next(iter(shown.values())))
     lines = [
-        "Why `hessian-kmeans` saves bytes on one network and not on another: entropy of the indices at",
-        "equal sensitivity-weighted error, k-means = 1, with the sensitivities changed on purpose:",
+        "Why `hessian-kmeans` saves bytes on one network and not on another: entropy of the indices of",
+        "`hessian-kmeans` and of `uniform` at equal sensitivity-weighted error, k-means = 1, with the",
+        "sensitivities changed on purpose. Batch norms are folded into stored weights; apart, as Choi et al.",
+        "quantize, means the weights as they were trained:",
         "",
         f"| sensitivities | {' | '.join(shown)} |",
         f"|---|{'---|' * len(shown)}",
     ]
     for variant in variants:
-        cells = [f"{row[variant]['hessian-kmeans']:.3f}" for row in shown.values()]
+        cells = [f"{r[variant]['hessian-kmeans']:.3f}, {r[variant]['uniform']:.3f}" for r in shown.values()]
         lines.append(f"| {variant} | {' | '.join(cells)} |")
-    for name, row in rows.items():
-        if "trials" in row:
-            lines += ["", *_trial_lines(name, row["trials"])]
     return lines
 
 
-def _trial_lines(network: str, trials: dict[str, Any]) -> list[str]:
-    tuned, checks = trials["fine_tuned"], trials["prediction"]
-    halves = ", ".join(f"{agreement:.2f} ({pair})" for pair, agreement in trials["halves"].items())
+def trials(network: str, row: dict[str, Any]) -> list[str]:
+    """Files of one network with one thing changed."""
+    tuned, checks = row["fine_tuned"], row["prediction"]
+    halves = ", ".join(f"{agreement:.2f} ({pair})" for pair, agreement in row["halves"].items())
     lines = [
-        f"{network}, files with one thing changed, bytes at equal divergence on {trials['n_test']:,} test",
+        f"{network}, files with one thing changed, bytes at equal divergence on {row['n_test']:,} test",
         "images, k-means of the same scope = 1:",
         "",
         "| hessian-kmeans weighted with | prefix codes | codes of a fixed length |",
         "|---|---|---|",
     ]
-    for label, ratios in trials["ratios"].items():
+    for label, ratios in row["ratios"].items():
         lines.append(f"| {label} | {_ratio(ratios['huffman'])} | {_ratio(ratios['fixed_length'])} |")
     lines += [
         "",
@@ -207,6 +211,14 @@ def _trial_lines(network: str, trials: dict[str, Any]) -> list[str]:
         + ".",
     ]
     return lines
+
+
+def unfolded(network: str, row: dict[str, Any]) -> list[str]:
+    """Files of weights that no batch norm is folded into."""
+    return [
+        f"{network} with batch norms apart, bytes of `hessian-kmeans` at equal divergence, `kmeans` = 1:",
+        f"{_ratio(row['huffman'])}, with codes of a fixed length {_ratio(row['fixed_length'])}.",
+    ]
 
 
 def small_networks(rows: dict[str, Any]) -> list[str]:
