@@ -1,4 +1,9 @@
-"""K-means of a network's own weights, batch norms apart: what folding does to the order of methods."""
+"""K-means of a network's own weights, batch norms apart: what folding does to the order of methods.
+
+Folding multiplies each channel by its factor. In ResNet-32 this makes the weights of the sensitive layers
+small, so that centres for them lie where most weights of all layers are; Hessian-weighted k-means then takes
+more bits than plain k-means, and fewer with batch norms apart.
+"""
 
 from __future__ import annotations
 
