@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import blocks
-from .objects import KernelLibrary, Part, is_loaded, kernel_library
+from .objects import DECODER, ENCODER, KernelLibrary, Part, is_loaded, kernel_library
 from .reference import (
     count_symbols_reference,
     decode_prefix_reference,
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = [
     "SLOW_TANS",
     "TansTables",
+    "compiled",
     "count_symbols",
     "decode_prefix_streams",
     "decode_table",
@@ -65,7 +66,7 @@ _WORTH_LOADING_SYMBOLS = 200_000
 _WORTH_COMPILING_SYMBOLS = 20_000_000
 _WORTH_NUMBA_SYMBOLS = 2_000_000
 
-_asked_symbols = dict.fromkeys(Part, 0)
+_asked_symbols: dict[Part, int] = {}
 """Symbols of all work large enough to load kernels for: many tensors are worth compiling as one large is."""
 
 
@@ -79,17 +80,32 @@ def _choice() -> str:
     return "numpy" if os.environ.get("NUMBA_DISABLE_JIT", "0") != "0" else choice
 
 
-def native(n_symbols: int, part: Part = Part.DECODER) -> KernelLibrary | None:
+def native(n_symbols: int, part: Part = DECODER) -> KernelLibrary | None:
     """Return the compiled kernels of a part if work on `n_symbols` shall use them, else None."""
+    before = _asked_symbols.get(part, 0)
+    if n_symbols >= _WORTH_LOADING_SYMBOLS:
+        _asked_symbols[part] = before + n_symbols
+    worth_compiling = _WORTH_COMPILING_SYMBOLS - before
+    return compiled(part, n_symbols, worth_loading=_WORTH_LOADING_SYMBOLS, worth_compiling=worth_compiling)
+
+
+def compiled(part: Part, work: int, *, worth_loading: int, worth_compiling: int) -> KernelLibrary | None:
+    """Return the compiled kernels of a part if so much work shall use them, else None.
+
+    Parameters
+    ----------
+    work, worth_loading, worth_compiling : int
+        In any unit; kernels in the cache are loaded from `worth_loading` on, missing ones are compiled from
+        `worth_compiling` on. The environment variable overrides both.
+    """
     choice = _choice()
     if choice == "numpy":
         return None
     if choice == "numba":
         return kernel_library(part, compile_missing=True)
-    if n_symbols < _WORTH_LOADING_SYMBOLS and not is_loaded(part):
+    if work < worth_loading and not is_loaded(part):
         return None
-    _asked_symbols[part] += n_symbols
-    return kernel_library(part, compile_missing=_asked_symbols[part] >= _WORTH_COMPILING_SYMBOLS)
+    return kernel_library(part, compile_missing=work >= worth_compiling)
 
 
 def use_numba(n_symbols: int) -> bool:
@@ -120,7 +136,7 @@ def decode_table(lengths: tuple[int, ...]) -> DecodeTable | None:
 
     The tables of the last codes are kept: at most 64 of 20 to 80 KB.
     """
-    library = kernel_library(Part.DECODER, compile_missing=True)
+    library = kernel_library(DECODER, compile_missing=True)
     return None if library is None else build_decode_table(library, lengths)
 
 
@@ -132,7 +148,7 @@ def pack_bits(values: np.ndarray, widths: np.ndarray) -> bytes:
     values : ndarray of uint64, shape (n,), value < 2**width
     widths : ndarray of uint8, shape (n,), each at most 56
     """
-    library = native(values.size, Part.ENCODER)
+    library = native(values.size, ENCODER)
     if library is None:
         return pack_bits_reference(values, widths).tobytes()
     values = np.ascontiguousarray(values, dtype=np.uint64)
@@ -154,7 +170,7 @@ def pack_codes(symbols: np.ndarray, bounds: list[int], codes: np.ndarray, length
         Codewords, first bit lowest.
     lengths : ndarray of uint8, shape (256,), each at most 13
     """
-    library = native(symbols.size, Part.ENCODER)
+    library = native(symbols.size, ENCODER)
     if library is None:
         return [pack_codes_reference(symbols[a:b], codes, lengths) for a, b in pairwise(bounds)]
     symbols = np.ascontiguousarray(symbols, dtype=np.uint8)
@@ -201,7 +217,7 @@ def _pair_table(library: KernelLibrary, codes: bytes) -> np.ndarray:
 
 def count_symbols(symbols: np.ndarray) -> np.ndarray:
     """Histogram of bytes: int64, shape (256,)."""
-    library = native(symbols.size, Part.ENCODER) if symbols.dtype == np.uint8 else None
+    library = native(symbols.size, ENCODER) if symbols.dtype == np.uint8 else None
     if library is None:
         return count_symbols_reference(symbols)
     symbols = np.ascontiguousarray(symbols)
@@ -335,7 +351,7 @@ def encode_tans_streams(symbols: np.ndarray, bounds: list[int], tables: TansTabl
     ValueError
         If a symbol has no frequency.
     """
-    library = native(SLOW_TANS * symbols.size, Part.ENCODER)
+    library = native(SLOW_TANS * symbols.size, ENCODER)
     if library is None:
         pairs = [encode_tans_reference(symbols[a:b], tables) for a, b in pairwise(bounds)]
         return [pack_bits(numbers, widths) for numbers, widths in pairs]

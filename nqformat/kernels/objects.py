@@ -1,6 +1,6 @@
-"""The compiled kernels as two object files, kept in a cache folder and loaded without importing Numba.
+"""Compiled kernels as object files, kept in a cache folder and loaded without importing Numba.
 
-Decoding and encoding have an object each, so that a reader compiles no encoder. An object is keyed by the
+Each part of the kernels is an object of its own, so that a reader compiles no encoder. It is keyed by the
 sources, the CPU with its features and the versions that produced it. A folder that is missing or cannot be
 written costs a compilation a process and nothing else; a file that is damaged, or that another user may have
 written, is ignored (``nqformat.cache_folder``).
@@ -9,6 +9,7 @@ written, is ignored (``nqformat.cache_folder``).
 from __future__ import annotations
 
 import ctypes
+import functools
 import hashlib
 import importlib
 import importlib.util
@@ -16,44 +17,63 @@ import os
 import platform
 import threading
 from collections.abc import Callable
-from enum import Enum
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nqformat.cache_folder import cache_folder, read_cached, write_cached
 
-__all__ = ["KernelLibrary", "Part", "is_loaded", "kernel_library"]
+__all__ = ["DECODER", "ENCODER", "KernelLibrary", "Part", "is_loaded", "kernel_library"]
 
-_SHARED_SOURCES = ("blocks.py", "memory.py", "words.py", "objects.py")
+_SHARED_SOURCES = tuple(f"nqformat.kernels.{name}" for name in ("blocks", "memory", "words", "objects"))
 _SETTINGS = ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "NUMBA_OPT", "NUMBA_SLP_VECTORIZE")
 _DIGEST_BYTES = 32
 
 
-class Part(Enum):
-    """The object files: each holds the kernels that its entry module of this name calls."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """Kernels that share an object file.
 
-    DECODER = "decoder"
-    ENCODER = "encoder"
+    Attributes
+    ----------
+    name : str
+        Begins the name of the file in the cache.
+    entry : str
+        Module that defines ``run_kernel``, of two int64; imported on compilation only.
+    helpers : tuple of str
+        Modules beside it that the object is made from.
+    """
+
+    name: str
+    entry: str
+    helpers: tuple[str, ...]
 
     @property
-    def sources(self) -> tuple[str, ...]:
-        """Files of this package that the object is made from."""
-        if self is Part.ENCODER:
-            return (*_SHARED_SOURCES, "encoder.py", "packing.py")
-        return (
-            *_SHARED_SOURCES,
-            "decoder.py",
-            "chunk_symbols.py",
-            "dense.py",
-            "lookup.py",
-            "prefix.py",
-            "sparse.py",
-            "tans.py",
-        )
+    def sources(self) -> list[Path]:
+        """Files that the object is made from."""
+        package = self.entry.rpartition(".")[0]
+        modules = (*_SHARED_SOURCES, self.entry, *(f"{package}.{name}" for name in self.helpers))
+        found = (importlib.util.find_spec(module) for module in modules)
+        return [Path(spec.origin) for spec in found if spec is not None and spec.origin is not None]
+
+    def digest(self) -> str:
+        """Return a hash of the files, which changes with the kernels."""
+        return hashlib.sha256(b"\0".join(path.read_bytes() for path in self.sources)).hexdigest()
+
+
+DECODER = Part(
+    name="decoder",
+    entry="nqformat.kernels.decoder",
+    helpers=("chunk_symbols", "dense", "lookup", "prefix", "sparse", "tans"),
+)
+"""Kernels that read streams: apart from the others, so that a reader compiles no encoder."""
+
+ENCODER = Part(name="encoder", entry="nqformat.kernels.encoder", helpers=("packing",))
+"""Kernels that write streams."""
 
 
 class KernelLibrary:
-    """The kernels in memory; :meth:`run` calls one without holding the interpreter lock."""
+    """The kernels in memory; they run without holding the interpreter lock."""
 
     def __init__(self, entry: int, owner: Any) -> None:
         prototype = ctypes.CFUNCTYPE(
@@ -64,12 +84,21 @@ class KernelLibrary:
 
     def run(self, kernel: int, block_address: int) -> int:
         """Run a kernel; returns its status. The memory that the block names must stay alive."""
-        status = ctypes.c_int64()
-        fault = ctypes.c_int64()
-        failed = self._call(ctypes.addressof(status), ctypes.addressof(fault), kernel, block_address)
-        if failed:
-            raise RuntimeError(f"kernel {kernel} failed with code {failed}")
-        return status.value
+        return self.prepare(kernel, block_address)()
+
+    def prepare(self, kernel: int, block_address: int) -> Callable[[], int]:
+        """Return what runs a kernel again and again, in one thread at a time; see :meth:`run`."""
+        status, fault = ctypes.c_int64(), ctypes.c_int64()
+        places = (ctypes.c_void_p(ctypes.addressof(status)), ctypes.c_void_p(ctypes.addressof(fault)))
+        call = functools.partial(self._call, *places, ctypes.c_int64(kernel), ctypes.c_int64(block_address))
+
+        def run() -> int:
+            failed = call()
+            if failed:
+                raise RuntimeError(f"kernel {kernel} failed with code {failed}; {fault.value}")
+            return status.value
+
+        return run
 
 
 class _Loader:
@@ -83,12 +112,16 @@ class _Loader:
         self.failed = False
 
 
-_loaders = {part: _Loader(part) for part in Part}
+_loaders: dict[Part, _Loader] = {}
+
+
+def _loader(part: Part) -> _Loader:
+    return _loaders.get(part) or _loaders.setdefault(part, _Loader(part))
 
 
 def is_loaded(part: Part) -> bool:
     """Whether the kernels of a part are in memory."""
-    return _loaders[part].library is not None
+    return _loader(part).library is not None
 
 
 def kernel_library(part: Part, *, compile_missing: bool) -> KernelLibrary | None:
@@ -105,7 +138,7 @@ def kernel_library(part: Part, *, compile_missing: bool) -> KernelLibrary | None
     KernelLibrary or None
         None without Numba, or if nothing is cached and compiling is not wanted.
     """
-    loader = _loaders[part]
+    loader = _loader(part)
     if loader.library is not None or loader.failed or (loader.missed_cache and not compile_missing):
         return loader.library
     with loader.lock:
@@ -143,14 +176,13 @@ def _object_path(part: Part) -> Path | None:
     import llvmlite
     import llvmlite.binding as llvm
 
-    here = Path(__file__).parent
-    parts = [(here / name).read_bytes() for name in part.sources]
+    parts = [path.read_bytes() for path in part.sources]
     words = [llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten(), llvm.get_process_triple()]
     words += [llvmlite.__version__, _numba_version()]
     words += [platform.machine(), str(ctypes.sizeof(ctypes.c_void_p))]
     words += [os.environ.get(name, "") for name in _SETTINGS]
     key = hashlib.sha256(b"\0".join([*parts, *(word.encode() for word in words)])).hexdigest()
-    return folder / f"{part.value}-{key[:32]}.bin"
+    return folder / f"{part.name}-{key[:32]}.bin"
 
 
 def _numba_version() -> str:
@@ -200,7 +232,7 @@ def _compile(part: Part) -> tuple[KernelLibrary | None, bytes]:
 
     from .words import ObjectLibrary
 
-    entry_module = importlib.import_module(f".{part.value}", __package__)
+    entry_module = importlib.import_module(part.entry)
     flags = compiler.Flags()
     flags.no_cpython_wrapper = True
     flags.no_cfunc_wrapper = True
@@ -215,7 +247,7 @@ def _compile(part: Part) -> tuple[KernelLibrary | None, bytes]:
         types.int64,
         flags,
         {},
-        library=ObjectLibrary(codegen, part.value),
+        library=ObjectLibrary(codegen, part.name),
     )
     module = compiled.library._final_module
     if any(f.is_declaration and not f.name.startswith(("llvm.", "mem")) for f in module.functions):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache, partial
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +15,7 @@ from nqformat import NqzFile, safe_open
 from nqformat.errors import (
     ConversionError,
     CorruptError,
+    FormatError,
     MissingDependencyError,
     UnsupportedFeatureError,
 )
@@ -22,6 +25,9 @@ from .engines.engine import Engine, EngineSettings, KernelChoice
 from .graph import Model
 from .graph_reader import read_model
 from .values import ValueDescription, check_feeds, check_output_names, describe, input_checks
+
+if TYPE_CHECKING:
+    from .engines.native import Reopen
 
 _ENGINES = ("auto", "native", "ort")
 _MEMORY = ("default", "low")
@@ -88,27 +94,40 @@ class InferenceSession:
             graph_bytes, model = _read_graph(file, path)
             self._checks = input_checks(model.graph)
             self._outputs = [describe(value) for value in model.graph.outputs]
+            self._output_names = tuple(value.name for value in self._outputs)
             self._fallback_reason: str | None = None
-            self._engine: Engine | None = self._build(engine, graph_bytes, model, file, settings)
+            reopen = partial(_reopened, path, limits, file.header.to_bytes())
+            self._engine: Engine | None = self._build(
+                engine, graph_bytes, model, file, settings, reopen=reopen
+            )
 
     def _build(
-        self, engine: str, graph_bytes: bytes, model: Model, file: NqzFile, settings: EngineSettings
+        self,
+        engine: str,
+        graph_bytes: bytes,
+        model: Model,
+        file: NqzFile,
+        settings: EngineSettings,
+        *,
+        reopen: Reopen,
     ) -> Engine:
         if engine == "ort":
             return _build_ort(graph_bytes, model, file, settings, {})
         from .engines.builder import UnsupportedNodesError, multiplications
+        from .engines.choice import choice_key
         from .engines.native import NativeEngine
 
+        key = cache(partial(choice_key, file.header.to_bytes(), settings))
         try:
             wants_native = engine == "native" or settings.memory == "low"
             if wants_native or multiplications(model.graph, file) < _WORTH_COMPARING:
-                return NativeEngine(model, file, settings)
-            from .engines.choice import choice_key, faster
+                return NativeEngine(model, file, settings, reopen=reopen, choice_key=key)
+            from .engines.choice import faster
 
             chosen, self._fallback_reason = faster(
                 model,
-                choice_key(file.header.to_bytes(), settings),
-                lambda: NativeEngine(model, file, settings),
+                key(),
+                lambda: NativeEngine(model, file, settings, reopen=reopen, choice_key=key),
                 lambda: _ort_or_none(graph_bytes, model, file, settings),
             )
             return chosen
@@ -159,7 +178,9 @@ class InferenceSession:
         FormatError
             If the graph contradicts itself, or inputs of these shapes.
         """
-        wanted = check_output_names(output_names, [value.name for value in self._outputs])
+        wanted = self._output_names
+        if output_names is not None:
+            wanted = check_output_names(output_names, wanted)
         return self._open_engine.run(wanted, check_feeds(feeds, self._checks))
 
     @property
@@ -228,6 +249,17 @@ def _read_graph(file: NqzFile, path: str | os.PathLike[str]) -> tuple[bytes, Mod
             section="GRAPH",
         )
     return graph_bytes, model
+
+
+@contextmanager
+def _reopened(path: str | os.PathLike[str], limits: Limits | None, header: bytes) -> Iterator[NqzFile]:
+    """Open a file again; FormatError if it has changed since."""
+    with safe_open(path, limits=limits, bfloat16="uint16") as file:
+        if file.header.to_bytes() != header:
+            raise FormatError(
+                f"{os.fspath(path)} has changed, and inputs of these shapes need it again", section="HEADER"
+            )
+        yield file
 
 
 def _build_ort(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -39,11 +40,33 @@ class ValueDescription:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputCheck:
-    """One input with what is needed to check a feed for it."""
+    """One input with what is needed to check a feed for it.
+
+    Attributes
+    ----------
+    description : ValueDescription
+    element : ElementType or None
+    required : bool
+    native : dtype or None
+        Element type of arrays that are taken as they are.
+    sizes : tuple of (int, int)
+        Axes with a fixed size, and these sizes.
+    """
 
     description: ValueDescription
     element: ElementType | None
     required: bool
+    native: np.dtype[Any] | None
+    sizes: tuple[tuple[int, int], ...]
+
+    def takes(self, array: object) -> bool:
+        """Whether a feed is right as it is; False may also mean that it takes a closer look."""
+        if type(array) is not np.ndarray or array.dtype != self.native:
+            return False
+        shape, declared = array.shape, self.description.shape
+        if declared is None or len(shape) != len(declared):
+            return declared is None
+        return all([shape[axis] == size for axis, size in self.sizes])  # noqa: C419  (a list is faster)
 
 
 def describe(value: GraphValue) -> ValueDescription:
@@ -66,9 +89,18 @@ def input_checks(graph: Graph) -> dict[str, InputCheck]:
             description=describe(value),
             element=element_type(value.element_number),
             required=value.name not in graph.initializers,
+            native=_native_dtype(value.element_number),
+            sizes=tuple((axis, size) for axis, size in enumerate(value.shape or ()) if isinstance(size, int)),
         )
         for value in graph.inputs
     }
+
+
+def _native_dtype(element_number: int) -> np.dtype[Any] | None:
+    element = element_type(element_number)
+    if element is None or element.dtype is None or element.number in (STRING, BFLOAT16):
+        return None
+    return np.dtype(element.numpy_name)
 
 
 def check_feeds(feeds: Mapping[str, np.ndarray], checks: Mapping[str, InputCheck]) -> dict[str, np.ndarray]:
@@ -88,17 +120,30 @@ def check_feeds(feeds: Mapping[str, np.ndarray], checks: Mapping[str, InputCheck
     """
     if not isinstance(feeds, Mapping):
         raise TypeError(f"feeds must be a mapping of input names to arrays, not {type(feeds).__name__}")
-    takes = "; ".join(str(check.description) for check in checks.values()) or "no inputs"
+    if len(feeds) == len(checks):
+        for name, array in feeds.items():
+            check = checks.get(name)
+            if check is None or not check.takes(array):
+                break
+        else:
+            return dict(feeds)
     for name in feeds:
         if name not in checks:
-            raise ValueError(f"the model has no input named {name!r}; it takes {takes}")
+            raise ValueError(f"the model has no input named {name!r}; it takes {_takes(checks)}")
     missing = [name for name, check in checks.items() if check.required and name not in feeds]
     if missing:
-        raise ValueError(f"input {', '.join(map(repr, missing))} is missing; the model takes {takes}")
+        raise ValueError(
+            f"input {', '.join(map(repr, missing))} is missing; the model takes {_takes(checks)}"
+        )
     return {name: _checked_array(array, checks[name]) for name, array in feeds.items()}
 
 
+def _takes(checks: Mapping[str, InputCheck]) -> str:
+    return "; ".join(str(check.description) for check in checks.values()) or "no inputs"
+
+
 def _checked_array(array: object, check: InputCheck) -> np.ndarray:
+    declared = check.description.shape
     expected = str(check.description)
     if not isinstance(array, np.ndarray | np.generic):
         raise TypeError(f"input {expected} needs a NumPy array, got {type(array).__name__}")
@@ -106,8 +151,7 @@ def _checked_array(array: object, check: InputCheck) -> np.ndarray:
     if check.element is not None and not matches(array, check.element):
         wanted = "strings" if check.element.number == STRING else f"dtype {check.element.numpy_name}"
         raise TypeError(f"input {expected} needs {wanted}, got {array.dtype}")
-    shape = check.description.shape
-    if shape is not None and not _fits(array.shape, shape):
+    if declared is not None and not _fits(array.shape, declared):
         raise ValueError(f"input {expected} does not take shape {list(array.shape)}")
     if check.element is not None and check.element.number not in (STRING, BFLOAT16):
         array = array.astype(array.dtype.newbyteorder("="), copy=False)
@@ -117,7 +161,10 @@ def _checked_array(array: object, check: InputCheck) -> np.ndarray:
 def _fits(actual: Sequence[int], declared: Sequence[int | str | None]) -> bool:
     if len(actual) != len(declared):
         return False
-    return all(not isinstance(d, int) or a == d for a, d in zip(actual, declared, strict=True))
+    for size, wanted in zip(actual, declared, strict=True):
+        if size != wanted and isinstance(wanted, int):
+            return False
+    return True
 
 
 def check_output_names(output_names: Sequence[str] | None, available: Sequence[str]) -> tuple[str, ...]:

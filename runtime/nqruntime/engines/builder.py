@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from nqformat.errors import CorruptError, FormatError, UnsupportedFeatureError
-from nqruntime.constants import Constant, StoredConstant, inline_constant
-from nqruntime.graph import Graph, Node
-from nqruntime.kernels import Workers, worth_numba
+from nqformat.kernels.objects import KernelLibrary
+from nqruntime.constants import ArrayConstant, Constant, StoredConstant, inline_constant
+from nqruntime.graph import Graph, GraphValue, Node
+from nqruntime.lowering.measuring import Chooser
+from nqruntime.lowering.reader import SegmentReader
+from nqruntime.lowering.segment import FindFault, Segment
+from nqruntime.machine_code.library import compute_library
 from nqruntime.operators import NodeContext, Prepared, find_operator
 from nqruntime.operators.creation import constant_value
+from nqruntime.team import available_processors
 from nqruntime.tensor_file import TensorFile
 
 from .engine import EngineSettings, KernelChoice, node_label, operator_label
@@ -81,6 +87,8 @@ class Builder:
     settings : EngineSettings
     outer : Builder, optional
         Builder of the graph around a branch, whose constants and values the branch reads.
+    choice_key : callable, optional
+        Returns what choices of kernels depend on besides the node; an empty string to remember none.
     """
 
     def __init__(
@@ -89,11 +97,14 @@ class Builder:
         opset: int,
         file: TensorFile,
         settings: EngineSettings,
+        *,
         outer: Builder | None = None,
+        choice_key: Callable[[], str] = str,
     ) -> None:
         self._graph = graph
         self._opset = opset
         self._outer = outer
+        self._choice_key = choice_key
         self.captured: list[str] = []
         self._file = file
         self._settings = settings
@@ -101,26 +112,38 @@ class Builder:
         self._used_constants: dict[str, np.ndarray] = {}
         self.slots: dict[str, int] = {}
         self.steps: list[Step] = []
-        self.choices: list[KernelChoice] = []
+        self.choices: dict[int, KernelChoice] = {}
         self.weight_bytes = 0
-        self.workers: Workers | None = None
+        self.library: KernelLibrary | None = None
+        self.segments: list[Segment] = []
+        self.matrix_library: KernelLibrary | None = None
+        self._library: KernelLibrary | None = None
+        self._uses: Counter[str] = Counter()
+        self._open: SegmentReader | None = None
+        self.chooser: Chooser | None = None
+        self.excluded: frozenset[int] = frozenset()
+        self._first_index = 0
+        self._replaced: Mapping[str, Constant] = {}
 
     def build(self) -> None:
         """Prepare every node; UnsupportedNodesError names all that cannot be."""
         self._check_operators()
         self._collect_constants()
         if self._outer is not None:
-            self.workers = self._outer.workers
-        elif worth_numba(multiplications(self._graph, self._file)):
-            self.workers = Workers(self._settings.threads)
+            self.matrix_library = self._outer.matrix_library
+        else:
+            self._library = self.matrix_library = compute_library(multiplications(self._graph, self._file))
+        self._uses = count_uses(self._graph)
         self._define_inputs()
         reasons: dict[int, str] = {}
-        for index, node in enumerate(self._graph.nodes):
+        for index, node in enumerate(self._graph.nodes, self._first_index):
             try:
-                self._add_node(index, node)
+                if not self._join_segment(index, node):
+                    self._add_node(index, node)
             except UnsupportedFeatureError as error:
                 reasons[index] = str(error)
                 self._define_outputs(node)
+        self._close_segment()
         if reasons:
             raise UnsupportedNodesError(reasons)
         for value in self._graph.outputs:
@@ -136,7 +159,7 @@ class Builder:
     def _check_operators(self) -> None:
         reasons = {
             index: f"the native engine lacks operator {operator_label(node)} of opset {self._opset}"
-            for index, node in enumerate(self._graph.nodes)
+            for index, node in enumerate(self._graph.nodes, self._first_index)
             if node.domain or (node.op_type != "If" and find_operator(node.op_type, self._opset) is None)
         }
         if reasons:
@@ -150,7 +173,7 @@ class Builder:
             else:
                 self._constants[name] = inline_constant(tensor)
         if self._outer is not None:
-            self._constants = {**self._outer._constants, **self._constants}
+            self._constants = {**self._outer._constants, **self._constants, **self._replaced}
             return
         for name in self._graph.free_names:
             self._constants[name] = StoredConstant(self._file, name)
@@ -213,21 +236,22 @@ class Builder:
         inner = Builder(graph, self._opset, self._file, self._settings, outer=self)
         inner.build()
         self.weight_bytes += inner.weight_bytes
-        results = tuple(inner.slots[value.name] for value in graph.outputs)
-        initial = inner.initial_values()
+        return inner.branch()
+
+    def branch(self) -> Branch:
+        """Return the built graph as one that runs inside another."""
+        results = tuple(self.slots[value.name] for value in self._graph.outputs)
+        initial = self.initial_values()
         return Branch(
-            captured=tuple(inner.captured),
-            program=plan_program(inner.steps, results, initial),
-            slots=inner.slots,
+            captured=tuple(self.captured),
+            program=plan_program(self.steps, results, initial),
+            slots=self.slots,
             initial=initial,
-            n_nodes=len(graph.nodes),
+            n_nodes=len(self._graph.nodes),
         )
 
     def _add_node(self, index: int, node: Node) -> None:
-        label = f"node {node_label(index, node)} ({node.op_type})"
-        if node.op_type == "If":
-            self._add_if(index, node, label)
-            return
+        label = _step_label(index, node)
         folded = self._fold(node, label)
         if folded is not None:
             [output] = [name for name in node.outputs if name]
@@ -235,6 +259,10 @@ class Builder:
                 raise CorruptError(f"the graph defines {output!r} twice", section="GRAPH")
             self._constants[output] = folded
             self._explain(index, node, "constant")
+            return
+        self._close_segment()
+        if node.op_type == "If":
+            self._add_if(index, node, label)
             return
         context = self._context(node, label)
         operator = find_operator(node.op_type, self._opset)
@@ -255,19 +283,83 @@ class Builder:
         self.steps.append(Step(run=prepared.run, label=label, inputs=inputs, outputs=outputs))
         self._explain(index, node, prepared.kernel)
 
+    def _join_segment(self, index: int, node: Node) -> bool:
+        """Let a node join the open segment; False if it runs on its own."""
+        if self._library is None or index in self.excluded or node.op_type in ("Constant", "If"):
+            return False
+        if self._open is None:
+            if self.chooser is None:
+                low_memory = self._settings.memory == "low"
+                self.chooser = Chooser(self._library, low_memory=low_memory, key=self._choice_key())
+            self._open = SegmentReader(self.chooser, self._uses)
+        return self._open.take(index, self._context(node, _step_label(index, node)))
+
+    def _close_segment(self) -> None:
+        """Make one step of the open segment's nodes, or one of each if machine code gains nothing."""
+        found, self._open, library = self._open, None, self._library
+        if found is None or library is None:
+            return
+        nodes = found.nodes
+        if not found.is_worth_it:
+            self._library = None
+            for index, node in nodes.items():
+                self._add_node(index, node)
+            self._library = library
+            return
+        inputs, outputs = found.outside_inputs(), found.outside_outputs()
+        label = _segment_label(nodes)
+        input_slots = tuple(self._use(name, label) for name in inputs)
+        for node in nodes.values():
+            self._define_outputs(node)
+        find_fault = self._fault_finder(nodes, inputs, found)
+        n_threads = self._settings.threads or available_processors()
+        most_bytes = self._settings.limits.materialised_bytes
+        segment = Segment(
+            found.operations, inputs, outputs, library, find_fault, n_threads=n_threads, most_bytes=most_bytes
+        )
+        self.segments.append(segment)
+        output_slots = tuple(self.slots[name] for name in outputs)
+        self.steps.append(Step(run=segment.run, label=label, inputs=input_slots, outputs=output_slots))
+
+    def _fault_finder(
+        self, nodes: Mapping[int, Node], inputs: Sequence[str], found: SegmentReader
+    ) -> FindFault:
+        """Return what runs nodes one by one, on weights of zero, to say what is wrong with their inputs."""
+        zero = np.zeros((), dtype=np.float32)
+        weights = {n: ArrayConstant(np.broadcast_to(zero, shape)) for n, shape in found.weight_shapes.items()}
+        graph = Graph(
+            nodes=tuple(nodes.values()),
+            inputs=tuple(GraphValue(name=name, element_number=0, shape=None) for name in inputs),
+            outputs=tuple(
+                GraphValue(name=name, element_number=0, shape=None) for name in found.outside_outputs()
+            ),
+            initializers={},
+        )
+
+        def find_fault(arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...] | None:
+            inner = Builder(graph, self._opset, self._file, self._settings, outer=self)
+            inner._first_index = min(nodes)
+            inner._replaced = weights
+            inner.build()
+            inner.captured = list(inputs)
+            results = inner.branch().run(dict(zip(inputs, arrays, strict=True)))
+            return results if all(result.size == 0 for result in results) else None
+
+        return find_fault
+
     def _context(self, node: Node, label: str) -> NodeContext:
         return NodeContext(
             node,
             label=label,
             opset=self._opset,
             constants=self._constants,
-            workers=self.workers,
+            library=self.matrix_library,
             limits=self._settings.limits,
         )
 
     def _explain(self, index: int, node: Node, kernel: str) -> None:
-        self.choices.append(
-            KernelChoice(node=node_label(index, node), operator=operator_label(node), kernel=kernel)
+        self.choices[index] = KernelChoice(
+            node=node_label(index, node), operator=operator_label(node), kernel=kernel
         )
 
     def _fold(self, node: Node, label: str) -> Constant | None:
@@ -288,6 +380,28 @@ class Builder:
                 raise CorruptError(f"{label} permutes {rank} axes by {permutation}", section="GRAPH")
             return operand.transposed(permutation)
         return None
+
+
+def _step_label(index: int, node: Node) -> str:
+    return f"node {node_label(index, node)} ({node.op_type})"
+
+
+def _segment_label(nodes: Mapping[int, Node]) -> str:
+    (
+        (first, node),
+        *_,
+    ) = nodes.items()
+    return f"{_step_label(first, node)} and {len(nodes) - 1} after it"
+
+
+def count_uses(graph: Graph) -> Counter[str]:
+    """Count how often each value is read: by nodes, by graphs inside them, and as an output."""
+    uses = Counter(value.name for value in graph.outputs)
+    for node in graph.nodes:
+        uses.update(node.inputs)
+        for body in node.subgraphs:
+            uses.update(body.free_names)
+    return uses
 
 
 def multiplications(graph: Graph, file: TensorFile) -> int:

@@ -59,7 +59,11 @@ class Engine(Protocol):
     """A graph that is ready to run; `run` may be called from several threads at once."""
 
     name: str
-    weight_bytes: int
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes held for weights."""
+        ...
 
     def run(self, output_names: Sequence[str], feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Compute the named outputs from checked inputs."""

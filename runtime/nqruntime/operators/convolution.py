@@ -38,7 +38,7 @@ def _prepare_conv(context: NodeContext, weight: Constant) -> Prepared:
         raise context.refuse(f"Conv of {shape[0]} outputs in {groups} groups")
     if groups > 1:
         return _prepare_grouped(context, weight, rule, groups)
-    matrix = build_matrix(weight, (shape[0], math.prod(shape[1:])), StorageOrder.ROWS, context.workers)
+    matrix = build_matrix(weight, (shape[0], math.prod(shape[1:])), StorageOrder.ROWS, context.library)
 
     def run(x: np.ndarray, _: None, bias: np.ndarray | None = None) -> np.ndarray:
         _check_channels(x, shape[1])
@@ -88,7 +88,7 @@ def _patch_columns(context: NodeContext, images: np.ndarray, plan: WindowPlan) -
 
 
 def _prepare_grouped(context: NodeContext, weight: Constant, rule: WindowRule, groups: int) -> Prepared:
-    compact = CompactArray(weight, context.workers)
+    compact = CompactArray(weight)
     n_channels = weight.shape[1]
 
     def run(x: np.ndarray, _: None, bias: np.ndarray | None = None) -> np.ndarray:

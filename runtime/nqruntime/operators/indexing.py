@@ -16,7 +16,7 @@ def gather(context: NodeContext) -> Run | Prepared:
     table = context.constant(0)
     if table is None or table.packed() is None:
         return lambda x, indices: np.take(x, indices, axis=axis)
-    compact = CompactArray(table, context.workers)
+    compact = CompactArray(table)
 
     def run(_: None, indices: np.ndarray) -> np.ndarray:
         return compact.decoded(np.take(compact.stored, indices, axis=axis))

@@ -58,4 +58,4 @@ def _weight_matrix(context: NodeContext, *, transposed: bool) -> Matrix | None:
         return None
     if transposed:
         constant, shape = constant.transposed((1, 0)), shape[::-1]
-    return build_matrix(constant, (shape[0], shape[1]), StorageOrder.COLUMNS, context.workers)
+    return build_matrix(constant, (shape[0], shape[1]), StorageOrder.COLUMNS, context.library)

@@ -302,8 +302,8 @@ def _prepare_weights(context: NodeContext, cell: Cell, weight: Constant, recurre
     if len(weight.shape) != 3 or weight.shape[:2] != (n_directions, width):
         raise CorruptError(f"{context.label} has weights of shape {weight.shape}", section="GRAPH")
     n_inputs = weight.shape[2]
-    matrix = build_matrix(weight, (n_directions * width, n_inputs), StorageOrder.ROWS, context.workers)
-    compact = CompactArray(recurrent, context.workers)
+    matrix = build_matrix(weight, (n_directions * width, n_inputs), StorageOrder.ROWS, context.library)
+    compact = CompactArray(recurrent)
 
     def run(
         x: np.ndarray,

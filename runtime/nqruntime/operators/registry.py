@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from nqformat.errors import CorruptError, LimitExceededError, UnsupportedFeatureError
+from nqformat.kernels.objects import KernelLibrary
 from nqformat.limits import Limits
 from nqruntime.constants import Constant
 from nqruntime.graph import AttributeKind, AttributeValue, Node
 from nqruntime.inline_tensor import InlineTensor
-from nqruntime.kernels import Workers
 
 MAX_OPSET = 26
 
@@ -53,13 +53,13 @@ class NodeContext:
         label: str,
         opset: int,
         constants: dict[str, Constant],
-        workers: Workers | None,
+        library: KernelLibrary | None,
         limits: Limits,
     ) -> None:
         self.node = node
         self.label = label
         self.opset = opset
-        self.workers = workers
+        self.library = library
         self._constants = constants
         self._limits = limits
 

@@ -56,7 +56,7 @@ def _prepare(context: NodeContext, weight: Constant) -> Prepared:
     wanted = context.integers("output_shape")
     if len(extra) != n_axes or min(extra) < 0 or (wanted is not None and len(wanted) < n_axes):
         raise CorruptError(f"{context.label} has impossible sizes of its output", section="GRAPH")
-    compact = CompactArray(weight, context.workers)
+    compact = CompactArray(weight)
 
     def run(x: np.ndarray, _: None, bias: np.ndarray | None = None) -> np.ndarray:
         if x.ndim != n_axes + 2 or x.shape[1] != shape[0]:

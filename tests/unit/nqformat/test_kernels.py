@@ -20,7 +20,7 @@ from nqformat.chunks import substream_bounds
 from nqformat.decoding import decode_dense, decode_sparse
 from nqformat.errors import FormatError
 from nqformat.hybrid import HybridMapping
-from nqformat.kernels.objects import Part, kernel_library
+from nqformat.kernels.objects import DECODER, ENCODER, kernel_library
 from nqformat.prefix_code import PrefixCode
 from nqformat.streams import Codec
 from nqformat.tans import TansCode
@@ -28,7 +28,7 @@ from nqformat.workers import Workers
 
 ROOT = Path(__file__).parents[3]
 needs_kernels = pytest.mark.skipif(
-    kernel_library(Part.DECODER, compile_missing=True) is None, reason="no compiled kernels on this machine"
+    kernel_library(DECODER, compile_missing=True) is None, reason="no compiled kernels on this machine"
 )
 PAGE = mmap.PAGESIZE
 
@@ -461,13 +461,13 @@ def test_many_tensors_are_worth_compiling_as_one_large_one_is(monkeypatch: pytes
     monkeypatch.setattr(
         kernels, "kernel_library", lambda part, compile_missing: asked.append(compile_missing)
     )
-    monkeypatch.setattr(kernels, "_asked_symbols", dict.fromkeys(Part, 0))
+    monkeypatch.setattr(kernels, "_asked_symbols", {})
     monkeypatch.delenv("NQFORMAT_KERNELS", raising=False)
     monkeypatch.delenv("NUMBA_DISABLE_JIT", raising=False)
     for _ in range(4):
-        kernels.native(6_000_000, Part.ENCODER)
-    kernels.native(6_000_000, Part.DECODER)
-    kernels.native(20_000_000, Part.DECODER)
+        kernels.native(6_000_000, ENCODER)
+    kernels.native(6_000_000, DECODER)
+    kernels.native(20_000_000, DECODER)
     assert asked == [False, False, False, True, False, True]
 
 

@@ -1,4 +1,4 @@
-"""NumPy references of the compute kernels: the oracle in tests and the path without Numba.
+"""Products with compressed matrices in NumPy: the path without machine code.
 
 A sparse matrix of shape (n_rows, n_columns) is given by `starts`, `minors`, `symbols` and a codebook. Stored
 by rows, the elements of row r are ``starts[r]:starts[r + 1]`` and `minors` are their columns; stored by
@@ -7,82 +7,84 @@ columns it is the other way round. Dense tiles of at most a megabyte are made on
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 _TILE_ELEMENTS = 1 << 18
 
 
-def multiply_rows_reference(
+def multiply_rows(  # noqa: PLR0917
     starts: np.ndarray,
     minors: np.ndarray,
     symbols: np.ndarray,
     codebook: np.ndarray,
     right: np.ndarray,
-    out: np.ndarray,
-) -> None:
-    """Fill `out` with a matrix stored by rows times `right`.
+    n_rows: int,
+) -> np.ndarray:
+    """Multiply a matrix stored by rows with `right`.
 
     Parameters
     ----------
     right : ndarray of float32, shape (n_columns, n)
-    out : ndarray of float32, shape (n_rows, n)
+
+    Returns
+    -------
+    ndarray of float32, shape (n_rows, n)
     """
-    n_rows, n_columns = out.shape[0], right.shape[0]
+    out = np.empty((n_rows, right.shape[1]), dtype=np.float32)
+    n_columns = right.shape[0]
     height = max(1, _TILE_ELEMENTS // max(1, n_columns))
     for first in range(0, n_rows, height):
         last = min(first + height, n_rows)
         tile = _dense_tile(starts[first : last + 1], minors, symbols, codebook, n_columns)
         np.matmul(tile, right, out=out[first:last])
+    return out
 
 
-def multiply_columns_reference(
+def multiply_columns(  # noqa: PLR0917
     starts: np.ndarray,
     minors: np.ndarray,
     symbols: np.ndarray,
     codebook: np.ndarray,
     right: np.ndarray,
-    out: np.ndarray,
-) -> None:
-    """Fill `out` with a matrix stored by columns times `right`; shapes as in `multiply_rows_reference`."""
+    n_rows: int,
+) -> np.ndarray:
+    """Multiply a matrix stored by columns with `right`; shapes as in `multiply_rows`."""
+    out = np.zeros((n_rows, right.shape[1]), dtype=np.float32)
     if right.shape[1] == 1:
         factors = np.repeat(right[:, 0], np.diff(starts))
-        out[:, 0] = np.bincount(minors, weights=factors * codebook[symbols], minlength=out.shape[0])
-        return
-    n_rows, n_columns = out.shape[0], right.shape[0]
-    out[:] = 0
+        out[:, 0] = np.bincount(minors, weights=factors * codebook[symbols], minlength=n_rows)
+        return out
+    n_columns = right.shape[0]
     height = max(1, _TILE_ELEMENTS // max(1, n_rows))
     for first in range(0, n_columns, height):
         last = min(first + height, n_columns)
         tile = _dense_tile(starts[first : last + 1], minors, symbols, codebook, n_rows)
         out += tile.T @ right[first:last]
+    return out
 
 
-def multiply_palette_reference(
-    symbols: np.ndarray, codebook: np.ndarray, right: np.ndarray, out: np.ndarray
-) -> None:
-    """Fill `out` with a matrix given by a symbol for each element times `right`.
+def multiply_palette(symbols: np.ndarray, codebook: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Multiply a matrix given by a symbol for each element with `right`, a few expanded rows at a time.
 
     Parameters
     ----------
     symbols : ndarray of uint8 or uint16, shape (n_rows, n_columns)
+
+    Returns
+    -------
+    ndarray of float32, shape (n_rows, n)
     """
-    multiply_tiles(symbols, out, right, lambda tile: codebook[tile])
-
-
-def multiply_tiles(
-    symbols: np.ndarray, out: np.ndarray, right: np.ndarray, expand: Callable[[np.ndarray], np.ndarray]
-) -> None:
-    """Fill `out` with products of a few expanded rows of symbols at a time."""
+    out = np.empty((symbols.shape[0], right.shape[1]), dtype=np.float32)
     height = max(1, _TILE_ELEMENTS // max(1, symbols.shape[1]))
     for first in range(0, symbols.shape[0], height):
-        np.matmul(expand(symbols[first : first + height]), right, out=out[first : first + height])
+        tile = expand_symbols(symbols[first : first + height], codebook)
+        np.matmul(tile, right, out=out[first : first + height])
+    return out
 
 
-def expand_symbols_reference(symbols: np.ndarray, codebook: np.ndarray, out: np.ndarray) -> None:
-    """Fill `out` with the codebook's value for each symbol; all one-dimensional."""
-    np.take(codebook, symbols, out=out, mode="clip")
+def expand_symbols(symbols: np.ndarray, codebook: np.ndarray) -> np.ndarray:
+    """Return the codebook's value for each symbol, in the shape of `symbols`."""
+    return np.take(codebook, symbols, mode="clip")
 
 
 def _dense_tile(

@@ -1,0 +1,188 @@
+"""A run of nodes as one call of machine code, with plans for the shapes that have come so far."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from nqformat.kernels.objects import KernelLibrary
+
+from .context import Context, best_seconds
+from .operation import Operation, Shape
+from .plan import Plan, PlanBuilder, Step, UnplannableError
+from .plane_choice import PlaneChoice
+
+_FLOAT32 = np.dtype(np.float32)
+_MOST_PLANS = 8
+_WORTH_SHARING = 100e-6
+_GAIN = 0.95
+
+FindFault = Callable[[Sequence[np.ndarray]], tuple[np.ndarray, ...] | None]
+
+
+class DeclinedError(Exception):
+    """Nodes whose values have shapes that the kernels do not take; never leaves the native engine.
+
+    Attributes
+    ----------
+    nodes : frozenset of int
+        Their places in the graph.
+    """
+
+    def __init__(self, nodes: frozenset[int]) -> None:
+        self.nodes = nodes
+        super().__init__(f"nodes {sorted(nodes)} cannot run on such inputs")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Prepared:
+    """A plan, or none for shapes beyond the kernels, with the contexts that no thread uses.
+
+    Attributes
+    ----------
+    declined : frozenset of int
+        Without a plan: the nodes for which there is none.
+    shared : bool
+        Whether threads that share a run make it faster.
+    """
+
+    plan: Plan | None
+    out_shapes: tuple[Shape, ...] = ()
+    declined: frozenset[int] = frozenset()
+    shared: bool = False
+    free: list[Context] = field(default_factory=list)
+
+
+class Segment:
+    """Operations that run together.
+
+    Parameters
+    ----------
+    operations : sequence of Operation
+    inputs, outputs : sequence of str
+        Values that come from outside and that are needed outside.
+    library : KernelLibrary
+    find_fault : callable
+        For arrays beyond the kernels: raises what is wrong with them, or returns None; or returns the results
+        if these have no elements.
+    n_threads : int
+        Most threads that share a run.
+    most_bytes : int
+        Size from which a value is refused: LimitExceededError.
+    """
+
+    def __init__(
+        self,
+        operations: Sequence[Operation],
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        library: KernelLibrary,
+        find_fault: FindFault,
+        *,
+        n_threads: int,
+        most_bytes: int,
+    ) -> None:
+        self.operations = tuple(operations)
+        self.inputs = tuple(inputs)
+        self.outputs = tuple(outputs)
+        self._library = library
+        self._find_fault = find_fault
+        self._n_threads = n_threads
+        self._most_bytes = most_bytes
+        self._lock = threading.Lock()
+        self._prepared: dict[tuple[Shape, ...], _Prepared] = {}
+
+    def run(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Compute the outputs; may be called from several threads at once."""
+        for array in arrays:
+            if array.dtype != _FLOAT32:
+                every = {node for operation in self.operations for node in operation.nodes}
+                return self._without_kernels(arrays, frozenset(every))
+        shapes = tuple([array.shape for array in arrays])
+        prepared = self._prepared.get(shapes) or self._prepare(shapes)
+        if prepared.plan is None:
+            return self._without_kernels(arrays, prepared.declined)
+        try:
+            context = prepared.free.pop()
+        except IndexError:
+            context = Context(prepared.plan, prepared.out_shapes, self._library, shared=prepared.shared)
+        results = context.run(arrays)
+        prepared.free.append(context)
+        return results
+
+    def _without_kernels(
+        self, arrays: Sequence[np.ndarray], declined: frozenset[int]
+    ) -> tuple[np.ndarray, ...]:
+        results = self._find_fault(arrays)
+        if results is None:
+            raise DeclinedError(declined)
+        return results
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes held for weights."""
+        return sum(operation.weight_bytes for operation in self.operations)
+
+    def kernels(self) -> dict[int, str]:
+        """Say for each node, by its place in the graph, what computes it."""
+        found = {}
+        for operation in self.operations:
+            first, *others = operation.nodes
+            found[first] = operation.label
+            found.update((index, f"within #{first}") for index in others)
+        return found
+
+    def step_seconds(self) -> list[tuple[Step, float]]:
+        """Time each step of the plan that was made last; empty before the first run."""
+        plans = [prepared for prepared in self._prepared.values() if prepared.plan is not None]
+        if not plans or plans[-1].plan is None:
+            return []
+        context = Context(plans[-1].plan, plans[-1].out_shapes, self._library, shared=False)
+        return context.step_seconds()
+
+    def _prepare(self, shapes: tuple[Shape, ...]) -> _Prepared:
+        with self._lock:
+            if shapes not in self._prepared:
+                if len(self._prepared) >= _MOST_PLANS:
+                    del self._prepared[next(iter(self._prepared))]
+                self._prepared[shapes] = self._plan(shapes)
+            return self._prepared[shapes]
+
+    def _plan(self, given: tuple[Shape, ...]) -> _Prepared:
+        """Make the plan for inputs of some shapes; without one if they are beyond the kernels."""
+        shapes: dict[str, Shape] = dict(zip(self.inputs, given, strict=True))
+        choice = PlaneChoice()
+        builder = PlanBuilder(choice, self._n_threads, self._most_bytes)
+        nodes: list[int] = [node for operation in self.operations for node in operation.nodes]
+        try:
+            for name in self.inputs:
+                if 0 in shapes[name] or not shapes[name]:
+                    raise UnplannableError
+                builder.add_input(name, shapes[name])
+            for operation in self.operations:
+                nodes = operation.nodes
+                shapes[operation.output] = operation.shape(shapes)
+            for operation in self.operations:
+                operation.constrain(choice, shapes)
+            for operation in self.operations:
+                nodes = operation.nodes
+                builder.node = operation.nodes[0]
+                operation.lower(builder, shapes)
+        except (UnplannableError, ValueError):  # packers refuse what does not fit their fields
+            return _Prepared(plan=None, declined=frozenset(nodes))
+        plan = builder.finish(self.inputs, self.outputs)
+        out_shapes = tuple(shapes[name] for name in self.outputs)
+        arrays = [np.zeros(shape, dtype=np.float32) for shape in given]
+        shared = self._n_threads > 1 and self._gains(plan, out_shapes, arrays)
+        return _Prepared(plan=plan, out_shapes=out_shapes, shared=shared)
+
+    def _gains(self, plan: Plan, out_shapes: tuple[Shape, ...], arrays: list[np.ndarray]) -> bool:
+        """Whether threads that share a run make it faster on this machine, now."""
+        alone, together = (
+            Context(plan, out_shapes, self._library, shared=shared) for shared in (False, True)
+        )
+        seconds = best_seconds(lambda: alone.run(arrays))
+        return seconds > _WORTH_SHARING and best_seconds(lambda: together.run(arrays)) < _GAIN * seconds
