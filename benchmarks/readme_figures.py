@@ -202,7 +202,8 @@ def trials(network: str, row: dict[str, Any]) -> list[str]:
     lines += [
         "",
         f"Sensitivities of a layer correlate (logarithms, by number of images): {halves}.",
-        f"An epoch that trains entries: {_ratio(tuned['before'])} before, {_ratio(tuned['after'])} after.",
+        f"An epoch that trains entries: {_ratio(tuned['before'])} before, {_ratio(tuned['after'])} after, at",
+        "three of the rates: which rates are taken moves a ratio by as much as most rows differ.",
         "Divergence predicted, that of single tensors added up, and that of all tensors together: "
         + "; ".join(
             f"{name} {c['predicted']:.3f}, {c['sum of single tensors']:.3f}, {c['measured']:.3f}"
