@@ -133,16 +133,16 @@ def cifar_resnet(name: str, n_blocks: int, folder: Path) -> CifarResNet:
 
 
 def resnet32(folder: Path, load: Any) -> Network:
-    """ResNet-32 tuned on JPEG-recompressed CIFAR-10, dense; the first 1,000 test images."""
+    """ResNet-32 tuned on JPEG-recompressed CIFAR-10, dense; the first 5,000 test images."""
     module = cifar_resnet("resnet32_jpegft", 5, folder)
     images, labels = load.cifar10("train")
     test_images, test_labels = load.cifar10("test")
     return Network(
         name="resnet32_jpegft",
         module=module,
-        calibration=cifar_images(images[:300]),
+        calibration=cifar_images(images[:5000]),
         training=(cifar_images(images[-2000:]), labels[-2000:].astype(np.int64)),
-        test=(cifar_images(test_images[:1000]), test_labels[:1000].astype(np.int64)),
+        test=(cifar_images(test_images[:5000]), test_labels[:5000].astype(np.int64)),
     )
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from networks import Labelled, Network
@@ -25,13 +25,26 @@ from nqformat.accounting import account
 from nqruntime import InferenceSession
 
 Sensitivities = Mapping[str, np.ndarray] | None
+Measure = Literal["loss", "divergence"]
 _BATCH = 500
 _LEVELS = 5
+_LEAST_SPAN = 1.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """One written file, read back and run."""
+    """One written file, read back and run on the test samples.
+
+    Attributes
+    ----------
+    fixed_bytes : float or None
+        With indices of a fixed length; for k-means.
+    loss, divergence : float
+        Cross entropy, and mean Kullback-Leibler divergence of the file's answers from the network's own, in
+        nats. Loss may fall by luck or because noise tempers a network that is too sure; divergence may not.
+    seconds : float
+        To quantize and encode.
+    """
 
     method: str
     scope: str
@@ -40,6 +53,7 @@ class Point:
     file_bytes: int
     fixed_bytes: float | None
     loss: float
+    divergence: float
     accuracy: float
     seconds: float
 
@@ -51,7 +65,7 @@ class Workbench:
     network: Network
     source: Any
     sensitivities: dict[str, Sensitivities] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    own_logits: np.ndarray | None = None
 
     @classmethod
     def of(cls, network: Network) -> Workbench:
@@ -122,29 +136,51 @@ class Workbench:
         with nqformat.from_bytes(content) as file:
             return account(file).graph
 
-    def judge(self, content: bytes, data: Labelled) -> tuple[float, float]:
-        """Cross entropy and accuracy of a file on images, through ONNX Runtime."""
+    def logits(self, content: bytes, inputs: np.ndarray) -> np.ndarray:
+        """What a file answers, through ONNX Runtime."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.nqz"
             path.write_bytes(content)
             with InferenceSession(path, engine="ort", threads=1) as session:
                 name = session.get_inputs()[0].name
-                images, labels = data
-                logits = [
-                    session.run(None, {name: images[start : start + _BATCH]})[0]
-                    for start in range(0, len(images), _BATCH)
+                parts = [
+                    session.run(None, {name: inputs[start : start + _BATCH]})[0]
+                    for start in range(0, len(inputs), _BATCH)
                 ]
-        return loss_and_accuracy(np.concatenate(logits), labels)
+        return np.concatenate(parts)
+
+    def judge(self, content: bytes, data: Labelled) -> tuple[float, float]:
+        """Cross entropy and accuracy of a file on images."""
+        return loss_and_accuracy(self.logits(content, data[0]), data[1])
 
     def original(self, data: Labelled) -> tuple[float, float]:
+        """Cross entropy and accuracy of the network itself."""
+        return loss_and_accuracy(self._original_logits(data[0]), data[1])
+
+    def _original_logits(self, inputs: np.ndarray) -> np.ndarray:
         settings = ConvertSettings(preset="lossless", method="none")
-        return self.judge(self.content(settings)[0], data)
+        return self.logits(self.content(settings)[0], inputs)
+
+    def divergence(self, logits: np.ndarray) -> float:
+        """Mean divergence of answers to the test samples from the network's own."""
+        if self.own_logits is None:
+            self.own_logits = self._original_logits(self.network.test[0])
+        own, other = log_softmax(self.own_logits), log_softmax(logits)
+        return float((np.exp(own) * (own - other)).sum(axis=1).mean())
 
     def point(self, settings: ConvertSettings, knob: str) -> Point:
+        """Convert, read back, run on the test samples."""
         started = time.perf_counter()
         content, model = self.content(settings)
         seconds = time.perf_counter() - started
-        loss, accuracy = self.judge(content, self.network.test)
+        return self.judged(settings, knob, content, model, seconds)
+
+    def judged(
+        self, settings: ConvertSettings, knob: str, content: bytes, model: QuantizedModel, seconds: float
+    ) -> Point:
+        """What a file is worth that was made with some settings."""
+        logits = self.logits(content, self.network.test[0])
+        loss, accuracy = loss_and_accuracy(logits, self.network.test[1])
         return Point(
             method=label_of(settings),
             scope=settings.scope,
@@ -153,6 +189,7 @@ class Workbench:
             file_bytes=len(content),
             fixed_bytes=self.fixed_bytes(settings, model) if "kmeans" in settings.method else None,
             loss=loss,
+            divergence=self.divergence(logits),
             accuracy=accuracy,
             seconds=seconds,
         )
@@ -183,11 +220,17 @@ class Workbench:
         return rest + n_values * math.log2(n_entries) / 8 + 2 * n_entries
 
 
-def loss_and_accuracy(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Logarithms of the shares that logits stand for, float64."""
     wide = logits.astype(np.float64)
     wide -= wide.max(axis=1, keepdims=True)
-    chosen = wide[np.arange(len(labels)), labels]
-    loss = float((np.log(np.exp(wide).sum(axis=1)) - chosen).mean())
+    wide -= np.log(np.exp(wide).sum(axis=1, keepdims=True))
+    return wide
+
+
+def loss_and_accuracy(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Cross entropy in nats and the share of right answers."""
+    loss = -float(log_softmax(logits)[np.arange(len(labels)), labels].mean())
     return loss, float((logits.argmax(axis=1) == labels).mean())
 
 
@@ -205,47 +248,59 @@ def base_settings(**changes: Any) -> ConvertSettings:
     )
 
 
-def bytes_at_losses(
-    points: Iterable[Point], rises: np.ndarray, original: float, *, fixed: bool
-) -> np.ndarray:
-    """Bytes at given rises of the loss: a parabola through (log rise, log bytes) by least squares.
+def costs_and_bytes(
+    points: Iterable[Point], measure: Measure, original: float, *, fixed: bool
+) -> list[tuple[float, float]]:
+    """What each file costs (rise of the loss, or divergence) and its bytes; without those that cost none."""
+    costs = [(p.loss - original if measure == "loss" else p.divergence, p) for p in points]
+    found = [(cost, p.fixed_bytes if fixed else p.file_bytes) for cost, p in costs]
+    return [(cost, size) for cost, size in found if cost > 0 and size is not None]
+
+
+def bytes_at(known: list[tuple[float, float]], costs: np.ndarray) -> np.ndarray:
+    """Bytes at given costs: a parabola through (log cost, log bytes) by least squares.
 
     Several rates decide each figure, so that the luck of one rounding does not.
     """
-    kept = [(p.loss - original, p.fixed_bytes if fixed else p.file_bytes) for p in points]
-    usable = [(math.log(rise), math.log(size)) for rise, size in kept if rise > 0 and size is not None]
-    x, y = (np.array(column) for column in zip(*usable, strict=True))
-    return np.asarray(np.exp(np.polyval(np.polyfit(x, y, min(2, len(x) - 2)), np.log(rises))))
+    x, y = np.log(np.array(known)).T
+    return np.asarray(np.exp(np.polyval(np.polyfit(x, y, max(1, min(2, len(x) - 2))), np.log(costs))))
 
 
-def common_rises(curves: Mapping[str, list[Point]], original: float) -> np.ndarray:
-    """Rises of the loss that all curves span, evenly in the logarithm."""
-    spans = []
-    for points in curves.values():
-        rises = [p.loss - original for p in points if p.loss > original]
-        spans.append((min(rises), max(rises)))
-    low, high = max(a for a, _ in spans), min(b for _, b in spans)
-    return np.geomspace(low, high, _LEVELS)
+def ratio_at_equal_cost(
+    first: list[Point],
+    other: list[Point],
+    original: float,
+    *,
+    measure: Measure = "loss",
+    fixed: bool = False,
+) -> float | None:
+    """Mean ratio of bytes to those of the first curve, over the costs that both curves span.
 
+    Nothing is extrapolated: None if the curves have next to no cost in common, or too few points.
 
-def against_first(
-    curves: Mapping[str, list[Point]], original: float, *, fixed: bool = False
-) -> dict[str, Any]:
-    """Mean ratio of bytes to those of the first curve, at the same losses."""
-    rises = common_rises(curves, original)
-    sizes = {name: bytes_at_losses(points, rises, original, fixed=fixed) for name, points in curves.items()}
-    first = next(iter(sizes.values()))
-    return {
-        "rises": rises.tolist(),
-        "bytes": {name: np.round(size).tolist() for name, size in sizes.items()},
-        "ratio": {name: float(np.exp(np.log(size / first).mean())) for name, size in sizes.items()},
-    }
-
-
-def ratio_at_equal_loss(first: list[Point], other: list[Point], original: float) -> float | None:
-    """Mean ratio of bytes to those of the first curve; None if the curves have no loss in common."""
-    curves = {"first": first, "other": other}
-    rises = common_rises(curves, original)
-    if rises[0] >= rises[-1]:
+    Parameters
+    ----------
+    original : float
+        Loss of the network itself.
+    """
+    known = [costs_and_bytes(points, measure, original, fixed=fixed) for points in (first, other)]
+    if min(map(len, known)) < 2:
         return None
-    return float(against_first(curves, original)["ratio"]["other"])
+    low = max(min(cost for cost, _ in curve) for curve in known)
+    high = min(max(cost for cost, _ in curve) for curve in known)
+    if high < _LEAST_SPAN * low:
+        return None
+    costs = np.geomspace(low, high, _LEVELS)
+    sizes = [bytes_at(curve, costs) for curve in known]
+    return float(np.exp(np.log(sizes[1] / sizes[0]).mean()))
+
+
+def ratios_to_first(
+    curves: Mapping[str, list[Point]], original: float, *, measure: Measure = "loss", fixed: bool = False
+) -> dict[str, float | None]:
+    """Return :func:`ratio_at_equal_cost` of each curve to the first."""
+    first = next(iter(curves.values()))
+    return {
+        name: ratio_at_equal_cost(first, points, original, measure=measure, fixed=fixed)
+        for name, points in curves.items()
+    }

@@ -35,16 +35,16 @@ def nncodec_files(bench: Workbench, qps: Sequence[int]) -> list[dict[str, Any]]:
         folder = Path(name)
         np.savez(folder / "tensors.npz", **tensors)
         worker = Path(__file__).parent / "nncodec_model.py"
-        command = [python, str(worker), str(folder / "tensors.npz"), str(folder), *map(str, qps)]
+        options = json.dumps([{"qp": qp, "use_dq": True} for qp in qps])
+        command = [python, str(worker), str(folder / "tensors.npz"), str(folder), options]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
-        n_bytes = json.loads(done.stdout.splitlines()[-1])
-        for qp in qps:
-            content = bench.exact_content(dict(np.load(folder / f"{qp}.npz")))
+        for number, (qp, size) in enumerate(zip(qps, json.loads(done.stdout.splitlines()[-1]), strict=True)):
+            content = bench.exact_content(dict(np.load(folder / f"{number}.npz")))
             accuracies = {
                 "training": bench.judge(content, bench.network.training)[1],
                 "test": bench.judge(content, bench.network.test)[1],
             }
-            found.append({"qp": qp, "bytes": n_bytes[str(qp)], **accuracies})
+            found.append({"qp": qp, "bytes": size, **accuracies})
             print(f"{bench.network.name}, NNCodec: {found[-1]}", flush=True)
     return found
 

@@ -2,10 +2,10 @@
 
     NQZ_DATA=path/to/data [NQZ_PEERS=path NQZ_PEERS_PYTHON=python] python benchmarks/quantizers.py [part ...]
 
-Parts: ordering, goals, rows, why, speed, optimum, memory; all without an argument. Each writes its key of
-benchmarks/results/quantizers.json; with --fresh no point of an earlier run is taken from there. Bytes are of
-whole files, graph included; losses and accuracies are of the files, read back. Rates are chosen on training
-images, never on test images.
+Parts: ordering, goals, rows, why, trials, unfolded, speed, optimum, memory; all without an argument. Each
+writes its key of benchmarks/results/quantizers.json; with --fresh no point of an earlier run is taken from
+there. Bytes are of whole files, graph included; losses and accuracies are of the files, read back. Rates are
+chosen on training images, never on test images.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ import torch
 from harness import RESULTS, loaders, machine, required_data_folder, write
 from networks import NETWORKS
 from quantizer_costs import METHODS, memory, optimum, speed
-from quantizer_curves import Point, Workbench, against_first, base_settings, ratio_at_equal_loss
+from quantizer_curves import Measure, Point, Workbench, base_settings, ratios_to_first
 from quantizer_peers import nncodec_files, smallest_within
-from quantizer_reasons import reasons
+from quantizer_reasons import layer_scales, reasons
+from quantizer_trials import Budget, trials
+from quantizer_unfolded import unfolded, unfolded_ratios
 from small_networks import SMALL_NETWORKS
 
 CURVES: dict[str, dict[str, Any]] = {
@@ -43,6 +45,7 @@ PER_LAYER = {
 }
 NNCODEC_QPS = {"lenet300_p8": (-20, -18, -17, -16, -15, -14), "lenet5_p8": (-20, -18, -17, -16, -15, -14)}
 MAX_DROP = 0.001
+TRIALS = {"resnet32_jpegft": Budget()}
 
 
 ROWS: dict[str, dict[str, Any]] = {
@@ -91,7 +94,7 @@ GOALS: dict[str, list[dict[str, Any]]] = {
         *(
             {"method": "ecsq", "sensitivity": "root-noise", "clusters": k, "rate_penalty": p}
             for k in (24, 32, 48)
-            for p in (0.06, 0.065, 0.07, 0.08)
+            for p in (0.02, 0.04, 0.06, 0.065, 0.07, 0.08)
         ),
     ],
 }
@@ -109,10 +112,10 @@ RATES: dict[str, dict[str, tuple[float, ...]]] = {
         "ecsq + root of fisher": (3e-2, 6e-2, 1e-1, 1.6e-1, 2.5e-1),
     },
     "resnet32_jpegft": {
-        "clusters": (16, 26, 42),
-        "step": (0.15, 0.25, 0.4),
-        "ecsq + fisher": (3e-4, 1.5e-3, 6e-3),
-        "ecsq + root of fisher": (3e-4, 1.5e-3, 6e-3),
+        "clusters": (12, 14, 18, 22, 27, 34, 42, 52),
+        "step": (0.2, 0.35, 0.6, 0.9),
+        "ecsq + fisher": (3e-4, 1e-3, 3e-3, 6e-3),
+        "ecsq + root of fisher": (3e-4, 1.5e-3, 6e-3, 2e-2),
     },
 }
 
@@ -133,7 +136,7 @@ def measured_points(
     for value in values:
         key = f"{bench.network.name}, {name}, {settings['scope']}, {knob} {value:g}"
         known = read_results().get("points", {}).get(key)
-        if known is None:
+        if known is None or "divergence" not in known:
             value = int(value) if knob == "clusters" else value
             p = bench.point(base_settings(**{**settings, knob: value}), knob)
             save_results({"points": {key: asdict(p)}})
@@ -159,19 +162,25 @@ def ordering(network: str) -> dict[str, Any]:
     scopes = {}
     for name in PER_LAYER[network]:
         pair = {"joint": curves[name], "per layer": curve(bench, name, scope="layer")}
-        scopes[name] = against_first(pair, original[0]) | {
+        scopes[name] = {
+            "ratio": ratios_to_first(pair, original[0])["per layer"],
+            "ratio_at_divergence": ratios_to_first(pair, original[0], measure="divergence")["per layer"],
             "seconds": {
                 scope: sum(p.seconds for p in points) / len(points) for scope, points in pair.items()
             },
             "accuracy": {scope: [p.accuracy for p in points] for scope, points in pair.items()},
         }
     kmeans = {name: curves[name] for name in ("kmeans", "hessian-kmeans")}
+    measures: tuple[Measure, ...] = ("loss", "divergence")
     return {
         "original": {"loss": original[0], "accuracy": original[1]},
         "n_test": len(bench.network.test[1]),
+        "n_fisher": min(N_FISHER, len(bench.network.calibration)),
         "fisher_seconds": seconds,
-        "huffman": against_first(curves, original[0]),
-        "fixed_length": against_first(kmeans, original[0], fixed=True),
+        "huffman": {m: ratios_to_first(curves, original[0], measure=m) for m in measures},
+        "fixed_length": {
+            m: ratios_to_first(kmeans, original[0], measure=m, fixed=True)["hessian-kmeans"] for m in measures
+        },
         "scope": scopes,
     }
 
@@ -192,12 +201,13 @@ def rows(network: str) -> dict[str, Any]:
             knob = KNOBS.get(settings["method"], "clusters")
             values = ROW_RATES[network].get(name, ROW_RATES[network][knob])
             points[name] = measured_points(bench, name, {"scope": "global", **settings}, knob, values)
-    first = points["kmeans"]
+    base = {"kmeans by layer": points["kmeans by layer"], **points}
     return {
         "original": {"loss": original[0], "accuracy": original[1]},
         "n_test": len(bench.network.test[1]),
         "fisher_seconds": seconds,
-        "ratio": {name: ratio_at_equal_loss(first, found, original[0]) for name, found in points.items()},
+        "ratio": ratios_to_first(base, original[0]),
+        "ratio_at_divergence": ratios_to_first(base, original[0], measure="divergence"),
         "accuracy": {name: [p.accuracy for p in found] for name, found in points.items()},
         "bytes": {name: [p.file_bytes for p in found] for name, found in points.items()},
     }
@@ -240,14 +250,39 @@ def goals(network: str, label: str) -> dict[str, Any]:
 
 
 def why(network: str) -> dict[str, Any]:
-    """What makes the order of methods: see quantizer_reasons.py."""
+    """What makes the order of methods, without running a network: see quantizer_reasons.py."""
     folder = required_data_folder()
     bench = Workbench.of(NETWORKS[network](folder, loaders(folder)))
     bench.measure("fisher", bench.network.calibration[:N_FISHER])
-    found = reasons(bench)
-    for label, ratios in found.items():
-        print(f"{network}, sensitivities {label}: {ratios}", flush=True)
+    sensitivities = bench.sensitivities["fisher"]
+    assert sensitivities is not None
+    pools = {"entropy": (bench.source.tensors, sensitivities)}
+    if network in TRIALS:
+        pools["entropy, batch norms apart"] = unfolded(bench, sensitivities)
+    found: dict[str, Any] = {"layers": layer_scales(bench.source.tensors, sensitivities)}
+    for name, (weights, own) in pools.items():
+        found[name] = reasons(weights, own)
+        for label, ratios in found[name].items():
+            print(f"{network}, {name}, sensitivities {label}: {ratios}", flush=True)
     return found
+
+
+def batch_norms_apart(network: str) -> dict[str, Any]:
+    """The order of k-means and Hessian-weighted k-means without folding: see quantizer_unfolded.py."""
+    folder = required_data_folder()
+    bench = Workbench.of(NETWORKS[network](folder, loaders(folder)))
+    bench.measure("fisher", bench.network.calibration[:N_FISHER])
+    clusters = RATES[network]["clusters"]
+    found = unfolded_ratios(bench, clusters, TRIALS[network].n_test, lambda line: print(line, flush=True))
+    print(f"{network}, batch norms apart: {found}", flush=True)
+    return found
+
+
+def try_reasons(network: str) -> dict[str, Any]:
+    """What makes the order of methods, in files: see quantizer_trials.py."""
+    folder = required_data_folder()
+    bench = Workbench.of(NETWORKS[network](folder, loaders(folder)))
+    return trials(bench, TRIALS[network], lambda line: print(f"{network}: {line}", flush=True))
 
 
 def read_results() -> dict[str, Any]:
@@ -270,6 +305,8 @@ PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     **{f"goals {name} {label}": partial(goals, name, label) for name in NNCODEC_QPS for label in GOALS},
     **{f"rows {name}": partial(rows, name) for name in SMALL_NETWORKS},
     **{f"why {name}": partial(why, name) for name in NETWORKS},
+    **{f"trials {name}": partial(try_reasons, name) for name in TRIALS},
+    **{f"unfolded {name}": partial(batch_norms_apart, name) for name in TRIALS},
     "speed": speed,
     "optimum": optimum,
     **{f"memory {method}": partial(memory, method) for method in METHODS},

@@ -10,19 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from .block_elements import BlockElements, blocks_of, gaps_of, scan_mask
 from .code_cost import Prefer, choose_code, refine_code
 from .codebooks import CodebookRecord
 from .codings import exact_counts, fitting
 from .dtypes import DType
 from .hashing import MAX_BUCKETS, check_signs
-from .layout_choice import (
-    BlockElements,
-    Plan,
-    PlannedSlice,
-    blocks_of,
-    gaps_of,
-    scan_mask,
-)
+from .layout_choice import Plan, PlannedSlice
 from .limits import MAX_NAME_BYTES, MAX_RANK
 from .planes import byte_plane
 from .quantized_plans import (

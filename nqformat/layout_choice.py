@@ -5,10 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
+from .block_elements import (
+    PLAIN,
+    BlockElements,
+    Lines,
+    blocks_of,
+    gaps_of,
+    scan_mask,
+    scan_positions,
+)
 from .code_cost import Prefer
 from .codings import Codings, byte_codings, class_codings, gap_codings, value_codings
 from .line_classes import classify_lines, model_bytes, value_counts, value_edges
@@ -18,6 +26,7 @@ from .tensor import Layout
 RECORD_BYTES = 2.0
 _MIN_CLASS_STORED = 600
 _SPARSE_BELOW = 0.125
+_MAX_LARGE_DENSITY = 0.97
 _DENSE_PENALTY = 0.01
 _CLASS_BYTES = 25.0
 _COSTED_CLASSES = 2
@@ -29,61 +38,6 @@ _PARTITIONED_PLANS = 4
 _KEPT_WITHIN = 1.03
 _KEPT_BYTES = 48.0
 _KEPT_POSITIONS = 1 << 20
-_MARKS_AT_ONCE = 1 << 18
-
-
-@dataclass(frozen=True, slots=True)
-class Lines:
-    """How the lines of a tensor's matrix are grouped.
-
-    Attributes
-    ----------
-    classes : ndarray of uint8, shape (n_lines,), or None
-        None: one block of all lines.
-    alive : ndarray of bool, shape (n_cross,), or None
-        None: all places.
-    """
-
-    classes: np.ndarray | None = None
-    alive: np.ndarray | None = None
-
-    @property
-    def n_classes(self) -> int:
-        """Number of blocks."""
-        return 1 if self.classes is None else int(self.classes.max()) + 1
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether the tensor is one block of everything."""
-        return self.classes is None and self.alive is None
-
-
-PLAIN = Lines()
-
-
-@dataclass(frozen=True, slots=True)
-class BlockElements:
-    """Stored elements of one block.
-
-    Attributes
-    ----------
-    n_lines, n_elements : int
-        Lines of the block, and elements with the unstored ones.
-    elements : ndarray of int32 or int64, or None
-        C-order positions of the stored elements in scan order; None: all, in C order.
-    inside : ndarray of int32 or int64, or None
-        Their positions in the block, in the layouts that do not store every element; else None.
-    """
-
-    n_lines: int
-    n_elements: int
-    elements: np.ndarray | None
-    inside: np.ndarray | None
-
-    @property
-    def n_stored(self) -> int:
-        """Number of stored elements."""
-        return self.n_elements if self.elements is None else int(self.elements.size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,122 +90,6 @@ class Plan:
     def stores_all(self) -> bool:
         """Whether every element (of the alive ones) has a number."""
         return self.layout is Layout.DENSE
-
-
-def scan_positions(shape: tuple[int, ...], nonzero: np.ndarray, column_scan: bool) -> np.ndarray:
-    """Ascending positions of the nonzero elements in scan order: int32 where that holds them, else int64."""
-    marked = (nonzero.reshape(shape[0], -1).T if column_scan else nonzero).reshape(-1)
-    found = np.empty(np.count_nonzero(marked), dtype=place_dtype(nonzero.size))
-    n_found = 0
-    for start in range(0, marked.size, _MARKS_AT_ONCE):
-        inside = np.flatnonzero(marked[start : start + _MARKS_AT_ONCE])
-        found[n_found : n_found + inside.size] = inside + start
-        n_found += inside.size
-    return found
-
-
-def place_dtype(n_elements: int) -> np.dtype[np.signedinteger[Any]]:
-    """Return the dtype for positions of so many elements."""
-    return np.dtype(np.int32 if n_elements < 1 << 31 else np.int64)
-
-
-def blocks_of(
-    layout: Layout,
-    shape: tuple[int, ...],
-    nonzero: np.ndarray,
-    column_scan: bool,
-    lines: Lines,
-    *,
-    positions: np.ndarray | None = None,
-) -> list[BlockElements]:
-    """Cut a tensor into blocks.
-
-    Parameters
-    ----------
-    nonzero : ndarray of bool, shape (n_elements,), C order
-    positions : ndarray of int32 or int64, or None
-        What :func:`scan_positions` gives, if it is at hand; dense layouts need none.
-    """
-    if layout is Layout.DENSE:
-        return _dense_blocks(shape, nonzero, column_scan, lines)
-    if positions is None:
-        positions = scan_positions(shape, nonzero, column_scan)
-    n_rows = shape[0] if shape else 1
-    n_columns = nonzero.size // max(n_rows, 1)
-    if lines.is_plain:
-        if not column_scan:
-            return [BlockElements(n_rows, nonzero.size, positions, positions)]
-        elements = positions % n_rows
-        elements *= n_columns
-        elements += positions // n_rows
-        return [BlockElements(n_columns, nonzero.size, elements, positions)]
-    n_lines, n_cross = (n_columns, n_rows) if column_scan else (n_rows, n_columns)
-    alive = _alive_places(lines, n_cross)
-    classes = _classes_of(lines, n_lines)
-    place_alive = np.zeros(n_cross, dtype=positions.dtype)
-    place_alive[alive] = np.arange(alive.size)
-    line, cross = positions // n_cross, positions % n_cross
-    class_of = classes[line]
-    blocks = []
-    for number in range(lines.n_classes):
-        own = np.flatnonzero(classes == number)
-        mine = class_of == number
-        own_line, own_cross = line[mine], cross[mine]
-        place = np.zeros(n_lines, dtype=positions.dtype)
-        place[own] = np.arange(own.size)
-        inside = place[own_line] * positions.dtype.type(alive.size) + place_alive[own_cross]
-        elements = own_cross * n_columns + own_line if column_scan else own_line * n_columns + own_cross
-        blocks.append(BlockElements(int(own.size), int(own.size) * int(alive.size), elements, inside))
-    return blocks
-
-
-def _dense_blocks(
-    shape: tuple[int, ...], nonzero: np.ndarray, column_scan: bool, lines: Lines
-) -> list[BlockElements]:
-    """Cut a tensor of which every element is stored, but for lines and places that are left out."""
-    n_rows = shape[0] if shape else 1
-    n_columns = nonzero.size // n_rows if n_rows else 0
-    if lines.is_plain and not column_scan:
-        return [BlockElements(n_rows, nonzero.size, None, None)]
-    n_lines, n_cross = (n_columns, n_rows) if column_scan else (n_rows, n_columns)
-    alive = _alive_places(lines, n_cross)
-    classes = _classes_of(lines, n_lines)
-    dtype = place_dtype(nonzero.size)
-    matrix = nonzero.reshape(n_rows, -1) if nonzero.size else nonzero.reshape(n_rows, n_columns)
-    living: np.ndarray = np.asarray(matrix.any(axis=0 if column_scan else 1))
-    blocks = []
-    for number in range(lines.n_classes):
-        own = np.flatnonzero(classes == number)
-        stored = own if lines.is_plain or living[own].any() else own[:0]
-        cross_step, line_step = (n_columns, 1) if column_scan else (1, n_columns)
-        elements = (stored * line_step).astype(dtype)[:, None] + (alive * cross_step).astype(dtype)
-        n_elements = int(own.size) * int(alive.size)
-        blocks.append(BlockElements(int(own.size), n_elements, elements.reshape(-1), None))
-    return blocks
-
-
-def _alive_places(lines: Lines, n_cross: int) -> np.ndarray:
-    return np.arange(n_cross) if lines.alive is None else np.flatnonzero(lines.alive)
-
-
-def _classes_of(lines: Lines, n_lines: int) -> np.ndarray:
-    return np.zeros(n_lines, dtype=np.uint8) if lines.classes is None else lines.classes
-
-
-def scan_mask(inside: np.ndarray, n_elements: int) -> np.ndarray:
-    """One bit for each element in scan order, lowest bit first: uint8, shape (ceil(n / 8),)."""
-    mask = np.zeros(n_elements, dtype=np.uint8)
-    mask[inside] = 1
-    return np.packbits(mask, bitorder="little")
-
-
-def gaps_of(inside: np.ndarray) -> np.ndarray:
-    """Zeros before each of some ascending positions, in their dtype."""
-    gaps = np.empty_like(inside)
-    np.subtract(inside[1:], inside[:-1], out=gaps[1:])
-    gaps[:1] = inside[:1] + 1
-    gaps -= 1
-    return gaps
 
 
 Numbering = Callable[[Plan, np.ndarray | None], tuple[np.ndarray, int]]
@@ -390,7 +228,7 @@ def make_plans(subject: Subject, *, dense_allowed: bool = True) -> list[Plan]:
                 plan.fixed_bytes += _DENSE_PENALTY * plan.own_bytes
                 plan.own_bytes *= 1 + _DENSE_PENALTY
             plans.append(plan)
-    if has_zeros:
+    if has_zeros and not (plans and _zeros_are_few(n_stored, subject.nonzero.size)):
         for column_scan in scans:
             for layout in (Layout.SPARSE, Layout.MASK):
                 plans.append(subject.costed(Plan(layout=layout, column_scan=column_scan)))
@@ -405,6 +243,11 @@ def make_plans(subject: Subject, *, dense_allowed: bool = True) -> list[Plan]:
     plans.sort(key=lambda plan: plan.own_bytes)
     limit = plans[0].own_bytes * _KEPT_WITHIN + _KEPT_BYTES
     return [plan for plan in plans[:_KEPT_PLANS] if plan.own_bytes <= limit]
+
+
+def _zeros_are_few(n_stored: int, n_elements: int) -> bool:
+    """Whether positions of a large tensor would take more than a symbol for its zeros, and much memory."""
+    return n_elements > _KEPT_POSITIONS and n_stored > _MAX_LARGE_DENSITY * n_elements
 
 
 def _partitioned(subject: Subject, plain: Plan, n_stored: int) -> Iterator[Plan]:

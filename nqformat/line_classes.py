@@ -7,7 +7,8 @@ import numpy as np
 _ROUNDS = 8
 _WIDEST_VALUES = 64
 _VALUE_BINS = 32
-_AT_ONCE = 1 << 18
+_AT_ONCE = 1 << 16
+_MOST_AT_ONCE = 1 << 18
 
 
 def value_edges(numbers: np.ndarray, width: int) -> np.ndarray | None:
@@ -47,14 +48,16 @@ def value_counts(
     if edges is not None and width <= numbers.size:
         table = np.searchsorted(edges, np.arange(width), side="right")
     flat = np.zeros(n_lines * n_bins, dtype=np.int64)
-    for start in range(0, numbers.size, _AT_ONCE):
-        part = numbers[start : start + _AT_ONCE].astype(np.int64)
-        places = np.arange(start, start + part.size) if where is None else where[start : start + _AT_ONCE]
+    at_once = min(max(_AT_ONCE, flat.size), _MOST_AT_ONCE)
+    for start in range(0, numbers.size, at_once):
+        part = numbers[start : start + at_once].astype(np.int64)
+        places = np.arange(start, start + part.size) if where is None else where[start : start + at_once]
         if table is not None:
             part = table[part]
         elif edges is not None:
             part = np.searchsorted(edges, part, side="right")
-        flat += np.bincount(places // n_places * n_bins + part, minlength=flat.size)
+        part += places // n_places * n_bins
+        flat += np.bincount(part, minlength=flat.size)
     return flat.reshape(n_lines, n_bins).astype(np.float64)
 
 

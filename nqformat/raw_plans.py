@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from .block_elements import gaps_of
 from .code_cost import Prefer
 from .codings import byte_codings, gap_codings
-from .layout_choice import Plan, PlannedSlice, gaps_of, planned_slice
+from .layout_choice import Plan, PlannedSlice, planned_slice
 from .planes import byte_plane
 from .streams import StreamKind
 from .tensor import Layout, RawTensor

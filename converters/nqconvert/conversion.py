@@ -239,6 +239,7 @@ def convert(
                     samples=settings.samples, seed=settings.seed, loss=loss, progress=say
                 )
                 losses = _check_losses(encoding, quantized.model, calibration, checked)
+        return_freed_memory()
         say("encoding")
         with replaced_when_done(path) as staged:
             with clock.stage("encode"):

@@ -66,6 +66,9 @@ _WORTH_LOADING_SYMBOLS = 200_000
 _WORTH_COMPILING_SYMBOLS = 20_000_000
 _WORTH_NUMBA_SYMBOLS = 2_000_000
 
+_asked_symbols: dict[Part, int] = {}
+"""Symbols of all work large enough to load kernels for: many tensors are worth compiling as one large is."""
+
 
 def _choice() -> str:
     """Path that the environment asks for; ValueError for one that does not exist."""
@@ -79,9 +82,11 @@ def _choice() -> str:
 
 def native(n_symbols: int, part: Part = DECODER) -> KernelLibrary | None:
     """Return the compiled kernels of a part if work on `n_symbols` shall use them, else None."""
-    return compiled(
-        part, n_symbols, worth_loading=_WORTH_LOADING_SYMBOLS, worth_compiling=_WORTH_COMPILING_SYMBOLS
-    )
+    before = _asked_symbols.get(part, 0)
+    if n_symbols >= _WORTH_LOADING_SYMBOLS:
+        _asked_symbols[part] = before + n_symbols
+    worth_compiling = _WORTH_COMPILING_SYMBOLS - before
+    return compiled(part, n_symbols, worth_loading=_WORTH_LOADING_SYMBOLS, worth_compiling=worth_compiling)
 
 
 def compiled(part: Part, work: int, *, worth_loading: int, worth_compiling: int) -> KernelLibrary | None:

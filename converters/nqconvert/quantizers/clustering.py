@@ -7,7 +7,7 @@ import numpy as np
 from nqconvert.kernels import MAX_REFERENCE_VALUES, binned_sums, numba_available, partition_values
 from nqformat.errors import MissingDependencyError
 
-__all__ = ["MAX_EXACT_VALUES", "N_BINS", "binned_values", "cluster_1d"]
+__all__ = ["MAX_EXACT_VALUES", "N_BINS", "binned_values", "cluster_1d", "median_and_spread"]
 
 MAX_EXACT_VALUES = 1 << 18
 """Most values that are clustered exactly; more of them are put into `N_BINS` bins first."""
@@ -98,14 +98,19 @@ def _merged(flat: np.ndarray, mass: np.ndarray | None) -> tuple[np.ndarray, np.n
 
 def binned_values(flat: np.ndarray, mass: np.ndarray | None, n_bins: int) -> tuple[np.ndarray, np.ndarray]:
     """Return means and weights of up to `n_bins` bins, even in ``arcsinh((value - median) / spread)``."""
-    sample = flat[:: max(1, flat.size // _SAMPLE)].astype(np.float64)
-    median = float(np.median(sample))
-    spread = float(np.mean(np.abs(sample - median))) or 1.0
+    median, spread = median_and_spread(flat)
     ends = np.arcsinh((np.array([flat.min(), flat.max()], dtype=np.float64) - median) / spread)
     width = max(float(ends[1] - ends[0]), 1e-300) / n_bins
     total, moment = binned_sums(flat, mass, (median, spread), (float(ends[0]), width), n_bins)
     filled = total > 0
     return _merged(moment[filled] / total[filled] + median, total[filled])
+
+
+def median_and_spread(flat: np.ndarray) -> tuple[float, float]:
+    """Return the median of a sample and the mean distance from it, or 1 where that is 0."""
+    sample = flat[:: max(1, flat.size // _SAMPLE)].astype(np.float64)
+    median = float(np.median(sample))
+    return median, float(np.mean(np.abs(sample - median))) or 1.0
 
 
 def _unit_centres(points: np.ndarray, mass: np.ndarray, k: int) -> np.ndarray:

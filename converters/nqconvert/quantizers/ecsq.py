@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ from nqconvert.kernels import cheapest_entries
 from nqformat.tensor import Tensor
 
 from .channels import quantize_scoped
-from .clustering import MAX_EXACT_VALUES
+from .clustering import MAX_EXACT_VALUES, cluster_1d, median_and_spread
 from .pools import Fit, Pool
 from .settings import MAX_CLUSTERS, QuantizerSettings
 from .uniform import cell_means, grid_cells, least_step
@@ -22,6 +22,7 @@ DEFAULT_RATE_PENALTY = 1e-3
 _MAX_ITERATIONS = 200
 _TOLERANCE = 1e-6
 _VALUE_BINS = 1 << 12
+_PLAIN_VALUE_BINS = 1 << 14
 _WEIGHT_LEVELS = 1 << 4
 _MAX_CELLS = 1 << 16
 
@@ -35,11 +36,11 @@ def quantize_ecsq(
 
     ``J = mean h_i (w_i - c(i))^2 + rate_penalty E mean length(c(i))`` with ``length = -log2(share)`` and E
     the mean of ``h w^2``: the penalty is a share of the signal for one bit, the same trade in every pool.
-    Starts from `clusters` cells of a uniform grid; entries that no weight wants any more go, the one that
-    starts around zero stays zero. Zeros of a pruned pool stay zero and count for the code lengths, so that
-    every other entry pays for its position too, and small weights may join them. Pools of more than 2**16
-    values are iterated on cells of like value and sensitivity, and every single weight gets its cheapest
-    entry at the end.
+    Starts from `clusters` cells of a uniform grid and from as many centres of weighted k-means, and takes
+    what ends lower; entries that no weight wants any more go, the one that starts around zero stays zero.
+    Zeros of a pruned pool stay zero and count for the code lengths, so that every other entry pays for its
+    position too, and small weights may join them. Pools of more than 2**16 values are iterated on cells of
+    like value and sensitivity, and every single weight gets its cheapest entry at the end.
 
     Raises
     ------
@@ -105,13 +106,12 @@ def _fit(pool: Pool, settings: QuantizerSettings) -> Fit:
     if not values.any():
         return Fit(centres=np.zeros(1))
     penalty = DEFAULT_RATE_PENALTY if settings.rate_penalty is None else settings.rate_penalty
-    limit = float(np.abs(values).max()) / (MAX_CLUSTERS / 2 - 1)
-    step = max(least_step(values, pool.clusters(settings), has_zero=pool.has_zero), limit)
-    cells, lowest = grid_cells(values, step)
-    start = cell_means(values, weights, cells, zero_cell=-lowest)
-    n_zeros = pool.values.size - values.size
-    centres = np.union1d(start.centres, [0.0]) if n_zeros else start.centres
-    found = iterate_ecsq(_cells_of(values, weights), centres, penalty * pool.energy, n_zeros=n_zeros)
+    cells, n_zeros = _cells_of(values, weights), pool.values.size - values.size
+    runs = [
+        iterate_ecsq(cells, start, penalty * pool.energy, n_zeros=n_zeros)
+        for start in _starts(values, weights, pool.clusters(settings), has_zero=pool.has_zero)
+    ]
+    found = min(runs, key=lambda run: run.objectives[-1])
     indices = np.empty(values.size, dtype=np.uint16)
     for begin in range(0, values.size, MAX_EXACT_VALUES):
         part = slice(begin, begin + MAX_EXACT_VALUES)
@@ -121,6 +121,28 @@ def _fit(pool: Pool, settings: QuantizerSettings) -> Fit:
     zero = np.flatnonzero(found.centres == 0)
     fit = cell_means(values, weights, indices, zero_cell=int(zero[0]) if zero.size else -1)
     return _with_zero(pool, fit) if pool.has_zero else fit
+
+
+def _starts(
+    values: np.ndarray, weights: np.ndarray | None, k: int, *, has_zero: bool
+) -> Iterator[np.ndarray]:
+    """Yield the means of `k` cells of a uniform grid, and `k` centres of k-means; zero is among either.
+
+    A grid wide enough for the largest value has few cells, or one, for the layers of small values in a pool;
+    k-means has few centres where values are far apart.
+    """
+    limit = float(np.abs(values).max()) / (MAX_CLUSTERS / 2 - 1)
+    cells, lowest = grid_cells(values, max(least_step(values, k, has_zero=has_zero), limit))
+    grid = cell_means(values, weights, cells, zero_cell=-lowest).centres
+    yield np.union1d(grid, [0.0]) if has_zero else grid
+    del cells
+    centres = cluster_1d(values, weights, k=k)
+    if has_zero:
+        yield np.union1d(centres, [0.0])
+        return
+    if centres[0] < 0 < centres[-1]:
+        centres[np.argmin(np.abs(centres))] = 0.0
+    yield centres
 
 
 def _with_zero(pool: Pool, fit: Fit) -> Fit:
@@ -133,20 +155,25 @@ def _with_zero(pool: Pool, fit: Fit) -> Fit:
 
 
 def _cells_of(values: np.ndarray, weights: np.ndarray | None) -> Cells:
-    """Group values: each its own cell if they are few, else by value and order of magnitude of the weight."""
+    """Group values: each its own cell if they are few, else by value and order of magnitude of the weight.
+
+    Cells are narrow about the median and wider in the tails, as those of ``cluster_1d``.
+    """
     if values.size <= _MAX_CELLS:
         points = values.astype(np.float64)
         masses = np.ones(points.size) if weights is None else weights.astype(np.float64)
         return Cells(points=points, masses=masses, counts=np.ones(points.size))
     n_levels = 1 if weights is None else _WEIGHT_LEVELS
-    n_bins = _MAX_CELLS if weights is None else _VALUE_BINS
-    low, high = float(values.min()), float(values.max())
+    n_bins = _PLAIN_VALUE_BINS if weights is None else _VALUE_BINS
+    scale = median_and_spread(values)
+    low, high = np.arcsinh((np.array([values.min(), values.max()], dtype=np.float64) - scale[0]) / scale[1])
     edges = None if weights is None else _weight_edges(weights, n_levels)
     counts, masses, moments, sums = (np.zeros(n_bins * n_levels) for _ in range(4))
     for begin in range(0, values.size, MAX_EXACT_VALUES):
         part = slice(begin, begin + MAX_EXACT_VALUES)
         wide = values[part].astype(np.float64)
-        place = np.minimum((wide - low) * (n_bins / (high - low)), n_bins - 1).astype(np.int64)
+        place = (np.arcsinh((wide - scale[0]) / scale[1]) - low) * (n_bins / max(high - low, 1e-300))
+        place = np.clip(place, 0, n_bins - 1).astype(np.int64)
         mass = np.ones(wide.size)
         if weights is not None and edges is not None:
             mass = weights[part].astype(np.float64)

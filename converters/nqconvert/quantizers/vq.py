@@ -18,6 +18,8 @@ from .vectors import cluster_vectors, nearest_vectors
 __all__ = ["quantize_vq"]
 
 _HARM = 0.01
+_JUDGED_UNITS = 1 << 17
+_AT_ONCE = 1 << 16
 
 
 def quantize_vq(
@@ -76,19 +78,16 @@ def _quantized(member: Member, settings: QuantizerSettings) -> Tensor | None:
         entries = [_rounded(centres, stored_as) for centres in chosen]
         if not all(np.isfinite(one).all() for one in entries):
             continue
-        indices, error = _assigned(units, mass, entries)
-        if (
-            stored_as in (member.dtype, DType.FLOAT32)
-            or error <= (1 + _HARM) * _assigned(units, mass, chosen)[1]
-        ):
-            return _tensor(member, entries, indices, stored_as)
+        if stored_as in (member.dtype, DType.FLOAT32) or not _harms(units, mass, chosen, entries):
+            return _tensor(member, entries, _assigned(units, mass, entries), stored_as)
     return None
 
 
 def _units(values: np.ndarray, width: int) -> np.ndarray:
     """Cut elements in C order into rows of `width`, the last filled with its own last element."""
     flat = values.reshape(-1)
-    return np.pad(flat, (0, -flat.size % width), "edge").reshape(-1, width)
+    missing = -flat.size % width
+    return (np.pad(flat, (0, missing), "edge") if missing else flat).reshape(-1, width)
 
 
 def _places(shape: tuple[int, ...], width: int) -> int:
@@ -109,27 +108,39 @@ def _rounded(centres: np.ndarray, stored_as: DType) -> np.ndarray:
         return np.unique(round_codebook(centres.astype(np.float32), stored_as) + np.float32(0), axis=0)
 
 
-def _assigned(
-    units: np.ndarray, mass: np.ndarray | None, entries: list[np.ndarray]
-) -> tuple[np.ndarray, float]:
-    """Return the nearest entry of each unit in its group, and the (weighted) squared error."""
-    indices = np.empty(units.shape[0], dtype=np.int64)
-    total = 0.0
+def _assigned(units: np.ndarray, mass: np.ndarray | None, entries: list[np.ndarray]) -> np.ndarray:
+    """Return the nearest entry of each unit in its group."""
+    indices = np.empty(units.shape[0], dtype=index_dtype(max(one.shape[0] for one in entries)))
     for group, own_entries in enumerate(entries):
-        own = slice(group, None, len(entries))
-        found, distances = nearest_vectors(
-            units[own], None if mass is None else mass[own], own_entries.astype(np.float64)
-        )
-        indices[own] = found
-        total += float(distances.sum())
-    return indices, total
+        centres = own_entries.astype(np.float64)
+        for start in range(group, units.shape[0], _AT_ONCE * len(entries)):
+            part = slice(start, start + _AT_ONCE * len(entries), len(entries))
+            indices[part] = nearest_vectors(units[part], None if mass is None else mass[part], centres)[0]
+    return indices
+
+
+def _harms(
+    units: np.ndarray, mass: np.ndarray | None, chosen: list[np.ndarray], entries: list[np.ndarray]
+) -> bool:
+    """Whether rounded entries add more than 1 % to the squared error, judged on a sample of the units."""
+    stride = len(chosen) * max(1, units.shape[0] // _JUDGED_UNITS)
+
+    def error(centres: list[np.ndarray]) -> float:
+        total = 0.0
+        for group, own in enumerate(centres):
+            part = slice(group, None, stride)
+            weights = None if mass is None else mass[part]
+            total += float(nearest_vectors(units[part], weights, own.astype(np.float64))[1].sum())
+        return total
+
+    return error(entries) > (1 + _HARM) * error(chosen)
 
 
 def _tensor(member: Member, entries: list[np.ndarray], indices: np.ndarray, stored_as: DType) -> Tensor:
     n_entries = max(one.shape[0] for one in entries)
     values = np.stack([np.pad(one, ((0, n_entries - one.shape[0]), (0, 0)), "edge") for one in entries])
     return GroupedTensor(
-        indices=indices.astype(index_dtype(n_entries)),
+        indices=indices,
         shape=member.values.shape,
         codebook=GroupedCodebook(values=values, stored_as=stored_as),
         dtype=member.dtype,

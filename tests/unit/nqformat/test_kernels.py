@@ -20,7 +20,7 @@ from nqformat.chunks import substream_bounds
 from nqformat.decoding import decode_dense, decode_sparse
 from nqformat.errors import FormatError
 from nqformat.hybrid import HybridMapping
-from nqformat.kernels.objects import DECODER, kernel_library
+from nqformat.kernels.objects import DECODER, ENCODER, kernel_library
 from nqformat.prefix_code import PrefixCode
 from nqformat.streams import Codec
 from nqformat.tans import TansCode
@@ -453,6 +453,22 @@ def test_cached_kernels_load_without_numba(weights_file: Path, tmp_path: Path) -
     assert first[0] == "True"
     assert len(list(tmp_path.iterdir())) == 1
     assert first_tensor(weights_file, NQFORMAT_CACHE_DIR=str(tmp_path)) == ["False", first[1]]
+
+
+@pytest.mark.skipif(sys.byteorder != "little", reason="kernels are for little-endian machines")
+def test_many_tensors_are_worth_compiling_as_one_large_one_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(
+        kernels, "kernel_library", lambda part, compile_missing: asked.append(compile_missing)
+    )
+    monkeypatch.setattr(kernels, "_asked_symbols", {})
+    monkeypatch.delenv("NQFORMAT_KERNELS", raising=False)
+    monkeypatch.delenv("NUMBA_DISABLE_JIT", raising=False)
+    for _ in range(4):
+        kernels.native(6_000_000, ENCODER)
+    kernels.native(6_000_000, DECODER)
+    kernels.native(20_000_000, DECODER)
+    assert asked == [False, False, False, True, False, True]
 
 
 def test_without_compilation_numpy_decodes(weights_file: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import nqformat
-from nqformat import AffineTensor, Codebook, CodebookTensor, quantized_plans
+from nqformat import AffineTensor, Codebook, CodebookTensor, layout_choice, quantized_plans
 from nqformat.code_cost import Prefer, choose_code, refine_code
 from nqformat.codings import fitting, value_codings
 from nqformat.escape import EscapeMapping
@@ -56,6 +56,22 @@ def test_dense_rows_of_a_sampled_tensor_are_classified(monkeypatch: pytest.Monke
     content = nqformat.save({"w": AffineTensor(k=k, step=0.5)})
     assert n_blocks(content) > 1
     assert nqformat.load(content)["w"].tobytes() == (0.5 * k).astype(np.float32).tobytes()
+
+
+@pytest.mark.parametrize("share_of_zeros", [0.001, 0.02, 0.2])
+def test_few_zeros_of_a_large_tensor_cost_as_little_without_positions(
+    monkeypatch: pytest.MonkeyPatch, share_of_zeros: float
+) -> None:
+    rng = np.random.default_rng(5)
+    indices = rng.binomial(14, 0.5, size=(120, 500)) + 1
+    indices[rng.random(indices.shape) < share_of_zeros] = 0
+    codebook = Codebook(values=np.arange(16, dtype=np.float32) / 8)
+    tensor = CodebookTensor(indices=indices.astype(np.uint8), codebook=codebook)
+    compared = nqformat.save({"w": tensor})
+    monkeypatch.setattr(layout_choice, "_KEPT_POSITIONS", 1000)
+    quickly = nqformat.save({"w": tensor})
+    assert len(quickly) <= 1.001 * len(compared)
+    assert nqformat.load(quickly)["w"].tobytes() == tensor.decode().tobytes()
 
 
 def test_the_model_prefers_the_classes_that_lines_were_drawn_from() -> None:

@@ -119,6 +119,18 @@ def test_ecsq_on_cells_comes_near_to_single_values(monkeypatch):
     assert costs[1] == pytest.approx(costs[0], rel=0.02)
 
 
+@pytest.mark.parametrize("max_cells", [1 << 16, 1 << 12])
+def test_ecsq_serves_a_layer_of_small_values_in_a_pool_of_large_ones(monkeypatch, max_cells):
+    monkeypatch.setattr(ecsq_module, "_MAX_CELLS", max_cells)
+    weights = {"small": laplace(scale=1e-3), "large": laplace(seed=2, scale=1.0)}
+    h = {"small": np.full((60, 50), 1e6, np.float32), "large": np.ones((60, 50), np.float32)}
+    settings = QuantizerSettings(scope="global", rate_penalty=1e-3, clusters=64)
+    made = quantize_ecsq(weights, h, settings)
+    for name, values in weights.items():
+        noise = np.square(made[name].decode() - values).sum() / np.square(values).sum()
+        assert noise < 0.05, name
+
+
 def test_ecsq_keeps_pruned_zeros_and_drops_entries_as_bits_cost_more():
     values = laplace()
     values[np.abs(values) < 0.05] = 0
