@@ -196,9 +196,12 @@ class _Walk:
             yield name, layer
             if number + 1 < len(self._order):
                 self._advance(number + 1, batches)
+            if len(layer.statistics.products) == 1:
+                weight = layer.statistics.product.weight
+                self._now[weight] = self._before[weight]
 
     def replace(self, product: Product, made: Decision) -> None:
-        """Let the quantized network go on with a quantized layer."""
+        """Let the quantized network go on with a quantized layer, until its products are behind."""
         self._now[product.weight] = made.weight
         if product.bias is not None and made.bias is not None:
             self._now[product.bias] = made.bias
