@@ -32,7 +32,7 @@ class _Stretch:
     keeps : frozenset of str
         All values that are needed later.
     session : onnxruntime.InferenceSession or None
-        From the first run on.
+        From the first run until it is closed.
     """
 
     nodes: list[Any]
@@ -101,6 +101,10 @@ class Stretches:
                 stretch.session = self._session(stretch, feeds)
             made = dict(zip(stretch.makes, run_session(stretch.session, feeds), strict=True))
         return {**{n: value for n, value in values.items() if n in stretch.keeps}, **made}
+
+    def close(self, number: int) -> None:
+        """Give back what a stretch's session holds of memory; another run would open it again."""
+        self._stretches[number].session = None
 
     def _cut(self, fixed: set[str], cuts: frozenset[str]) -> list[_Stretch]:
         parts: list[list[Any]] = [[]]

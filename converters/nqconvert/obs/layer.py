@@ -180,7 +180,9 @@ def _factor(hessian: np.ndarray, n_free: int) -> tuple[np.ndarray, np.ndarray]:
     places = np.append(
         np.argsort(-diagonal[:n_inputs], kind="stable"), np.arange(n_inputs, diagonal.size)
     ).astype(np.int64)
-    damped = np.asarray(hessian)[np.ix_(places[::-1], places[::-1])].astype(np.float64)
+    damped = np.empty(hessian.shape)
+    for row, place in enumerate(places[::-1]):
+        damped[row] = hessian[place][places[::-1]]
     release(hessian)
     damped[np.diag_indices_from(damped)] += added
     factor_in_place(damped)

@@ -11,9 +11,11 @@ import numpy as np
 
 from nqconvert.graphs.products import Product
 from nqconvert.graphs.stretches import Stretches
+from nqconvert.memory import return_freed_memory
 from nqconvert.repair.float_network import FloatNetwork
 from nqformat.optional_packages import require_package
 
+from .factoring import factor_in_place, invert_in_place
 from .layer import Layer
 from .positions import inputs_at, n_positions, outputs_at
 from .scratch import Scratch, release
@@ -21,6 +23,7 @@ from .scratch import Scratch, release
 __all__ = ["Decision", "Moments", "aimed_layer", "run_sequentially"]
 
 DAMPING = 0.1
+_CONSTANT_DAMPING = 1e-6
 _MAX_POSITIONS = 1 << 15
 
 Values = dict[str, np.ndarray]
@@ -76,35 +79,35 @@ def aimed_layer(layer: Layer, moments: Moments) -> Layer:
     layer : Layer
         With one block of inputs.
     moments : Moments
+        Used up.
 
     Source : Li et al. 2025, "GPTAQ: efficient finetuning-free quantization for asymmetric calibration",
     section 3, with a damped inverse
     """
     n_free = layer.statistics.n_free
-    matrices = layer.matrices.astype(np.float64)
+    matrices = layer.matrices.copy()
     n_inputs = matrices.shape[2]
     shifts = np.zeros(matrices.shape[:2])
     for group, (weights, square, missing) in enumerate(
         zip(matrices, moments.inputs, moments.missing, strict=True)
     ):
-        damped = _damped(square, n_inputs)
-        change = _changes(damped, missing, _kept(layer, group, n_inputs), n_free)
+        _damp(square, n_inputs)
+        change = _changes(square, missing, _kept(layer, group), n_free)
         weights += change[:, :n_inputs]
         if n_free:
             shifts[group] = change[:, n_inputs]
     bias = None if layer.bias is None else layer.bias + shifts.reshape(-1)
-    return replace(layer, matrices=matrices.astype(layer.matrices.dtype), bias=bias)
+    return replace(layer, matrices=matrices, bias=bias)
 
 
-def _damped(square: np.ndarray, n_inputs: int) -> np.ndarray:
+def _damp(square: np.ndarray, n_inputs: int) -> None:
     places = np.arange(n_inputs)
-    damped = square.copy()
     mean = float(np.diag(square)[:n_inputs].mean())
-    damped[places, places] += DAMPING * mean if mean > 0 else 1.0
-    return damped
+    square[places, places] += DAMPING * mean if mean > 0 else 1.0
+    square[n_inputs:, n_inputs:] *= 1 + _CONSTANT_DAMPING
 
 
-def _kept(layer: Layer, group: int, n_inputs: int) -> list[np.ndarray] | None:
+def _kept(layer: Layer, group: int) -> list[np.ndarray] | None:
     """Return the inputs of each output that have a weight; None if all do."""
     if layer.rows:
         n_outputs = layer.matrices.shape[1]
@@ -117,9 +120,11 @@ def _kept(layer: Layer, group: int, n_inputs: int) -> list[np.ndarray] | None:
 def _changes(
     damped: np.ndarray, missing: np.ndarray, kept: list[np.ndarray] | None, n_free: int
 ) -> np.ndarray:
-    """Return what is added to the weights (and the bias) of each output."""
+    """Return what is added to the weights (and the bias) of each output; `damped` may be overwritten."""
     if kept is None:
-        solved: np.ndarray = np.linalg.solve(damped, missing.T).T
+        factor_in_place(damped)
+        invert_in_place(damped)
+        solved: np.ndarray = (missing @ damped.T) @ damped
         return solved
     changes = np.zeros_like(missing)
     constant = np.arange(missing.shape[1] - n_free, missing.shape[1])
@@ -213,6 +218,8 @@ class _Walk:
                 for values, tensors in ((before, self._before), (now, self._now))
             )
             batches[place] = self._stored(before, made[0]), self._stored(now, made[1])
+        self._stretches.close(number)
+        return_freed_memory()
 
     def _stored(self, old: Values, new: Values) -> Values:
         """Take new values out of memory where the budget asks for it, and forget old ones."""
