@@ -98,7 +98,7 @@ def _resnet(name: str, n_blocks: int) -> Callable[[Path, Any], Task]:
     def make(folder: Path, load: Any) -> Task:
         images, _ = load.cifar10("train")
         test_images, test_labels = load.cifar10("test")
-        rates = (0.4, 0.2, 0.8, 0.1, 1.6, 3.2, 0.05)
+        rates = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
         return Task(
             name=name,
             module=cifar_resnet(name, n_blocks, folder),
