@@ -15,6 +15,7 @@ from nqformat.dtypes import DType
 from nqformat.errors import ConversionError
 from nqformat.tensor import HashedTensor, RawTensor, Tensor, ViewTensor
 
+from .blas_threads import one_blas_thread
 from .obs.surgeon import Surgeon
 from .presets import ConvertSettings
 from .quantization import QuantizedModel, quantize_tensors
@@ -53,6 +54,10 @@ class Encoding:
 
     def quantize(self, settings: ConvertSettings, *, repaired: bool = True) -> QuantizedModel:
         """Return the source's tensors, quantized and, with method ``obs``, repaired."""
+        with one_blas_thread():
+            return self._quantized(settings, repaired=repaired)
+
+    def _quantized(self, settings: ConvertSettings, *, repaired: bool) -> QuantizedModel:
         model = quantize_tensors(
             self.source.tensors,
             settings,

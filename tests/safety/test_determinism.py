@@ -15,6 +15,7 @@ import nqformat
 from fuzz.golden import golden_files
 from nqformat import Codebook, CodebookTensor
 
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 CONVERT = """
 import sys, hashlib, numpy as np, nqconvert
 rng = np.random.default_rng(4)
@@ -55,6 +56,16 @@ assert any("distillation: divergence" in note for note in report.notes)
 print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest())
 """
 
+LINEAR_ALGEBRA = """
+import hashlib, numpy as np
+from nqconvert.blas_threads import one_blas_thread
+x = np.random.default_rng(0).normal(size=(577, 2048)).astype(np.float32)
+with one_blas_thread():
+    square = (x @ x.T).astype(np.float64) + 100 * np.eye(577)
+    found = (square, x[:64].T @ x[:64], np.linalg.cholesky(square), np.linalg.inv(square))
+print(hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in found)).hexdigest())
+"""
+
 
 def run_code(code: str, *arguments: str, **variables: str) -> str:
     environment = {**os.environ, **variables}
@@ -80,13 +91,17 @@ def test_conversions_give_the_same_bytes_in_every_process(n_runs: int, tmp_path:
     assert len(found) == 1
 
 
+def test_linear_algebra_is_the_same_on_one_and_two_threads() -> None:
+    pytest.importorskip("threadpoolctl")
+    found = {run_code(LINEAR_ALGEBRA, **dict.fromkeys(THREADS, number)) for number in "12"}
+    assert len(found) == 1
+
+
 def test_post_training_gives_the_same_bytes_on_one_and_two_threads(tmp_path: Path) -> None:
     for package in ("torch", "onnx", "onnxruntime"):
         pytest.importorskip(package)
-    variables = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     found = {
-        run_code(POST_TRAINING, str(tmp_path / "m.nqz"), **dict.fromkeys(variables, number))
-        for number in "12"
+        run_code(POST_TRAINING, str(tmp_path / "m.nqz"), **dict.fromkeys(THREADS, number)) for number in "12"
     }
     assert len(found) == 1
 
