@@ -105,7 +105,7 @@ def _resnet(name: str, n_blocks: int) -> Callable[[Path, Any], Task]:
             calibration=_drawn(images, 512, cifar_images),
             test=(cifar_images(test_images), test_labels.astype(np.int64)),
             rates=rates,
-            qps={"dependent": tuple(range(-28, -17, 2)), "plain": tuple(range(-24, -15, 4))},
+            qps={"dependent": (*range(-28, -22, 2), *range(-22, -17)), "plain": tuple(range(-24, -15, 4))},
             steps=(0.35, 0.5, 0.7, 0.9),
             one_seed=frozenset(rates) - {0.4},
         )
