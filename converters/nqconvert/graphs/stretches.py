@@ -59,7 +59,8 @@ class Stretches:
     >>> from onnx import TensorProto, helper
     >>> nodes = [helper.make_node("Relu", ["x"], ["a"]), helper.make_node("MatMul", ["a", "w"], ["y"])]
     >>> x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 2]) for name in "xy")
-    >>> model = helper.make_model(helper.make_graph(nodes, "g", [x], [y]))
+    >>> graph, opset = helper.make_graph(nodes, "g", [x], [y]), helper.make_opsetid("", 17)
+    >>> model = helper.make_model(graph, opset_imports=[opset], ir_version=8)
     >>> stretches = Stretches(model, ["w"], ["y"])
     >>> values = stretches.run(0, {"x": np.float32([[-1, 2]])}, {})
     >>> values
