@@ -98,14 +98,14 @@ def _resnet(name: str, n_blocks: int) -> Callable[[Path, Any], Task]:
     def make(folder: Path, load: Any) -> Task:
         images, _ = load.cifar10("train")
         test_images, test_labels = load.cifar10("test")
-        rates = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+        rates = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
         return Task(
             name=name,
             module=cifar_resnet(name, n_blocks, folder),
             calibration=_drawn(images, 512, cifar_images),
             test=(cifar_images(test_images), test_labels.astype(np.int64)),
             rates=rates,
-            qps={"dependent": tuple(range(-28, -17, 2)), "plain": tuple(range(-24, -15, 4))},
+            qps={"dependent": (*range(-28, -22, 2), *range(-22, -17)), "plain": tuple(range(-24, -15, 4))},
             steps=(0.35, 0.5, 0.7, 0.9),
             one_seed=frozenset(rates) - {0.4},
         )

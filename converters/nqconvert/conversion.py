@@ -195,6 +195,7 @@ def convert(
             )
             feeds = network.feeds(example_inputs)
             calibration = network_calibration(network, calibration, settings.samples)
+            return_freed_memory()
         if preset == "auto" and method is None and sensitivity is None and calibration is not None:
             settings = settings_with_calibration(settings, network)
         with clock.stage("sensitivities"):
@@ -209,6 +210,7 @@ def convert(
         source = network.pruned(None if settings.method == "obs" else settings.density)
         with clock.stage("Hessians"):
             surgeon = network_surgeon(source, settings, calibration, say)
+            return_freed_memory()
         encoding = Encoding(
             source=source,
             sensitivities=sensitivities,

@@ -15,6 +15,7 @@ from nqformat.dtypes import DType
 from nqformat.errors import ConversionError
 from nqformat.tensor import HashedTensor, RawTensor, Tensor, ViewTensor
 
+from .blas_threads import one_blas_thread
 from .obs.surgeon import Surgeon
 from .presets import ConvertSettings
 from .quantization import QuantizedModel, quantize_tensors
@@ -25,6 +26,7 @@ from .sources import ModelSource
 __all__ = ["Encoding", "file_metadata"]
 
 _FITTING_ROUNDS = 3
+_CLOSE_ENOUGH = 0.99
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,13 +53,23 @@ class Encoding:
     prefer: str = "size"
 
     def quantize(self, settings: ConvertSettings, *, repaired: bool = True) -> QuantizedModel:
-        """Return the source's tensors, quantized and, after method ``obs``, repaired."""
-        model = quantize_tensors(self.source.tensors, settings, self.sensitivities, self.surgeon)
+        """Return the source's tensors, quantized and, with method ``obs``, repaired."""
+        with one_blas_thread():
+            return self._quantized(settings, repaired=repaired)
+
+    def _quantized(self, settings: ConvertSettings, *, repaired: bool) -> QuantizedModel:
+        model = quantize_tensors(
+            self.source.tensors,
+            settings,
+            self.sensitivities,
+            self.surgeon,
+            sequential=repaired and settings.repairs.sequential,
+        )
         network = None if self.surgeon is None else self.surgeon.network
         if not repaired or network is None or settings.method != "obs":
             return model
         tensors, notes = repaired_tensors(model.tensors, network, settings.repairs)
-        return replace(model, tensors=tensors, notes=notes)
+        return replace(model, tensors=tensors, notes=(*model.notes, *notes))
 
     def tensors(self, model: QuantizedModel) -> Mapping[str, Tensor]:
         """Return everything that the file's tensor table holds."""
@@ -110,8 +122,8 @@ class Encoding:
     ) -> Attempt:
         """Search for the best settings whose file has at most `max_bytes`; repairs follow the search.
 
-        Where repairs make the file too large, the search goes on below the bound; where that does not help,
-        nothing is repaired.
+        Where repairs change the bytes of the file, the search goes on with a bound as much lower or higher;
+        where no repaired file fits, nothing is repaired.
 
         Raises
         ------
@@ -123,17 +135,20 @@ class Encoding:
         if settings.method != "obs":
             return best
         found, bound = best, max_bytes
+        kept: Attempt | None = None
         for _ in range(_FITTING_ROUNDS):
             progress("repairing what was quantized")
             repaired = self.attempt(found.settings)
-            if repaired.file_bytes <= max_bytes:
-                return repaired
-            bound -= repaired.file_bytes - max_bytes
+            if repaired.file_bytes <= max_bytes and (kept is None or repaired.file_bytes > kept.file_bytes):
+                kept = repaired
+            if kept is not None and kept.file_bytes >= _CLOSE_ENOUGH * max_bytes:
+                break
+            bound += max_bytes - repaired.file_bytes
             try:
                 found = search_rate(settings, unrepaired, bound, progress)
             except ConversionError:
                 break
-        return best
+        return kept or best
 
     def distortion(self, model: QuantizedModel) -> float:
         """Return the sum of sensitivity x squared error, or the loss that layer Hessians predict.

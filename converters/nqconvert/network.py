@@ -11,6 +11,7 @@ import numpy as np
 
 from nqformat.errors import ConversionError
 
+from .blas_threads import one_blas_thread
 from .obs.surgeon import CalibrationSettings, Surgeon, prepare_surgeon
 from .presets import ConvertSettings
 from .quantization import continuous_weights, is_weight
@@ -206,7 +207,8 @@ def network_surgeon(
     measured = CalibrationSettings(
         samples=settings.samples, seed=settings.seed, hessian=settings.hessian, progress=progress
     )
-    surgeon = prepare_surgeon(source, continuous_weights(source.tensors), calibration, measured)
+    with one_blas_thread():
+        surgeon = prepare_surgeon(source, continuous_weights(source.tensors), calibration, measured)
     took = f"Hessians of {len(surgeon.layers)} layers took {time.perf_counter() - started:.1f} s"
     return replace(surgeon, notes=(took, *surgeon.notes))
 

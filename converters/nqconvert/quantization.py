@@ -42,7 +42,7 @@ class QuantizedModel:
     loss : float or None
         Predicted rise of the loss (method ``obs``).
     notes : tuple of str
-        What repairs after quantization did.
+        What repairs did or could not do.
     """
 
     tensors: Mapping[str, Tensor]
@@ -56,12 +56,15 @@ def quantize_tensors(
     settings: ConvertSettings,
     sensitivities: Mapping[str, np.ndarray] | None = None,
     surgeon: Surgeon | None = None,
+    *,
+    sequential: bool = False,
 ) -> QuantizedModel:
     """Quantize weights and keep the rest.
 
     Weights of two or three values, as they are or up to a factor for each channel, are kept exactly whatever
     the method (-0.0 becomes 0.0 unless that is ``none``). Method ``obs`` takes what `surgeon` makes of its
-    layers and their biases; other weights have exact k-means.
+    layers and their biases, with `sequential` for inputs that are quantized already; other weights have exact
+    k-means.
 
     Raises
     ------
@@ -71,7 +74,7 @@ def quantize_tensors(
         If the method is unknown.
     """
     operation = (
-        surgeon.operate(settings.rate_penalty, settings.density)
+        surgeon.operate(settings.rate_penalty, settings.density, sequential=sequential)
         if surgeon and settings.method == "obs"
         else None
     )
@@ -103,7 +106,9 @@ def quantize_tensors(
             made.add(name, tensor)
             if reason:
                 exact[name] = reason
-    return QuantizedModel(tensors=made, exact=exact, loss=operation.loss if operation else None)
+    if operation is None:
+        return QuantizedModel(tensors=made, exact=exact)
+    return QuantizedModel(tensors=made, exact=exact, loss=operation.loss, notes=operation.notes)
 
 
 def _quantized(

@@ -15,6 +15,7 @@ import nqformat
 from fuzz.golden import golden_files
 from nqformat import Codebook, CodebookTensor
 
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 CONVERT = """
 import sys, hashlib, numpy as np, nqconvert
 rng = np.random.default_rng(4)
@@ -24,6 +25,45 @@ state = {f"layer{i}.weight": weights[i] for i in range(4)}
 state |= {f"layer{i}.bias": rng.normal(size=30).astype(np.float32) for i in range(4)}
 nqconvert.convert(state, sys.argv[1], preset="deep-compression", seed=3)
 print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest())
+"""
+
+POST_TRAINING = """
+import sys, hashlib, numpy as np, nqconvert
+from onnx import TensorProto, helper, numpy_helper
+rng = np.random.default_rng(4)
+shapes = {"conv": (24, 16, 3, 3), "conv_bias": (24,), "hidden": (384, 160), "hidden_bias": (160,)}
+shapes["out"] = (160, 10)
+arrays = {name: (0.3 * rng.normal(size=shape)).astype(np.float32) for name, shape in shapes.items()}
+nodes = [
+    helper.make_node("Conv", ["x", "conv", "conv_bias"], ["a"]),
+    helper.make_node("Relu", ["a"], ["b"]),
+    helper.make_node("Flatten", ["b"], ["c"]),
+    helper.make_node("Gemm", ["c", "hidden", "hidden_bias"], ["d"]),
+    helper.make_node("Relu", ["d"], ["e"]),
+    helper.make_node("MatMul", ["e", "out"], ["y"]),
+]
+x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 16, 6, 6])
+y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 10])
+tensors = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+graph = helper.make_graph(nodes, "g", [x], [y], tensors)
+model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+inputs = rng.normal(size=(100, 16, 6, 6)).astype(np.float32)
+repairs = nqconvert.RepairSettings(scale_fit=True, distillation="weights", distillation_epochs=1)
+report = nqconvert.convert(
+    model, sys.argv[1], preset="post-training", calibration=inputs, rate_penalty=0.3, repairs=repairs, seed=3
+)
+assert any("distillation: divergence" in note for note in report.notes)
+print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest())
+"""
+
+LINEAR_ALGEBRA = """
+import hashlib, numpy as np
+from nqconvert.blas_threads import one_blas_thread
+x = np.random.default_rng(0).normal(size=(577, 2048)).astype(np.float32)
+with one_blas_thread():
+    square = (x @ x.T).astype(np.float64) + 100 * np.eye(577)
+    found = (square, x[:64].T @ x[:64], np.linalg.cholesky(square), np.linalg.inv(square))
+print(hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in found)).hexdigest())
 """
 
 
@@ -47,6 +87,21 @@ def test_conversions_give_the_same_bytes_in_every_process(n_runs: int, tmp_path:
             NQFORMAT_KERNELS=("numpy", "numba")[run % 2],
         )
         for run in range(n_runs)
+    }
+    assert len(found) == 1
+
+
+def test_linear_algebra_is_the_same_on_one_and_two_threads() -> None:
+    pytest.importorskip("threadpoolctl")
+    found = {run_code(LINEAR_ALGEBRA, **dict.fromkeys(THREADS, number)) for number in "12"}
+    assert len(found) == 1
+
+
+def test_post_training_gives_the_same_bytes_on_one_and_two_threads(tmp_path: Path) -> None:
+    for package in ("torch", "onnx", "onnxruntime"):
+        pytest.importorskip(package)
+    found = {
+        run_code(POST_TRAINING, str(tmp_path / "m.nqz"), **dict.fromkeys(THREADS, number)) for number in "12"
     }
     assert len(found) == 1
 

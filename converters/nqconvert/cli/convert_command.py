@@ -12,6 +12,7 @@ from nqconvert.repair.settings import DISTILLATIONS, RepairSettings
 from nqconvert.search import byte_count
 
 _SWITCHES = {
+    "sequential": "obs: quantize each layer for the inputs that quantized layers before it leave",
     "bias_correction": "obs: give products' outputs the means that they had",
     "batch_norm": "obs: give outputs of batch norms that are not folded the moments that they had",
     "scale_fit": "obs: least squares of every weight's step against the outputs before",
@@ -69,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_repair_options(parser: argparse.ArgumentParser) -> None:
-    """Declare what follows method obs; options that are not given keep the defaults of RepairSettings."""
+    """Declare what refines method obs; options that are not given keep the defaults of RepairSettings."""
     parser.add_argument(
         "--distillation",
         choices=DISTILLATIONS,

@@ -21,7 +21,7 @@ from .statistics import LayerHessians
 
 __all__ = ["GaussNewtonSettings", "add_gauss_newton"]
 
-_MAX_ELEMENTS = 1 << 24
+_MAX_ELEMENTS = 1 << 22
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,9 +267,7 @@ def _add_moments(
         mixtures = torch.matmul(stacked, inputs[:, :, block.start : block.stop].transpose(2, 3))
         for group, hessian in enumerate(hessians):
             flat = mixtures[:, group].flatten(0, 1)
-            moments = (flat.T @ flat).double().numpy()
-            moments /= n_outputs
-            hessian += moments
+            torch.from_numpy(hessian).addmm_(flat.T, flat, alpha=1.0 / n_outputs)
             release(hessian)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from nqconvert.kernels import trace_removals
 
+from .factoring import factor_in_place, invert_in_place
 from .scratch import Scratch, release
 from .statistics import LayerHessians
 
@@ -160,7 +161,7 @@ def _factored(statistics: LayerHessians, scratch: Scratch | None) -> tuple[list[
             places, factor = _factor(hessian, block.n_free)
             pivots = np.diag(factor)[: places.size - block.n_free]
             logarithms.append(-2.0 * np.log(pivots))
-            narrow = factor.astype(np.float32)
+            narrow = np.ascontiguousarray(factor, np.float32)
             del factor
             if scratch is not None:
                 scratch.forget(hessian)
@@ -174,16 +175,16 @@ def _factor(hessian: np.ndarray, n_free: int) -> tuple[np.ndarray, np.ndarray]:
     """Return inputs by falling second moment, and the upper Cholesky factor of the inverse in that order."""
     diagonal = np.diag(hessian)
     n_inputs = diagonal.size - n_free
-    mean = float(diagonal[:n_inputs].mean())
+    mean = float(diagonal[:n_inputs].mean(dtype=np.float64))
     added = _SHARED_DAMPING * mean if mean > 0 else 1.0
     places = np.append(
         np.argsort(-diagonal[:n_inputs], kind="stable"), np.arange(n_inputs, diagonal.size)
     ).astype(np.int64)
-    damped = np.asarray(hessian)[np.ix_(places, places)]
+    damped = np.empty(hessian.shape)
+    for row, place in enumerate(places[::-1]):
+        damped[row] = hessian[place][places[::-1]]
     release(hessian)
     damped[np.diag_indices_from(damped)] += added
-    inverse = np.linalg.inv(damped)
-    del damped
-    inverse += inverse.T
-    inverse /= 2
-    return places, np.linalg.cholesky(inverse).T
+    factor_in_place(damped)
+    invert_in_place(damped)
+    return places, damped[::-1, ::-1]

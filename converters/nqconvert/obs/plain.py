@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
 from nqconvert.graphs.observation import observed_values
 from nqconvert.graphs.products import Product
 
+from .positions import windows
 from .scratch import release
 from .statistics import LayerHessians
 
@@ -64,14 +64,14 @@ def _inputs(product: Product, activation: np.ndarray) -> np.ndarray:
     """Return (groups, inputs, positions) of some samples, in the scale of all."""
     wide = activation.astype(np.float32)
     if product.operator == "Conv":
-        windows = _windows(wide, product)
+        seen = windows(wide, product)
         n_axes = activation.ndim - 2
-        n_positions = math.prod(windows.shape[2 : 2 + n_axes])
-        distance = -(-windows.shape[0] * n_positions // _MAX_POSITIONS)
-        some = windows[::distance]
+        n_positions = math.prod(seen.shape[2 : 2 + n_axes])
+        distance = -(-seen.shape[0] * n_positions // _MAX_POSITIONS)
+        some = seen[::distance]
         order = (1, *range(2 + n_axes, 2 + 2 * n_axes), 0, *range(2, 2 + n_axes))
         flat = some.transpose(order).reshape(product.n_groups, math.prod(product.shape[1:]), -1)
-        return flat * np.float32((windows.shape[0] / some.shape[0]) ** 0.5)
+        return flat * np.float32((seen.shape[0] / some.shape[0]) ** 0.5)
     axis = 1 if product.operator == "ConvTranspose" else product.feature_axis
     flat = np.moveaxis(wide, axis, 0).reshape(
         product.n_groups, activation.shape[axis] // product.n_groups, -1
@@ -79,36 +79,6 @@ def _inputs(product: Product, activation: np.ndarray) -> np.ndarray:
     distance = -(-flat.shape[2] // _MAX_POSITIONS)
     some = flat[:, :, ::distance]
     return some * np.float32((flat.shape[2] / some.shape[2]) ** 0.5)
-
-
-def _windows(activation: np.ndarray, product: Product) -> np.ndarray:
-    """Return what a convolution sees: (samples, channels, positions, kernel elements), axes kept apart."""
-    kernel = product.shape[2:]
-    n_axes = len(kernel)
-    attributes = product.attributes
-    strides = attributes.get("strides", [1] * n_axes)
-    dilations = attributes.get("dilations", [1] * n_axes)
-    reach = [(size - 1) * dilation + 1 for size, dilation in zip(kernel, dilations, strict=True)]
-    pads = _pads(attributes, activation.shape[2:], reach, strides)
-    wide = np.pad(activation, [(0, 0), (0, 0), *pads])
-    windows = sliding_window_view(wide, reach, axis=tuple(range(2, 2 + n_axes)))
-    places = (slice(None), slice(None), *(slice(None, None, stride) for stride in strides))
-    return windows[(*places, *(slice(None, None, dilation) for dilation in dilations))]
-
-
-def _pads(
-    attributes: Mapping[str, Any], sizes: Sequence[int], reach: Sequence[int], strides: Sequence[int]
-) -> list[tuple[int, int]]:
-    mode = attributes.get("auto_pad", b"NOTSET").decode()
-    if mode not in ("SAME_UPPER", "SAME_LOWER"):
-        given = attributes.get("pads", [0] * 2 * len(sizes))
-        return [(given[axis], given[axis + len(sizes)]) for axis in range(len(sizes))]
-    pads = []
-    for size, extent, stride in zip(sizes, reach, strides, strict=True):
-        total = max((-(-size // stride) - 1) * stride + extent - size, 0)
-        small, large = total // 2, total - total // 2
-        pads.append((small, large) if mode == "SAME_UPPER" else (large, small))
-    return pads
 
 
 def _add_inputs(layer: LayerHessians, inputs: np.ndarray) -> None:

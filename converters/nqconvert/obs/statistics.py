@@ -46,7 +46,7 @@ class LayerHessians:
         All products with this weight, this one first.
     blocks : list of InputBlock
         More than one for layers so wide that one Hessian would be too large.
-    shared : list of list of ndarray of float64, or None
+    shared : list of list of ndarray of float32, or None
         By group and block: shape (inputs, inputs), for all outputs of the group together.
     rows : list of ndarray of float64, or None
         For each output over its kept inputs (and the constant 1): pruned layers.
@@ -109,7 +109,7 @@ def input_blocks(n_inputs: int, n_free: int, most: int = _MAX_BLOCK) -> list[Inp
 def largest_hessian_bytes(product: Product, weight: np.ndarray) -> int:
     """Return the bytes of the largest shared Hessian of a weight."""
     blocks = input_blocks(product.matrices(weight).shape[2], 1 if product.bias is not None else 0)
-    return 8 * max(block.stop - block.start for block in blocks) ** 2
+    return 4 * max(block.stop - block.start for block in blocks) ** 2
 
 
 def new_hessians(
@@ -151,5 +151,5 @@ def new_hessians(
             )
     widths = [block.stop - block.start for block in blocks]
     zeros = np.zeros if scratch is None else scratch.zeros
-    shared = [[zeros((width, width)) for width in widths] for _ in range(n_groups)]
+    shared = [[zeros((width, width), np.float32) for width in widths] for _ in range(n_groups)]
     return LayerHessians(product=product, products=products, blocks=blocks, shared=shared, scales=scales)

@@ -14,7 +14,7 @@ from nqconvert.graphs.products import Product, find_products
 from nqconvert.graphs.torch_graph import TorchGraph, UnsupportedOperatorError
 from nqconvert.quantizers.rate import estimate_bits
 from nqconvert.repair.float_network import FloatNetwork
-from nqconvert.sensitivity.calibration import calibration_batches, feeds_of
+from nqconvert.sensitivity.calibration import calibration_batches, feeds_of, fitting_batch_size
 from nqconvert.sources.model_source import ModelSource
 from nqformat.dtypes import DType, dtype_of
 from nqformat.errors import ConversionError, MissingDependencyError
@@ -33,6 +33,7 @@ from . import NO_CALIBRATION
 from .layer import Layer, prepare_layer
 from .plain import add_plain_moments, normalise_outputs
 from .scratch import Scratch, release
+from .sequential import Decision, run_sequentially
 from .statistics import LayerHessians, largest_hessian_bytes, new_hessians
 from .surgery import LayerResult, quantize_layer, step_at
 
@@ -43,12 +44,10 @@ _STEPS = (1.0, 1.25, 1.625)
 """Of an octave: with few bits, so that small multiples are exact in float16."""
 _PATIENCE = 2
 _DECISION_SHARE = 0.15
-_BATCH_VALUES = 1 << 18
-_BATCH_BOUNDS = (8, 250)
 _MAX_VALUES = 1 << 23
 _MAX_CODEBOOK = 32
 _LEAST_STEP = 1e-30
-_LEAST_BUDGET = 1 << 26
+_LEAST_BUDGET = 1 << 25
 _PREMIUM_REACH = 40.0
 _PREMIUM_ROUNDS = 13
 _PREMIUM_GROWTH = 1.05
@@ -104,11 +103,14 @@ class Operation:
         Biases that took up errors.
     loss : float
         Predicted rise of the loss.
+    notes : tuple of str
+        What could not be done.
     """
 
     tensors: dict[str, Tensor]
     biases: dict[str, Bias]
     loss: float
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -143,7 +145,9 @@ class Surgeon:
         """Number of weights that are not zero."""
         return sum(int(np.count_nonzero(layer.matrices)) for layer in self.layers.values())
 
-    def operate(self, rate_penalty: float | None, density: float | None = None) -> Operation:
+    def operate(
+        self, rate_penalty: float | None, density: float | None = None, *, sequential: bool = False
+    ) -> Operation:
         """Quantize all layers.
 
         Parameters
@@ -153,6 +157,9 @@ class Surgeon:
         density : float or None
             Most weights that are not zero, as a share of all: those go first whose removal costs least loss,
             whatever layer they are in.
+        sequential : bool
+            Quantize once more with the steps that were found, each layer for inputs that are quantized
+            already (:func:`nqconvert.obs.sequential.run_sequentially`), if the graph can be run in parts.
 
         Source : pruning by one threshold of the loss: Hassibi, Stork 1993; Frantar, Alistarh 2023
         """
@@ -160,27 +167,65 @@ class Surgeon:
         tensors: dict[str, Tensor] = {}
         biases: dict[str, Bias] = {}
         loss = 0.0
-        for name, best in self._results(penalty, density).items():
-            layer = self.layers[name]
+        results, notes = self._results(penalty, density, sequential=sequential)
+        for name, best in results.items():
             loss += best.loss
             tensors[name] = self._tensor(name, best)
-            bias = layer.statistics.product.bias
-            if best.bias is not None and bias is not None:
-                grid = _on_grid(best.bias, self.dtypes[bias], layer.bias_curvature, penalty)
-                biases[bias] = Bias(values=best.bias, tensor=grid)
-        return Operation(tensors=tensors, biases=biases, loss=loss)
+            bias = self.layers[name].statistics.product.bias
+            if bias is not None and (made := self._bias(name, best, penalty)):
+                biases[bias] = made
+        return Operation(tensors=tensors, biases=biases, loss=loss, notes=notes)
 
-    def _results(self, penalty: float, density: float | None) -> dict[str, LayerResult]:
+    def _results(
+        self, penalty: float, density: float | None, *, sequential: bool
+    ) -> tuple[dict[str, LayerResult], tuple[str, ...]]:
         """Return the result of least cost for every layer, with at most the weights that a density allows."""
-        if density is None:
-            return {name: self._best(name, layer, penalty) for name, layer in self.layers.items()}
-        most = density * sum(layer.matrices.size for layer in self.layers.values())
-        premium = self._premium(penalty, most)
+        most = math.inf
+        premium = 0.0
+        if density is not None:
+            most = density * sum(layer.matrices.size for layer in self.layers.values())
+            premium = self._premium(penalty, most)
+        notes: tuple[str, ...] = ()
         while True:
             found = {name: self._best(name, layer, penalty, premium) for name, layer in self.layers.items()}
-            if sum(int(np.count_nonzero(result.integers)) for result in found.values()) <= most:
-                return found
+            if sequential and not notes and self.network is not None and _n_kept(found) <= most:
+                try:
+                    found = self._sequential(self.network, found, penalty, premium)
+                except (ConversionError, MissingDependencyError) as error:
+                    notes = (f"no sequential calibration: {error}",)
+            if _n_kept(found) <= most:
+                return found, notes
             premium *= _PREMIUM_GROWTH
+
+    def _sequential(
+        self, network: FloatNetwork, found: Mapping[str, LayerResult], penalty: float, premium: float
+    ) -> dict[str, LayerResult]:
+        """Quantize all layers again with their steps, in the order of the graph."""
+        arrays = network.source.tensors
+        results: dict[str, LayerResult] = {}
+
+        def decide(name: str, layer: Layer) -> Decision:
+            step = found[name].step
+            made = results[name] = self._decided(layer, step, penalty, premium)
+            product = layer.statistics.product
+            weight = (made.integers * np.float32(step)).astype(arrays[name].dtype)
+            bias = self._bias(name, made, penalty)
+            if bias is None or product.bias is None:
+                return Decision(weight=weight, bias=None)
+            values = bias.tensor.decode().reshape(arrays[product.bias].shape)
+            return Decision(weight=weight, bias=values)
+
+        run_sequentially(network, self.layers, decide, Scratch(budget_bytes=_LEAST_BUDGET))
+        return {name: results[name] for name in found}
+
+    def _bias(self, name: str, result: LayerResult, penalty: float) -> Bias | None:
+        """Return a bias that took up errors, on the grid that the penalty asks for."""
+        layer = self.layers[name]
+        bias = layer.statistics.product.bias
+        if bias is None or result.bias is None:
+            return None
+        grid = _on_grid(result.bias, self.dtypes[bias], layer.bias_curvature, penalty)
+        return Bias(values=result.bias, tensor=grid)
 
     def _premium(self, penalty: float, most: float) -> float:
         """Return the loss at which removals leave at most so many weights, by bisection of its logarithm."""
@@ -261,6 +306,11 @@ def _smaller(affine: AffineTensor) -> Tensor:
     shaped = indices.reshape(affine.k.shape).astype(np.uint16)
     made = CodebookTensor(indices=shaped, codebook=codebook, dtype=affine.dtype)
     return made if estimate_bits(made) < estimate_bits(affine) else affine
+
+
+def _n_kept(results: Mapping[str, LayerResult]) -> int:
+    """Return how many weights are not zero."""
+    return sum(int(np.count_nonzero(result.integers)) for result in results.values())
 
 
 def _on_grid(bias: np.ndarray, dtype: DType, curvature: float, penalty: float) -> AffineTensor:
@@ -388,13 +438,6 @@ def _stored_name(name: str, arrays: Mapping[str, np.ndarray], views: Mapping[str
     return view.sources[0].name
 
 
-def _batch_size(calibration: Any) -> int:
-    """Return fewer samples of larger inputs."""
-    first = next(calibration_batches(calibration, batch_size=1, samples=1))
-    n_values = sum(int(np.prod(value.shape)) for value in (*first.args, *first.kwargs.values()))
-    return int(np.clip(_BATCH_VALUES // max(1, n_values), *_BATCH_BOUNDS))
-
-
 def _measured(
     source: ModelSource,
     model: Any,
@@ -407,8 +450,9 @@ def _measured(
 ) -> tuple[dict[str, LayerHessians], tuple[str, ...]]:
     """Measure by gradients if possible, else from inputs alone."""
 
-    def feeds(most: int = _BATCH_BOUNDS[1]) -> Iterator[dict[str, np.ndarray]]:
-        size = min(most, _batch_size(calibration))
+    def feeds(most: int | None = None) -> Iterator[dict[str, np.ndarray]]:
+        fitting = fitting_batch_size(calibration)
+        size = fitting if most is None else min(most, fitting)
         for batch in calibration_batches(calibration, batch_size=size, samples=settings.samples):
             yield feeds_of(batch, source.input_names)
 

@@ -16,6 +16,7 @@ from nqformat.tensor import Tensor
 
 from .answers import divergence
 from .float_network import FloatNetwork, decoded_float, one_thread
+from .reencoding import with_changes
 from .settings import RepairSettings
 from .trained import Trained, trained_tensor
 
@@ -37,7 +38,7 @@ class _Batch:
 
 def distil(
     tensors: Mapping[str, Tensor], network: FloatNetwork, graph: TorchGraph, settings: RepairSettings
-) -> tuple[dict[str, Tensor], str]:
+) -> tuple[Mapping[str, Tensor], str]:
     """Train a quantized network to answer its calibration inputs as the network before quantization does.
 
     An eighth of the inputs is not trained on; the tensors of the epoch with the least divergence on it are
@@ -63,10 +64,10 @@ def distil(
         n_held_out = -(-len(batches) // _HOLDOUT)
         n_samples = sum(len(batch.before) for batch in batches)
         if n_samples < _LEAST_SAMPLES or len(batches) < 2:
-            return dict(tensors), f"no distillation: {n_samples} calibration inputs are too few"
+            return tensors, f"no distillation: {n_samples} calibration inputs are too few"
         n_epochs = settings.distillation_epochs or _fitting_epochs(batches[0], n_samples, network, graph)
         if n_epochs < _LEAST_EPOCHS and settings.distillation_epochs is None:
-            return dict(tensors), "no distillation, it would take long: distillation_epochs asks for it"
+            return tensors, "no distillation, it would take long: distillation_epochs asks for it"
         student = _Student(tensors, network, graph, weights=settings.distillation == "weights")
         training, held_out = batches[:-n_held_out], batches[-n_held_out:]
         return student.run(training, held_out, n_epochs)
@@ -106,7 +107,7 @@ class _Student:
     def __init__(
         self, tensors: Mapping[str, Tensor], network: FloatNetwork, graph: TorchGraph, *, weights: bool
     ) -> None:
-        self._tensors = dict(tensors)
+        self._tensors = tensors
         self._network, self._graph = network, graph
         self._trained: dict[str, Trained] = {}
         self._fixed = {}
@@ -119,7 +120,7 @@ class _Student:
 
     def run(
         self, training: list[_Batch], held_out: list[_Batch], n_epochs: int
-    ) -> tuple[dict[str, Tensor], str]:
+    ) -> tuple[Mapping[str, Tensor], str]:
         groups = [
             {"params": [parameter], "lr": rate, "first": rate}
             for trained in self._trained.values()
@@ -128,7 +129,7 @@ class _Student:
         optimizer = torch.optim.Adam(groups)
         generator = torch.Generator().manual_seed(self._network.seed)
         start = least = self._measured(held_out)
-        kept, kept_epoch = self._tensors, 0
+        kept, kept_epoch = dict[str, Tensor](), 0
         n_steps, step = n_epochs * len(training), 0
         for epoch in range(1, n_epochs + 1):
             for place in torch.randperm(len(training), generator=generator).tolist():
@@ -141,9 +142,9 @@ class _Student:
             found = self._measured(held_out)
             self._network.progress(f"distilling: epoch {epoch} of {n_epochs}, divergence {found:.4g}")
             if found < least:
-                least, kept, kept_epoch = found, self._stored(), epoch
+                least, kept, kept_epoch = found, self._changes(), epoch
         note = f"distillation: divergence {start:.4g} -> {least:.4g}, epoch {kept_epoch} of {n_epochs} kept"
-        return kept, note
+        return with_changes(self._tensors, kept), note
 
     def _divergence(self, batch: _Batch) -> Any:
         values = {**self._fixed, **{name: trained.value() for name, trained in self._trained.items()}}
@@ -157,9 +158,6 @@ class _Student:
                 total += float(self._divergence(batch)) * len(batch.before)
         return total / sum(len(batch.before) for batch in batches)
 
-    def _stored(self) -> dict[str, Tensor]:
-        """Return all tensors; one whose new form takes more bytes for its shape alone stays as it was."""
-        return {
-            name: self._trained[name].tensor() if name in self._trained else tensor
-            for name, tensor in self._tensors.items()
-        }
+    def _changes(self) -> dict[str, Tensor]:
+        """Return what is trained."""
+        return {name: trained.tensor() for name, trained in self._trained.items()}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from nqconvert.graphs.torch_graph import TorchGraph, torch_tensor
-from nqconvert.sensitivity.calibration import calibration_batches, feeds_of
+from nqconvert.sensitivity.calibration import calibration_batches, feeds_of, fitting_batch_size
 from nqconvert.sources.model_source import ModelSource
 from nqformat.dtypes import bfloat16_to_float32
 from nqformat.optional_packages import require_package
@@ -64,6 +64,11 @@ class FloatNetwork:
             {name: torch_tensor(value) for name, value in feeds_of(batch, self.source.input_names).items()}
             for batch in self._batches(size)
         ]
+
+    def arrays(self) -> Iterator[dict[str, np.ndarray]]:
+        """Yield inputs as arrays by name, in batches that suit their size."""
+        for batch in self._batches(fitting_batch_size(self.calibration)):
+            yield feeds_of(batch, self.source.input_names)
 
     def _batches(self, batch_size: int) -> Iterator[Any]:
         return calibration_batches(self.calibration, batch_size=batch_size, samples=self.samples)

@@ -18,7 +18,7 @@ from nqformat.tensor import Tensor
 
 from .answers import divergence
 from .float_network import FloatNetwork, decoded_float, one_thread
-from .reencoding import is_free_vector, is_plain, scaled, with_values
+from .reencoding import is_free_vector, is_plain, scaled, with_changes, with_values
 from .settings import RepairSettings
 
 __all__ = ["match_outputs"]
@@ -59,7 +59,7 @@ class _Point:
 
 def match_outputs(
     tensors: Mapping[str, Tensor], network: FloatNetwork, graph: TorchGraph, settings: RepairSettings
-) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+) -> tuple[Mapping[str, Tensor], tuple[str, ...]]:
     """Correct biases, batch norms and steps so that layers' outputs are like those before quantization.
 
     The network before quantization and the quantized one run side by side, and every correction is applied
@@ -84,25 +84,24 @@ def match_outputs(
     """
     points = _points(tensors, network, settings)
     if not points:
-        return dict(tensors), ()
+        return tensors, ()
     with one_thread(), torch.no_grad():
-        n_samples = _measure(points, tensors, network, graph)
-        made, notes = _matched(tensors, points, n_samples)
-        before, after = _divergences([tensors, made], network, graph)
+        decoded = _decoded(tensors)
+        n_samples = _measure(points, decoded, network, graph)
+        changes, notes = _matched(tensors, points, n_samples)
+        candidates = [decoded, {**decoded, **_decoded(changes)}]
+        before, after = _divergences(candidates, network, graph)
     if after < before:
-        return made, notes
-    return dict(tensors), tuple(f"{note}, but undone: answers came no nearer" for note in notes)
+        return with_changes(tensors, changes), notes
+    return tensors, tuple(f"{note}, but undone: answers came no nearer" for note in notes)
 
 
 def _divergences(
-    candidates: list[Mapping[str, Tensor]], network: FloatNetwork, graph: TorchGraph
+    candidates: list[dict[str, TorchTensor]], network: FloatNetwork, graph: TorchGraph
 ) -> list[float]:
     """Return how far the answers of each candidate are from those of the network before quantization."""
     expected = network.float_tensors()
-    found = [
-        network.graph_tensors({n: torch.from_numpy(decoded_float(t).copy()) for n, t in tensors.items()})
-        for tensors in candidates
-    ]
+    found = [network.graph_tensors(tensors) for tensors in candidates]
     totals, n_samples = [0.0] * len(found), 0
     answer = graph.output_names[0]
     for feeds in network.feeds(graph, most=_BATCH):
@@ -115,26 +114,32 @@ def _divergences(
     return [total / n_samples for total in totals]
 
 
+def _decoded(tensors: Mapping[str, Tensor]) -> dict[str, TorchTensor]:
+    return {name: torch.from_numpy(decoded_float(tensor).copy()) for name, tensor in tensors.items()}
+
+
 def _matched(
     tensors: Mapping[str, Tensor], points: Mapping[str, _Point], n_samples: int
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Apply the mean corrections."""
-    made = dict(tensors)
-    _scale_weights(made, points)
+    """Return what the mean corrections change."""
+    changes: dict[str, Tensor] = {}
+    made = with_changes(tensors, changes)
+    _scale_weights(changes, made, points)
     counts: Counter[str] = Counter()
     for point in points.values():
         if point.gain:
             gain, offset = _norm_change([moment / n_samples for moment in point.moments])
-            made[point.gain] = with_values(made[point.gain], decoded_float(made[point.gain]) * gain)
-            made[point.bias] = with_values(made[point.bias], decoded_float(made[point.bias]) * gain + offset)
+            gains, offsets = made[point.gain], made[point.bias]
+            changes[point.gain] = with_values(gains, decoded_float(gains) * gain)
+            changes[point.bias] = with_values(offsets, decoded_float(offsets) * gain + offset)
             counts["batch norms re-estimated"] += 1
         elif point.bias:
-            before = decoded_float(made[point.bias])
-            shift = np.reshape(point.shift / n_samples, before.shape)
-            made[point.bias] = with_values(made[point.bias], before + shift)
+            bias = made[point.bias]
+            shift = np.reshape(point.shift / n_samples, bias.shape)
+            changes[point.bias] = with_values(bias, decoded_float(bias) + shift)
             counts["biases corrected"] += 1
         counts["weights' scales fitted"] += bool(point.weight)
-    return made, tuple(f"{number} {what}" for what, number in counts.items() if number)
+    return changes, tuple(f"{number} {what}" for what, number in counts.items() if number)
 
 
 def _points(
@@ -183,13 +188,12 @@ def _fused_bias(product: Product) -> str:
 
 def _measure(
     points: dict[str, _Point],
-    tensors: Mapping[str, Tensor],
+    decoded: Mapping[str, TorchTensor],
     network: FloatNetwork,
     graph: TorchGraph,
 ) -> int:
     before = network.float_tensors()
-    stored = {name: torch.from_numpy(decoded_float(tensor).copy()) for name, tensor in tensors.items()}
-    now = network.graph_tensors(stored)
+    now = network.graph_tensors(decoded)
     n_samples = 0
     for feeds in network.feeds(graph, most=_BATCH):
         n_batch = len(next(iter(feeds.values())))
@@ -259,7 +263,9 @@ def _ratio(within: float, square: float) -> float:
     return float(np.clip(ratio, 1 / _MAX_RATIO, _MAX_RATIO))
 
 
-def _scale_weights(made: dict[str, Tensor], points: Mapping[str, _Point]) -> None:
+def _scale_weights(
+    changes: dict[str, Tensor], tensors: Mapping[str, Tensor], points: Mapping[str, _Point]
+) -> None:
     """Scale every weight by least squares over all products that it is in."""
     sums: dict[str, list[float]] = {}
     for point in points.values():
@@ -268,4 +274,4 @@ def _scale_weights(made: dict[str, Tensor], points: Mapping[str, _Point]) -> Non
             total[0] += point.products[0]
             total[1] += point.products[1]
     for name, (within, square) in sums.items():
-        made[name] = scaled(made[name], _ratio(within, square))
+        changes[name] = scaled(tensors[name], _ratio(within, square))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +21,15 @@ from nqformat.tensor import (
     round_codebook,
 )
 
-__all__ = ["is_free_vector", "is_plain", "precision_of", "scaled", "with_entries", "with_values"]
+__all__ = [
+    "is_free_vector",
+    "is_plain",
+    "precision_of",
+    "scaled",
+    "with_changes",
+    "with_entries",
+    "with_values",
+]
 
 
 def is_plain(tensor: Tensor) -> bool:
@@ -52,6 +62,18 @@ def precision_of(values: np.ndarray) -> DType:
     'float32'
     """
     return next((d for d in (DType.BFLOAT16, DType.FLOAT16) if is_exact_in(values, d)), DType.FLOAT32)
+
+
+def with_changes(tensors: Mapping[str, Tensor], changes: dict[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return tensors some of which are replaced, in their order; what lies in a file stays there.
+
+    Examples
+    --------
+    >>> tensors = {name: RawTensor.from_array(np.zeros(2, np.float32)) for name in "ab"}
+    >>> list(with_changes(tensors, {"b": tensors["a"]}))
+    ['a', 'b']
+    """
+    return ChainMap(changes, tensors)  # type: ignore[arg-type]
 
 
 def with_values(tensor: Tensor, values: np.ndarray) -> Tensor:

@@ -17,7 +17,7 @@ __all__ = ["repaired_tensors"]
 
 def repaired_tensors(
     tensors: Mapping[str, Tensor], network: FloatNetwork, settings: RepairSettings
-) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+) -> tuple[Mapping[str, Tensor], tuple[str, ...]]:
     """Repair a quantized network on its calibration inputs.
 
     Without torch, or where an operator of the graph has no gradient here, nothing is repaired.
@@ -34,13 +34,13 @@ def repaired_tensors(
     (tensors, what to tell the user)
     """
     if not settings.any_wanted:
-        return dict(tensors), ()
+        return tensors, ()
     assert network.source.graph is not None
     try:
         require_package("torch")
         graph = TorchGraph(network.source.graph)
     except (MissingDependencyError, UnsupportedOperatorError) as error:
-        return dict(tensors), (f"no repairs after quantization: {error}",)
+        return tensors, (f"no repairs after quantization: {error}",)
     from .distillation import distil
     from .layer_outputs import match_outputs
 

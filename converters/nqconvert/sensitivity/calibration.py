@@ -10,7 +10,18 @@ import numpy as np
 
 from nqformat.errors import ConversionError
 
-__all__ = ["Batch", "calibration_batches", "feeds_of", "has_targets", "repeatable", "torch_batch"]
+__all__ = [
+    "Batch",
+    "calibration_batches",
+    "feeds_of",
+    "fitting_batch_size",
+    "has_targets",
+    "repeatable",
+    "torch_batch",
+]
+
+_BATCH_VALUES = 1 << 18
+_BATCH_BOUNDS = (8, 250)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +170,13 @@ def torch_batch(batch: Batch, module: Any) -> Batch:
         return made.detach().to(device)
 
     return batch.mapped(tensor)
+
+
+def fitting_batch_size(calibration: Any) -> int:
+    """Return how many samples of the inputs make a batch: 8 to 250, fewer of larger ones."""
+    first = next(calibration_batches(calibration, batch_size=1, samples=1))
+    n_values = sum(int(np.prod(value.shape)) for value in (*first.args, *first.kwargs.values()))
+    return int(np.clip(_BATCH_VALUES // max(1, n_values), *_BATCH_BOUNDS))
 
 
 def feeds_of(batch: Batch, input_names: tuple[str, ...]) -> dict[str, np.ndarray]:
