@@ -11,7 +11,8 @@ import torch
 
 __all__ = ["Component", "Mixture", "MixtureSettings", "merged_components", "mixture_loss"]
 
-_BLOCK = 1 << 14
+_BLOCK = 1 << 12
+_LEAST_EXPONENT = -80.0
 _LOG_ROOT_TAU = 0.5 * math.log(2.0 * math.pi)
 
 
@@ -143,7 +144,7 @@ class _MixtureLoss(torch.autograd.Function):
             pull = precision * distance
             exponent = torch.addcmul(offset, pull, distance, value=-0.5)
             top = exponent.amax(0)
-            responsibility = exponent.sub_(top).exp_()
+            responsibility = exponent.sub_(top).clamp_(min=_LEAST_EXPONENT).exp_()
             norm = responsibility.sum(0)
             total -= float((norm.log() + top).sum(dtype=torch.float64))
             responsibility /= norm
@@ -167,7 +168,7 @@ def mixture_loss(
     """Return minus the log likelihood of a tensor under a mixture of Gaussians, with exact gradients.
 
     Time is proportional to weights times components; memory is the gradient of the weights and a block of
-    16,384 weights times components.
+    4,096 weights times components.
 
     Parameters
     ----------

@@ -1,0 +1,52 @@
+"""What a recipe is: a row's name, the network it starts from, how it is trained, and what it is to reach."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from nqconvert.training import EpochRecord
+
+from .mnist import Mnist
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What a recipe is given besides the data."""
+
+    mnist: Mnist
+    seed: int
+    checkpoint: Path
+    progress: Callable[[EpochRecord], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """One row.
+
+    Attributes
+    ----------
+    network, method, note : str
+    fp32_bytes : int
+        Bytes of the dense network's parameters; ratios are of it.
+    dense : callable
+        ``dense(mnist)`` returns the trained network that the row starts from.
+    train : callable
+        ``train(module, work)`` returns the network that the file is to hold, quantized already.
+    goals : tuple of (ratio, percent)
+        Whole-file ratios to reach at no more than a test error.
+    paper : str
+        The published row.
+    """
+
+    network: str
+    method: str
+    fp32_bytes: int
+    dense: Callable[[Mnist], torch.nn.Module]
+    train: Callable[[torch.nn.Module, Work], torch.nn.Module]
+    goals: tuple[tuple[float, float], ...]
+    paper: str
+    note: str = ""

@@ -1,0 +1,189 @@
+"""All rows. Settings were chosen on the last 5,000 training images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from nqconvert.training import prunable_weights, retrain
+from nqconvert.training.pruning.structured import shrink, units_to_keep
+from nqconvert.training.pruning.surgery import SurgerySettings
+from nqconvert.training.quantized.straight_through import GridSettings
+from nqconvert.training.sharing.mixture import MixtureSettings
+from nqconvert.training.sharing.soft_weight_sharing import SharingSettings, share_weights_softly
+
+from .dense import (
+    TEACHER_LOSS,
+    augmented,
+    lenet5_augmented,
+    lenet300_augmented,
+    lenet300_plain,
+    own_teachers,
+)
+from .mnist import Batches, Mnist, cross_entropy
+from .recipe import Recipe, Work
+from .sparse import SparseRecipe
+
+LENET300_BYTES = 4 * 266_610
+LENET5_BYTES = 4 * 431_080
+_LENET300_PAPERS = "Han 40 x at 1.58 %; Ullrich 64 x at 1.94 %; Oktay 124 x at 1.9 %"
+_LENET5_PAPERS = "Choi 51.25 x at 0.72 %; Ullrich 162 x at 0.97 %; Havasi 555 x at 0.69 %"
+
+Train = Callable[[torch.nn.Module, Work], torch.nn.Module]
+
+
+def _with_own_teachers(recipe: SparseRecipe) -> Train:
+    """Train on the images as they are; the teachers are networks of the same kind, trained on the same."""
+
+    def train(module: torch.nn.Module, work: Work) -> torch.nn.Module:
+        mnist = work.mnist
+        return recipe.train(module, Batches(mnist.images, mnist.labels, teacher=own_teachers(mnist)), work)
+
+    return train
+
+
+def _with_outside_teacher(recipe: SparseRecipe, plain_share: float) -> Train:
+    """Train on affine copies with LeNet-5 as the teacher."""
+
+    def train(module: torch.nn.Module, work: Work) -> torch.nn.Module:
+        return recipe.train(module, augmented(work.mnist, plain_share=plain_share), work)
+
+    return train
+
+
+def _shrunk_first(counts: dict[str, int], epochs: int, recipe: SparseRecipe, plain_share: float) -> Train:
+    """Take the least important outputs away, mend the smaller network, and train it like the others."""
+
+    def train(module: torch.nn.Module, work: Work) -> torch.nn.Module:
+        small = shrink(module, units_to_keep(module, counts))
+        loader = augmented(work.mnist, plain_share=plain_share)
+        retrain(
+            small,
+            loader,
+            TEACHER_LOSS,
+            epochs=epochs,
+            lr=recipe.lr,
+            seed=work.seed,
+            checkpoint=work.checkpoint.with_suffix(".small"),
+            progress=work.progress,
+        )
+        return recipe.train(small, loader, work)
+
+    return train
+
+
+def _soft_sharing(settings: SharingSettings, epochs: int) -> Train:
+    """Soft weight-sharing on the images as they are, labels alone."""
+
+    def train(module: torch.nn.Module, work: Work) -> torch.nn.Module:
+        share_weights_softly(
+            module,
+            Batches(work.mnist.images, work.mnist.labels, batch=500),
+            cross_entropy,
+            settings=settings,
+            epochs=epochs,
+            lr=5e-4,
+            seed=work.seed,
+            n_samples=len(work.mnist.images),
+            parameters=prunable_weights(module),
+            checkpoint=work.checkpoint,
+            progress=work.progress,
+        )
+        return module
+
+    return train
+
+
+def _first(build: Callable[[Mnist, int], torch.nn.Module]) -> Callable[[Mnist], torch.nn.Module]:
+    return lambda mnist: build(mnist, 0)
+
+
+RECIPES: dict[str, Recipe] = {
+    "lenet300-augmented": Recipe(
+        network="LeNet-300-100",
+        method="surgery, grids, distillation",
+        note="affine copies, LeNet-5 as teacher",
+        fp32_bytes=LENET300_BYTES,
+        dense=_first(lenet300_augmented),
+        train=_with_outside_teacher(
+            SparseRecipe(
+                loss=TEACHER_LOSS,
+                surgery=SurgerySettings(density=0.022),
+                epochs=28,
+                final_epochs=12,
+                grids=GridSettings(coarseness=1.6, vector_bits=4),
+            ),
+            plain_share=0.6,
+        ),
+        goals=((150, 1.50), (125, 1.90), (64, 1.50)),
+        paper=_LENET300_PAPERS,
+    ),
+    "lenet300-plain-125": Recipe(
+        network="LeNet-300-100",
+        method="surgery, grids, own teachers, small",
+        note="no augmentation, no outside teacher",
+        fp32_bytes=LENET300_BYTES,
+        dense=_first(lenet300_plain),
+        train=_with_own_teachers(
+            SparseRecipe(
+                loss=TEACHER_LOSS,
+                surgery=SurgerySettings(density=0.026),
+                epochs=24,
+                final_epochs=14,
+                grids=GridSettings(coarseness=1.6, vector_bits=4),
+            )
+        ),
+        goals=((125, 1.90),),
+        paper=_LENET300_PAPERS,
+    ),
+    "lenet300-plain-64": Recipe(
+        network="LeNet-300-100",
+        method="surgery, grids, own teachers",
+        note="no augmentation, no outside teacher",
+        fp32_bytes=LENET300_BYTES,
+        dense=_first(lenet300_plain),
+        train=_with_own_teachers(
+            SparseRecipe(
+                loss=TEACHER_LOSS,
+                surgery=SurgerySettings(density=0.055),
+                epochs=24,
+                final_epochs=14,
+                grids=GridSettings(coarseness=1.4, vector_bits=5),
+            )
+        ),
+        goals=((64, 1.50),),
+        paper=_LENET300_PAPERS,
+    ),
+    "lenet300-soft-weight-sharing": Recipe(
+        network="LeNet-300-100",
+        method="soft weight-sharing",
+        note="labels alone",
+        fp32_bytes=LENET300_BYTES,
+        dense=_first(lenet300_plain),
+        train=_soft_sharing(SharingSettings(mixture=MixtureSettings(spread=0.6, deviation=0.25)), 30),
+        goals=((64, 1.94),),
+        paper="Ullrich 64 x by formula, 1.89 -> 1.94 %",
+    ),
+    "lenet5-small": Recipe(
+        network="LeNet-5",
+        method="filters and units first, then surgery, grids, distillation",
+        note="affine copies, the dense network as teacher",
+        fp32_bytes=LENET5_BYTES,
+        dense=_first(lenet5_augmented),
+        train=_shrunk_first(
+            {"c1": 8, "c2": 16, "fc1": 100},
+            4,
+            SparseRecipe(
+                loss=TEACHER_LOSS,
+                surgery=SurgerySettings(density=0.11),
+                epochs=14,
+                final_epochs=10,
+                grids=GridSettings(coarseness=1.6, vector_bits=5),
+            ),
+            plain_share=0.8,
+        ),
+        goals=((400, 0.97), (120, 0.80)),
+        paper=_LENET5_PAPERS,
+    ),
+}

@@ -1,0 +1,98 @@
+"""The table of all rows, from the JSON of their runs."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .recipe import Recipe
+
+TABLE = Path(__file__).parent / "RESULTS.md"
+
+_HEAD = """# Retraining: the papers' rows as whole files
+
+Made by `benchmarks/paper_rows.py`. Sizes are bytes of the whole .nqz file, graph included; ratios are
+float32 bytes of the dense network's parameters over them. *Payload only* counts coded numbers, codebooks
+and raw values, without header, directory, code tables, checksums, metadata and graph, as the papers'
+formulas do. Settings were chosen on the last 5,000 training images, on which no network trained; the test
+set was looked at once for each seed, through the file that was read back. Errors are percent of 10,000 test
+images; the interval is the paired 95 % interval of the drop in points, of the seed in the middle. Seconds
+are wall-clock seconds of retraining on a busy machine, in brackets those of the processor.
+"""
+
+
+def write_table(recipes: Mapping[str, Recipe], results: Mapping[str, Any]) -> None:
+    """Write RESULTS.md."""
+    lines = [_HEAD]
+    for network in dict.fromkeys(recipe.network for recipe in recipes.values()):
+        lines += [f"## {network}", "", *_header()]
+        for name, recipe in recipes.items():
+            rows = results.get(name, {}).get("seeds", {})
+            if recipe.network == network and rows:
+                lines.append(_line(recipe, sorted(rows.values(), key=lambda row: row["test_percent"])))
+        lines += ["", *_verdicts(network, recipes, results), ""]
+    TABLE.write_text("\n".join(lines).rstrip() + "\n")
+
+
+def _header() -> list[str]:
+    titles = [
+        "method",
+        "seeds",
+        "error before",
+        "error after",
+        "relative",
+        "drop, 95 % interval",
+        "file bytes",
+        "ratio",
+        "payload only",
+        "seconds",
+        "peak MB",
+        "ms an image",
+        "published",
+    ]
+    return ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
+
+
+def _line(recipe: Recipe, rows: list[dict[str, Any]]) -> str:
+    middle = rows[len(rows) // 2]
+    before = statistics.mean(row["test_percent_before"] for row in rows)
+    after = statistics.mean(row["test_percent"] for row in rows)
+    errors = ", ".join(f"{row['test_percent']:.2f}" for row in rows)
+    points, low, high = middle["drop"]
+    file_bytes = statistics.mean(row["file_bytes"] for row in rows)
+    payload = statistics.mean(row["payload_bytes"] for row in rows)
+    cells = [
+        recipe.method + (f" ({recipe.note})" if recipe.note else ""),
+        ", ".join(str(row["seed"]) for row in rows),
+        f"{before:.2f}",
+        f"{after:.2f}" + (f" ({errors})" if len(rows) > 1 else ""),
+        f"x {after / before:.2f}",
+        f"{points:.2f}: {low:.2f} to {high:.2f}",
+        f"{file_bytes:,.0f}",
+        f"{recipe.fp32_bytes / file_bytes:.1f}",
+        f"{recipe.fp32_bytes / payload:.1f}",
+        f"{statistics.mean(row['seconds'] for row in rows):,.0f} "
+        f"({statistics.mean(row['cpu_seconds'] for row in rows):,.0f})",
+        f"{max(row['peak_bytes'] or 0 for row in rows) / 1e6:,.0f}",
+        f"{middle['inference_ms']:.2f}",
+        recipe.paper,
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _verdicts(network: str, recipes: Mapping[str, Recipe], results: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for name, recipe in recipes.items():
+        rows = list(results.get(name, {}).get("seeds", {}).values())
+        for ratio, percent in recipe.goals if recipe.network == network and rows else ():
+            n_met = sum(
+                recipe.fp32_bytes / row["file_bytes"] >= ratio and round(row["test_percent"], 4) <= percent
+                for row in rows
+            )
+            lines.append(
+                f"- {recipe.method}: at least {ratio:g} x at no more than {percent:.2f} %: "
+                f"met by {n_met} of {len(rows)} seeds."
+            )
+    return lines
