@@ -57,6 +57,7 @@ def measured_row(
         "cpu_seconds": cpu,
         "peak_bytes": memory.peak_bytes,
         "inference_ms": _milliseconds(path, mnist),
+        "facts": work.facts,
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -15,12 +15,16 @@ from .mnist import Mnist
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What a recipe is given besides the data."""
+    """What a recipe is given besides the data; `facts` takes what the row should tell beside its file.
+
+    ``paper_ratio`` is the compression as the method's own paper counts it.
+    """
 
     mnist: Mnist
     seed: int
     checkpoint: Path
     progress: Callable[[EpochRecord], None]
+    facts: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -87,7 +87,8 @@ def _surgery(call: _Call) -> str:
 
     training = call.training
     per_layer = tuple(training.per_layer.items())
-    settings = SurgerySettings(density=call.density, scope=training.scope, per_layer=per_layer)
+    options: dict[str, Any] = {"scope": training.scope, **training.options}
+    settings = SurgerySettings(density=call.density, per_layer=per_layer, **options)
     result = prune_by_surgery(
         call.module, training.loader, training.loss, settings=settings, **call.split(), **call.judged()
     )
@@ -95,19 +96,30 @@ def _surgery(call: _Call) -> str:
 
 
 def _variational(call: _Call) -> str:
-    from .pruning.variational import prune_variational
+    from .pruning.variational import VariationalSettings, prune_variational
 
+    settings = VariationalSettings(**call.training.options)
     result = prune_variational(
-        call.module, call.training.loader, call.training.loss, **call.split(), **call.judged()
+        call.module,
+        call.training.loader,
+        call.training.loss,
+        settings=settings,
+        **call.split(),
+        **call.judged(),
     )
     return f"variational dropout left {100 * result.density:.1f} % of the weights"
 
 
 def _soft_weight_sharing(call: _Call) -> str:
-    from .sharing.soft_weight_sharing import share_weights_softly
+    from .sharing.soft_weight_sharing import SharingSettings, share_weights_softly
 
     result = share_weights_softly(
-        call.module, call.training.loader, call.training.loss, epochs=call.training.epochs, **call.common()
+        call.module,
+        call.training.loader,
+        call.training.loss,
+        settings=SharingSettings(**dict[str, Any](call.training.options)),
+        epochs=call.training.epochs,
+        **call.common(),
     )
     told = f"{len(result.components)} shared values, {100 * result.density:.1f} % of the weights not zero"
     return told + (f"; prior weakened for {', '.join(result.collapsed)}" if result.collapsed else "")
@@ -124,7 +136,7 @@ def _inq(call: _Call) -> str:
 
 
 def _adaptive(call: _Call) -> str:
-    from .quantized.adaptive import quantize_adaptively
+    from .quantized.adaptive import AdaptiveSettings, quantize_adaptively
 
     def report(record: Any) -> None:
         call.tell(
@@ -132,7 +144,14 @@ def _adaptive(call: _Call) -> str:
             f"loss {record.loss:.4f}"
         )
 
-    result = quantize_adaptively(call.module, call.training.loader, call.training.loss, progress=report)
+    options: dict[str, Any] = dict(call.training.options)
+    result = quantize_adaptively(
+        call.module,
+        call.training.loader,
+        call.training.loss,
+        settings=AdaptiveSettings(**options),
+        progress=report,
+    )
     return (
         f"{result.mean_bits:.2f} bits a weight, loss {result.loss_before:.4f} -> {result.loss:.4f} "
         "on the training data"
@@ -140,10 +159,16 @@ def _adaptive(call: _Call) -> str:
 
 
 def _rate(call: _Call) -> str:
-    from .quantized.entropy import retrain_for_rate
+    from .quantized.entropy import RateSettings, retrain_for_rate
 
+    options: dict[str, Any] = dict(call.training.options)
     retrain_for_rate(
-        call.module, call.training.loader, call.training.loss, epochs=call.training.epochs, **call.judged()
+        call.module,
+        call.training.loader,
+        call.training.loss,
+        settings=RateSettings(**options),
+        epochs=call.training.epochs,
+        **call.judged(),
     )
     return f"retrained {call.training.epochs} epochs with the price of bits"
 

@@ -47,6 +47,8 @@ class Training(TrainingData):
         layers have like scales, dangerous for others.
     per_layer : mapping of parameter name to float
         Final densities of single layers.
+    options : mapping of str to number
+        Further settings of the method, such as ``tau`` of soft weight-sharing; those of its settings class.
     checkpoint : path-like, optional
         File from which an interrupted run goes on.
     """
@@ -59,6 +61,7 @@ class Training(TrainingData):
     lr: float = 1e-3
     scope: str = "layer"
     per_layer: Mapping[str, float] = field(default_factory=dict)
+    options: Mapping[str, float] = field(default_factory=dict)
     checkpoint: str | os.PathLike[str] | None = None
 
 
