@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from nqconvert.training import EpochRecord
+from nqconvert.training import EpochRecord, TrainingLog
 
 from .mnist import Mnist
 
@@ -17,7 +17,8 @@ from .mnist import Mnist
 class Work:
     """What a recipe is given besides the data; `facts` takes what the row should tell beside its file.
 
-    ``paper_ratio`` is the compression as the method's own paper counts it.
+    ``paper_ratio`` is the compression as the method's own paper counts it, ``seconds`` those of all epochs,
+    also of ones before a run was taken up again.
     """
 
     mnist: Mnist
@@ -25,6 +26,10 @@ class Work:
     checkpoint: Path
     progress: Callable[[EpochRecord], None]
     facts: dict[str, float] = field(default_factory=dict)
+
+    def note_seconds(self, log: TrainingLog) -> None:
+        """Add the time of a training run."""
+        self.facts["seconds"] = self.facts.get("seconds", 0.0) + sum(r.seconds for r in log.records)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

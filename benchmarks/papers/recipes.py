@@ -59,7 +59,7 @@ def _shrunk_first(counts: dict[str, int], epochs: int, recipe: SparseRecipe, pla
     def train(module: torch.nn.Module, work: Work) -> torch.nn.Module:
         small = shrink(module, units_to_keep(module, counts))
         loader = augmented(work.mnist, plain_share=plain_share)
-        retrain(
+        log = retrain(
             small,
             loader,
             TEACHER_LOSS,
@@ -69,6 +69,7 @@ def _shrunk_first(counts: dict[str, int], epochs: int, recipe: SparseRecipe, pla
             checkpoint=work.checkpoint.with_suffix(".small"),
             progress=work.progress,
         )
+        work.note_seconds(log)
         return recipe.train(small, loader, work)
 
     return train
@@ -78,7 +79,7 @@ def _soft_sharing(settings: SharingSettings, epochs: int) -> Train:
     """Soft weight-sharing on the images as they are, labels alone."""
 
     def train(module: torch.nn.Module, work: Work) -> torch.nn.Module:
-        share_weights_softly(
+        result = share_weights_softly(
             module,
             Batches(work.mnist.images, work.mnist.labels, batch=500),
             cross_entropy,
@@ -91,6 +92,7 @@ def _soft_sharing(settings: SharingSettings, epochs: int) -> Train:
             checkpoint=work.checkpoint,
             progress=work.progress,
         )
+        work.note_seconds(result.log)
         return module
 
     return train
@@ -114,6 +116,7 @@ def _surgery_with_labels(settings: SurgerySettings, epochs: int, final_epochs: i
             checkpoint=work.checkpoint,
             progress=work.progress,
         )
+        work.note_seconds(result.log)
         work.facts["paper_ratio"] = 1.0 / result.density
         return module
 
@@ -153,7 +156,7 @@ RECIPES: dict[str, Recipe] = {
         train=_with_outside_teacher(
             SparseRecipe(
                 loss=TEACHER_LOSS,
-                surgery=SurgerySettings(density=0.026),
+                surgery=SurgerySettings(density=0.022),
                 epochs=28,
                 final_epochs=12,
                 grids=GridSettings(coarseness=1.6, vector_bits=4),
@@ -247,12 +250,12 @@ RECIPES: dict[str, Recipe] = {
         dense=_first(lenet5_augmented),
         train=_shrunk_first(
             {"c1": 8, "c2": 16, "fc1": 100},
-            4,
+            3,
             SparseRecipe(
                 loss=TEACHER_LOSS,
                 surgery=SurgerySettings(density=0.15),
-                epochs=14,
-                final_epochs=10,
+                epochs=10,
+                final_epochs=7,
                 grids=GridSettings(coarseness=1.6, vector_bits=5),
             ),
             plain_share=0.8,

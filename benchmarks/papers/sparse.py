@@ -30,7 +30,7 @@ class SparseRecipe:
         """Train in place; weights and biases end on their grids."""
         weights = prunable_weights(module)
         vectors = [name for name, _ in module.named_parameters() if name not in weights]
-        prune_by_surgery(
+        result = prune_by_surgery(
             module,
             loader,
             self.loss,
@@ -44,4 +44,5 @@ class SparseRecipe:
             checkpoint=work.checkpoint,
             progress=work.progress,
         )
+        work.note_seconds(result.log)
         return module

@@ -20,7 +20,7 @@ formulas do; *paper's count* is what else a paper counts, such as weights that a
 alone. Settings were chosen on the last 5,000 training images, on which no network trained; the test
 set was looked at once for each seed, through the file that was read back. Errors are percent of 10,000 test
 images; the interval is the paired 95 % interval of the drop in points, of the seed in the middle. Seconds
-are wall-clock seconds of retraining on a busy machine, in brackets those of the processor.
+are wall-clock seconds of retraining on one core of a machine that others kept busy.
 """
 
 
@@ -76,8 +76,7 @@ def _line(recipe: Recipe, rows: list[dict[str, Any]]) -> str:
         f"{recipe.fp32_bytes / file_bytes:.1f}",
         f"{recipe.fp32_bytes / payload:.1f}",
         _own_ratio(rows),
-        f"{statistics.mean(row['seconds'] for row in rows):,.0f} "
-        f"({statistics.mean(row['cpu_seconds'] for row in rows):,.0f})",
+        f"{statistics.mean(row['seconds'] for row in rows):,.0f}",
         f"{max(row['peak_bytes'] or 0 for row in rows) / 1e6:,.0f}",
         f"{middle['inference_ms']:.2f}",
         recipe.paper,

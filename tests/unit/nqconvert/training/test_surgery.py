@@ -159,3 +159,30 @@ def test_bad_grids_and_names_are_refused():
             GridSettings(**bad)
     with pytest.raises(ValueError, match="per_layer names 'x'"):
         Surgery(["w"], SurgerySettings(per_layer=(("x", 0.5),)))
+
+
+class Recurrent(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.out = torch.nn.LSTM(3, 8, batch_first=True), torch.nn.Linear(8, 3)
+
+    def forward(self, inputs):
+        return self.out(self.lstm(inputs.reshape(-1, 2, 3))[0][:, -1])
+
+
+def test_recurrent_weights_are_pruned_and_put_on_grids_too():
+    torch.manual_seed(0)
+    module, names = Recurrent(), ["lstm.weight_ih_l0", "lstm.weight_hh_l0"]
+    grids = StraightThrough(names)
+    result = prune_by_surgery(
+        module, Shuffled(), LOSS, settings=SurgerySettings(density=0.4, every=2), epochs=8, final_epochs=8,
+        lr=0.02, parameters=names, techniques=[grids],
+    )  # fmt: skip
+    assert result.density == pytest.approx(0.4, abs=0.01)
+    assert result.log.records[-1].train_loss < result.log.records[0].train_loss - 0.1
+    for name in names:
+        weight = module.state_dict()[name]
+        assert (
+            torch.equal(weight, on_grid(weight, grids.steps[name]))
+            and 0 < float((weight == 0).float().mean()) < 1
+        )

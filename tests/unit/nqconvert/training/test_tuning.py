@@ -70,3 +70,42 @@ def test_bad_arguments_are_refused():
     other = nqconvert.Training(loader=Shuffled(), loss=LOSS, method="magic")
     with pytest.raises(ValueError, match="unknown method"):
         tune(network(), other, **given)
+
+
+NETS = """
+import numpy as np, torch
+import nqconvert
+
+def make():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3))
+
+def training():
+    x = torch.randn(32, 6, generator=torch.Generator().manual_seed(0))
+    loss = torch.nn.functional.cross_entropy
+    return nqconvert.Training(loader=[(x, torch.arange(32) % 3)], loss=loss, method="surgery", epochs=2)
+
+def validate(run):
+    x = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+    return (run({"input": x})[0].argmax(1) == 0).astype(float)
+"""
+
+
+def test_the_command_prints_the_best_trial_and_fails_without_one(tmp_path, monkeypatch, capsys):
+    from nqconvert.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "tuned_nets.py").write_text(NETS)
+    words = ["tune", "tuned_nets:make", "--example-input", "shape=1,6", "--train", "tuned_nets:training"]
+    words += ["--evaluate", "tuned_nets:validate", "--trials", "1", "--json"]
+    assert main([*words, "--max-drop", "100", "--log", "trials.jsonl"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["best"]["file_bytes"] == told["trials"][0]["file_bytes"]
+    assert len((tmp_path / "trials.jsonl").read_text().splitlines()) == 2
+
+    def fail(*arguments, **more):
+        raise ConversionError("no luck")
+
+    monkeypatch.setattr(tuning, "convert_drawn", fail)
+    assert main(words) == 1 and json.loads(capsys.readouterr().out)["best"] is None
