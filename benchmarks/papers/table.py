@@ -27,7 +27,8 @@ are wall-clock seconds of retraining on one core of a machine that others kept b
 def write_table(recipes: Mapping[str, Recipe], results: Mapping[str, Any]) -> None:
     """Write RESULTS.md."""
     lines = [_HEAD]
-    for network in dict.fromkeys(recipe.network for recipe in recipes.values()):
+    measured = (recipe.network for name, recipe in recipes.items() if name in results)
+    for network in dict.fromkeys(measured):
         lines += [f"## {network}", "", *_header()]
         for name, recipe in recipes.items():
             rows = results.get(name, {}).get("seeds", {})
