@@ -14,7 +14,6 @@ import torch
 from harness import machine, read, write
 from papers.dense import telling, working_folder
 from papers.measuring import measured_row
-from papers.mnist import load_mnist
 from papers.recipes import RECIPES
 from papers.table import write_table
 
@@ -36,7 +35,7 @@ def main() -> None:
             if str(seed) in known and not arguments.again:
                 continue
             row = measured_row(
-                name, RECIPES[name], load_mnist(), seed=seed, folder=working_folder(), telling=telling
+                name, RECIPES[name], RECIPES[name].load(), seed=seed, folder=working_folder(), telling=telling
             )
             print(name, row, flush=True)
             results = read(NAME)

@@ -16,7 +16,8 @@ from networks import LeNet5, LeNet300
 from nqconvert.training import EpochRecord, retrain
 from nqconvert.training.distillation import distillation_loss
 
-from .mnist import Batches, Mnist, affine_copies, answers, cross_entropy, in_order
+from .data import Batches, Data, answers, cross_entropy, in_order
+from .mnist import affine_copies
 
 N_COPIES = 4
 N_TEACHERS = 3
@@ -55,7 +56,7 @@ class Dense:
     loader: Batches
     loss: Any = cross_entropy
 
-    def trained(self, mnist: Mnist, seed: int) -> torch.nn.Module:
+    def trained(self, mnist: Data, seed: int) -> torch.nn.Module:
         """Train, or load what was trained before."""
         path = working_folder() / f"{self.name}_{seed}.pt"
         torch.manual_seed(seed)
@@ -86,7 +87,7 @@ def lenet5() -> torch.nn.Module:
     return LeNet5().to(memory_format=torch.channels_last)
 
 
-def augmented(mnist: Mnist, *, plain_share: float = 0.25, teacher: bool = True) -> Batches:
+def augmented(mnist: Data, *, plain_share: float = 0.25, teacher: bool = True) -> Batches:
     """Batches of affine copies, with the answers of a LeNet-5 that was trained on such copies."""
     folder = working_folder()
     copies = affine_copies(mnist.images, N_COPIES, folder)
@@ -104,13 +105,13 @@ def augmented(mnist: Mnist, *, plain_share: float = 0.25, teacher: bool = True) 
     )
 
 
-def lenet5_augmented(mnist: Mnist, seed: int) -> torch.nn.Module:
+def lenet5_augmented(mnist: Data, seed: int) -> torch.nn.Module:
     """LeNet-5 trained on affine copies of the training images."""
     loader = augmented(mnist, teacher=False)
     return Dense(name="lenet5_augmented", build=lenet5, epochs=10, loader=loader).trained(mnist, seed)
 
 
-def lenet300_augmented(mnist: Mnist, seed: int) -> torch.nn.Module:
+def lenet300_augmented(mnist: Data, seed: int) -> torch.nn.Module:
     """LeNet-300-100 trained on affine copies with LeNet-5 as its teacher."""
     recipe = Dense(
         name="lenet300_augmented",
@@ -122,13 +123,13 @@ def lenet300_augmented(mnist: Mnist, seed: int) -> torch.nn.Module:
     return recipe.trained(mnist, seed)
 
 
-def lenet300_plain(mnist: Mnist, seed: int) -> torch.nn.Module:
+def lenet300_plain(mnist: Data, seed: int) -> torch.nn.Module:
     """LeNet-300-100 trained on the training images alone, a fifth of the pixels dropped."""
     loader = Batches(mnist.images, mnist.labels, input_dropout=_INPUT_DROPOUT)
     return Dense(name="lenet300_plain", build=LeNet300, epochs=20, loader=loader).trained(mnist, seed)
 
 
-def own_teachers(mnist: Mnist) -> torch.Tensor:
+def own_teachers(mnist: Data) -> torch.Tensor:
     """Mean logits of three LeNet-300-100 of different seeds, trained on the same images."""
     path = working_folder() / "lenet300_plain_answers.npy"
     if path.exists():

@@ -16,7 +16,7 @@ from nqconvert.accuracy import Score, drop_between
 from nqconvert.memory import PeakMemory
 from nqruntime import InferenceSession
 
-from .mnist import Mnist, as_inputs, errors
+from .data import Data, as_inputs, errors
 from .recipe import Recipe, Work
 
 _BATCH = 500
@@ -24,22 +24,22 @@ _RUNS = 21
 
 
 def measured_row(
-    name: str, recipe: Recipe, mnist: Mnist, *, seed: int, folder: Path, telling: Callable[[str], Any]
+    name: str, recipe: Recipe, data: Data, *, seed: int, folder: Path, telling: Callable[[str], Any]
 ) -> dict[str, Any]:
     """Train with one seed, write the file, and judge what is read back; the test set is looked at once."""
     title = f"{name}_{seed}"
-    dense = recipe.dense(mnist)
-    before = errors(dense, mnist.test_images, mnist.test_labels)
-    validation_before = errors(dense, mnist.validation_images, mnist.validation_labels)
-    work = Work(mnist=mnist, seed=seed, checkpoint=folder / f"{title}.checkpoint", progress=telling(title))
+    dense = recipe.dense(data)
+    before = errors(dense, data.test_images, data.test_labels)
+    validation_before = errors(dense, data.validation_images, data.validation_labels)
+    work = Work(data=data, seed=seed, checkpoint=folder / f"{title}.checkpoint", progress=telling(title))
     started = time.perf_counter()
     with PeakMemory() as memory:
         module = recipe.train(dense, work).to(memory_format=torch.contiguous_format).eval()
     seconds = time.perf_counter() - started
     path = folder / f"{title}.nqz"
-    example = as_inputs(mnist.validation_images[:64])
+    example = as_inputs(data.validation_images[:64])
     report = nqconvert.convert(module, path, example_inputs=example, preset="lossless", seed=seed)
-    after = file_errors(path, mnist.test_images, mnist.test_labels)
+    after = file_errors(path, data.test_images, data.test_labels)
     drop = drop_between(_score(before), _score(after))
     return {
         "seed": seed,
@@ -50,13 +50,13 @@ def measured_row(
         "n_nonzero": sum(int((value != 0).sum()) for value in module.parameters()),
         "validation_percent_before": 100 * float(validation_before.mean()),
         "validation_percent": 100
-        * float(file_errors(path, mnist.validation_images, mnist.validation_labels).mean()),
+        * float(file_errors(path, data.validation_images, data.validation_labels).mean()),
         "test_percent_before": 100 * float(before.mean()),
         "test_percent": 100 * float(after.mean()),
         "drop": [drop.points, drop.low, drop.high],
         "seconds": work.facts.pop("seconds", seconds),
         "peak_bytes": memory.peak_bytes,
-        "inference_ms": _milliseconds(path, mnist),
+        "inference_ms": _milliseconds(path, data),
         "facts": work.facts,
     }
 
@@ -74,10 +74,10 @@ def _score(wrong: np.ndarray) -> Score:
     return Score(mean=1.0 - float(wrong.mean()), samples=1.0 - wrong)
 
 
-def _milliseconds(path: Path, mnist: Mnist) -> float:
+def _milliseconds(path: Path, data: Data) -> float:
     """Median time of one image."""
     session = InferenceSession(path)
-    feeds = {session.get_inputs()[0].name: as_inputs(mnist.validation_images[:1]).numpy()}
+    feeds = {session.get_inputs()[0].name: as_inputs(data.validation_images[:1]).numpy()}
     taken = []
     for _ in range(_RUNS):
         started = time.perf_counter()

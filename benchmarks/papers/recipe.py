@@ -10,7 +10,8 @@ import torch
 
 from nqconvert.training import EpochRecord, TrainingLog
 
-from .mnist import Mnist
+from .data import Data
+from .mnist import load_mnist
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +22,7 @@ class Work:
     also of ones before a run was taken up again.
     """
 
-    mnist: Mnist
+    data: Data
     seed: int
     checkpoint: Path
     progress: Callable[[EpochRecord], None]
@@ -42,20 +43,23 @@ class Recipe:
     fp32_bytes : int
         Bytes of the dense network's parameters; ratios are of it.
     dense : callable
-        ``dense(mnist)`` returns the trained network that the row starts from.
+        ``dense(data)`` returns the trained network that the row starts from.
     train : callable
         ``train(module, work)`` returns the network that the file is to hold, quantized already.
     goals : tuple of (ratio, percent)
         Whole-file ratios to reach at no more than a test error.
     paper : str
-        The published row.
+        The published row, or what else the file is compared with.
+    load : callable
+        Returns the data.
     """
 
     network: str
     method: str
     fp32_bytes: int
-    dense: Callable[[Mnist], torch.nn.Module]
+    dense: Callable[[Data], torch.nn.Module]
     train: Callable[[torch.nn.Module, Work], torch.nn.Module]
     goals: tuple[tuple[float, float], ...]
     paper: str
     note: str = ""
+    load: Callable[[], Data] = load_mnist

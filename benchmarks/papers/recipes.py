@@ -14,6 +14,7 @@ from nqconvert.training.quantized.straight_through import GridSettings
 from nqconvert.training.sharing.mixture import MixtureSettings
 from nqconvert.training.sharing.soft_weight_sharing import SharingSettings, share_weights_softly
 
+from .data import Batches, Data, cross_entropy, in_order
 from .dense import (
     TEACHER_LOSS,
     augmented,
@@ -22,7 +23,6 @@ from .dense import (
     lenet300_plain,
     own_teachers,
 )
-from .mnist import Batches, Mnist, cross_entropy, in_order
 from .recipe import Recipe, Work
 from .sparse import SparseRecipe
 
@@ -38,7 +38,7 @@ def _with_own_teachers(recipe: SparseRecipe) -> Train:
     """Train on the images as they are; the teachers are networks of the same kind, trained on the same."""
 
     def train(module: torch.nn.Module, work: Work) -> torch.nn.Module:
-        mnist = work.mnist
+        mnist = work.data
         return recipe.train(module, Batches(mnist.images, mnist.labels, teacher=own_teachers(mnist)), work)
 
     return train
@@ -48,7 +48,7 @@ def _with_outside_teacher(recipe: SparseRecipe, plain_share: float) -> Train:
     """Train on affine copies with LeNet-5 as the teacher."""
 
     def train(module: torch.nn.Module, work: Work) -> torch.nn.Module:
-        return recipe.train(module, augmented(work.mnist, plain_share=plain_share), work)
+        return recipe.train(module, augmented(work.data, plain_share=plain_share), work)
 
     return train
 
@@ -58,7 +58,7 @@ def _shrunk_first(counts: dict[str, int], epochs: int, recipe: SparseRecipe, pla
 
     def train(module: torch.nn.Module, work: Work) -> torch.nn.Module:
         small = shrink(module, units_to_keep(module, counts))
-        loader = augmented(work.mnist, plain_share=plain_share)
+        loader = augmented(work.data, plain_share=plain_share)
         log = retrain(
             small,
             loader,
@@ -81,13 +81,13 @@ def _soft_sharing(settings: SharingSettings, epochs: int) -> Train:
     def train(module: torch.nn.Module, work: Work) -> torch.nn.Module:
         result = share_weights_softly(
             module,
-            Batches(work.mnist.images, work.mnist.labels, batch=500),
+            Batches(work.data.images, work.data.labels, batch=500),
             cross_entropy,
             settings=settings,
             epochs=epochs,
             lr=5e-4,
             seed=work.seed,
-            n_samples=len(work.mnist.images),
+            n_samples=len(work.data.images),
             parameters=prunable_weights(module),
             checkpoint=work.checkpoint,
             progress=work.progress,
@@ -102,7 +102,7 @@ def _surgery_with_labels(settings: SurgerySettings, epochs: int, final_epochs: i
     """Dynamic network surgery as the paper has it: labels, images as they are, floating-point weights."""
 
     def train(module: torch.nn.Module, work: Work) -> torch.nn.Module:
-        mnist = work.mnist
+        mnist = work.data
         result = prune_by_surgery(
             module,
             Batches(mnist.images, mnist.labels),
@@ -127,7 +127,7 @@ def _adaptive(settings: AdaptiveSettings, n_images: int) -> Train:
     """Adaptive quantization on the first training images, without retraining."""
 
     def train(module: torch.nn.Module, work: Work) -> torch.nn.Module:
-        mnist = work.mnist
+        mnist = work.data
         loader = Batches(mnist.images[:n_images], mnist.labels[:n_images], shuffled=False)
         result = quantize_adaptively(
             module,
@@ -142,7 +142,7 @@ def _adaptive(settings: AdaptiveSettings, n_images: int) -> Train:
     return train
 
 
-def _first(build: Callable[[Mnist, int], torch.nn.Module]) -> Callable[[Mnist], torch.nn.Module]:
+def _first(build: Callable[[Data, int], torch.nn.Module]) -> Callable[[Data], torch.nn.Module]:
     return lambda mnist: build(mnist, 0)
 
 

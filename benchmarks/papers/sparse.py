@@ -11,7 +11,7 @@ from nqconvert.training import prunable_weights
 from nqconvert.training.pruning.surgery import SurgerySettings, prune_by_surgery
 from nqconvert.training.quantized.straight_through import GridSettings, StraightThrough
 
-from .mnist import Batches, in_order
+from .data import Batches, in_order
 from .recipe import Work
 
 
@@ -39,7 +39,7 @@ class SparseRecipe:
             final_epochs=self.final_epochs,
             lr=self.lr,
             seed=work.seed,
-            validation=in_order(work.mnist.validation_images, work.mnist.validation_labels),
+            validation=in_order(work.data.validation_images, work.data.validation_labels),
             techniques=[StraightThrough(weights, vectors, self.grids)],
             checkpoint=work.checkpoint,
             progress=work.progress,

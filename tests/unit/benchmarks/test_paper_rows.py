@@ -3,7 +3,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from papers import table  # noqa: E402
-from papers.mnist import Batches, affine_copies, cross_entropy  # noqa: E402
+from papers.data import Batches, cross_entropy  # noqa: E402
+from papers.mnist import affine_copies  # noqa: E402
 from papers.recipe import Recipe  # noqa: E402
 
 
