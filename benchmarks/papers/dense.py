@@ -18,6 +18,7 @@ from nqconvert.training.distillation import distillation_loss
 
 from .data import Batches, Data, answers, cross_entropy, in_order
 from .mnist import affine_copies
+from .spoken import SpokenDigitNet
 
 N_COPIES = 4
 N_TEACHERS = 3
@@ -127,6 +128,12 @@ def lenet300_plain(mnist: Data, seed: int) -> torch.nn.Module:
     """LeNet-300-100 trained on the training images alone, a fifth of the pixels dropped."""
     loader = Batches(mnist.images, mnist.labels, input_dropout=_INPUT_DROPOUT)
     return Dense(name="lenet300_plain", build=LeNet300, epochs=20, loader=loader).trained(mnist, seed)
+
+
+def spoken_cnn(data: Data, seed: int) -> torch.nn.Module:
+    """Convolutional network for spoken digits, a fifth of the spectrogram dropped."""
+    loader = Batches(data.images, data.labels, batch=50, input_dropout=_INPUT_DROPOUT)
+    return Dense(name="spoken_cnn", build=SpokenDigitNet, epochs=30, loader=loader).trained(data, seed)
 
 
 def own_teachers(mnist: Data) -> torch.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from nqruntime import InferenceSession
 
 from .data import Data, as_inputs, errors
 from .recipe import Recipe, Work
+from .rival import nncodec_rows
 
 _BATCH = 500
 _RUNS = 21
@@ -41,7 +43,9 @@ def measured_row(
     report = nqconvert.convert(module, path, example_inputs=example, preset="lossless", seed=seed)
     after = file_errors(path, data.test_images, data.test_labels)
     drop = drop_between(_score(before), _score(after))
+    rival = {} if recipe.rival is None else {"nncodec": _rival_rows(recipe, work)}
     return {
+        **rival,
         "seed": seed,
         "fp32_bytes": recipe.fp32_bytes,
         "file_bytes": path.stat().st_size,
@@ -59,6 +63,12 @@ def measured_row(
         "inference_ms": _milliseconds(path, data),
         "facts": work.facts,
     }
+
+
+def _rival_rows(recipe: Recipe, work: Work) -> list[dict[str, Any]]:
+    assert recipe.rival is not None
+    own = replace(work, checkpoint=work.checkpoint.with_suffix(".rival"), facts={})
+    return nncodec_rows(recipe.rival(recipe.dense(work.data), own).eval(), work.data)
 
 
 def file_errors(path: Path, images: torch.Tensor, labels: torch.Tensor) -> np.ndarray:

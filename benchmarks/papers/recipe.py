@@ -52,6 +52,8 @@ class Recipe:
         The published row, or what else the file is compared with.
     load : callable
         Returns the data.
+    rival : callable, optional
+        ``rival(module, work)`` trains the same without quantizing, for NNCodec.
     """
 
     network: str
@@ -63,3 +65,4 @@ class Recipe:
     paper: str
     note: str = ""
     load: Callable[[], Data] = load_mnist
+    rival: Callable[[torch.nn.Module, Work], torch.nn.Module] | None = None

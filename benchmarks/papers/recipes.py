@@ -14,7 +14,7 @@ from nqconvert.training.quantized.straight_through import GridSettings
 from nqconvert.training.sharing.mixture import MixtureSettings
 from nqconvert.training.sharing.soft_weight_sharing import SharingSettings, share_weights_softly
 
-from .data import Batches, Data, cross_entropy, in_order
+from .data import Batches, Data, answers, cross_entropy, in_order
 from .dense import (
     TEACHER_LOSS,
     augmented,
@@ -22,12 +22,15 @@ from .dense import (
     lenet300_augmented,
     lenet300_plain,
     own_teachers,
+    spoken_cnn,
 )
 from .recipe import Recipe, Work
 from .sparse import SparseRecipe
+from .spoken import load_spoken_digits
 
 LENET300_BYTES = 4 * 266_610
 LENET5_BYTES = 4 * 431_080
+SPOKEN_BYTES = 4 * 169_872
 _LENET300_PAPERS = "Han 40 x at 1.58 %; Ullrich 64 x at 1.94 %; Oktay 124 x at 1.9 %"
 _LENET5_PAPERS = "Choi 51.25 x at 0.72 %; Ullrich 162 x at 0.97 %; Havasi 555 x at 0.69 %"
 
@@ -142,6 +145,27 @@ def _adaptive(settings: AdaptiveSettings, n_images: int) -> Train:
     return train
 
 
+def _taught_by_itself(recipe: SparseRecipe, batch: int, *, on_grids: bool = True) -> Train:
+    """Train with the dense network that it starts from as the teacher."""
+
+    def train(module: torch.nn.Module, work: Work) -> torch.nn.Module:
+        data = work.data
+        teacher = answers(module, data.images)
+        loader = Batches(data.images, data.labels, batch=batch, teacher=teacher)
+        return recipe.train(module, loader, work, on_grids=on_grids)
+
+    return train
+
+
+_SPOKEN = SparseRecipe(
+    loss=TEACHER_LOSS,
+    surgery=SurgerySettings(density=0.04),
+    epochs=30,
+    final_epochs=20,
+    grids=GridSettings(coarseness=1.6, vector_bits=5),
+)
+
+
 def _first(build: Callable[[Data, int], torch.nn.Module]) -> Callable[[Data], torch.nn.Module]:
     return lambda mnist: build(mnist, 0)
 
@@ -241,6 +265,18 @@ RECIPES: dict[str, Recipe] = {
         train=_adaptive(AdaptiveSettings(max_rise=0.02, iterations=30), 5_000),
         goals=(),
         paper="Khoram 64 x, 0.65 -> 0.77 %",
+    ),
+    "spoken-cnn": Recipe(
+        network="Spoken-digit CNN",
+        method="surgery, grids, own teacher",
+        note="300 test recordings",
+        fp32_bytes=SPOKEN_BYTES,
+        dense=_first(spoken_cnn),
+        train=_taught_by_itself(_SPOKEN, 50),
+        rival=_taught_by_itself(_SPOKEN, 50, on_grids=False),
+        goals=(),
+        paper="NNCodec after the same training",
+        load=load_spoken_digits,
     ),
     "lenet5-small": Recipe(
         network="LeNet-5",

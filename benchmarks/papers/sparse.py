@@ -26,8 +26,10 @@ class SparseRecipe:
     lr: float = 2e-3
     grids: GridSettings = field(default_factory=GridSettings)
 
-    def train(self, module: torch.nn.Module, loader: Batches, work: Work) -> torch.nn.Module:
-        """Train in place; weights and biases end on their grids."""
+    def train(
+        self, module: torch.nn.Module, loader: Batches, work: Work, *, on_grids: bool = True
+    ) -> torch.nn.Module:
+        """Train in place; weights and biases end on their grids, unless that is not wanted."""
         weights = prunable_weights(module)
         vectors = [name for name, _ in module.named_parameters() if name not in weights]
         result = prune_by_surgery(
@@ -40,7 +42,7 @@ class SparseRecipe:
             lr=self.lr,
             seed=work.seed,
             validation=in_order(work.data.validation_images, work.data.validation_labels),
-            techniques=[StraightThrough(weights, vectors, self.grids)],
+            techniques=[StraightThrough(weights, vectors, self.grids)] if on_grids else [],
             checkpoint=work.checkpoint,
             progress=work.progress,
         )
