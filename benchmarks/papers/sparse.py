@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from nqconvert.training import prunable_weights
+from nqconvert.training import prunable_weights, shrink
 from nqconvert.training.pruning.surgery import SurgerySettings, prune_by_surgery
 from nqconvert.training.quantized.straight_through import GridSettings, StraightThrough
 
@@ -29,7 +29,10 @@ class SparseRecipe:
     def train(
         self, module: torch.nn.Module, loader: Batches, work: Work, *, on_grids: bool = True
     ) -> torch.nn.Module:
-        """Train in place; weights and biases end on their grids, unless that is not wanted."""
+        """Train in place; weights and biases end on their grids, unless that is not wanted.
+
+        Returns a smaller network with the same outputs: units that nothing reads or that read nothing go.
+        """
         weights = prunable_weights(module)
         vectors = [name for name, _ in module.named_parameters() if name not in weights]
         result = prune_by_surgery(
@@ -47,4 +50,5 @@ class SparseRecipe:
             progress=work.progress,
         )
         work.note_seconds(result.log)
-        return module
+        smaller: torch.nn.Module = shrink(module)
+        return smaller

@@ -52,6 +52,8 @@ class TrainingLoop:
         Parameters that stages with a density prune.
     techniques : sequence of Technique
         Methods that take part in every stage, in this order.
+    patience : int or None
+        A stage that chooses by validation ends after so many epochs without a better one.
     progress : callable or None
         Called with an EpochRecord after each epoch.
     checkpoint : path-like or None
@@ -69,6 +71,7 @@ class TrainingLoop:
         masks: Mapping[str, Any] | None = None,
         prunable: Sequence[str] = (),
         techniques: Sequence[Technique] = (),
+        patience: int | None = None,
         progress: Callable[[EpochRecord], None] | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
         resume: bool = True,
@@ -79,6 +82,9 @@ class TrainingLoop:
         self._settings = settings
         self._prunable = tuple(prunable)
         self._techniques = tuple(techniques)
+        if patience is not None and patience < 1:
+            raise ValueError(f"patience must be at least 1, not {patience}")
+        self._patience = patience
         self._progress = progress
         self._checkpoint = checkpoint
         self._resume = resume
@@ -125,7 +131,7 @@ class TrainingLoop:
     def _run_stage(self, stage: Stage) -> None:
         if self._optimizer is None:
             self._begin_stage(stage)
-        while self._epoch < stage.n_epochs:
+        while self._epoch < stage.n_epochs and not self._is_stale():
             self._run_epoch(stage)
             self._epoch += 1
             self._save()
@@ -134,6 +140,14 @@ class TrainingLoop:
             self._restore_techniques(self._best["techniques"])
         self._stage, self._epoch, self._optimizer = self._stage + 1, 0, None
         self._save()
+
+    def _is_stale(self) -> bool:
+        """Tell whether the last epochs of this stage, as many as patience has, brought nothing better."""
+        if self._patience is None or math.isinf(self._best_loss):
+            return False
+        losses = [r.validation_loss for r in self._records if r.stage == self._stage][-self._patience :]
+        found = [loss for loss in losses if loss is not None]
+        return len(found) == self._patience and min(found) > self._best_loss
 
     def _begin_stage(self, stage: Stage) -> None:
         if stage.density is not None:

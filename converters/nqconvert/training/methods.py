@@ -56,6 +56,10 @@ class _Call:
 
         return tell
 
+    def patient(self) -> dict[str, Any]:
+        """Return those of methods that may stop early, too."""
+        return {**self.judged(), "patience": self.training.patience}
+
     def split(self) -> dict[str, int]:
         """Return how many epochs change masks and how many follow."""
         n_final = max(1, round(_FINAL_SHARE * self.training.epochs))
@@ -76,7 +80,7 @@ def _magnitude(call: _Call) -> str:
         steps=training.steps,
         epochs_per_step=training.epochs_per_step,
         final_epochs=training.final_epochs,
-        **call.judged(),
+        **call.patient(),
     )
     n_epochs = len(result.log.records)
     return f"pruned to {100 * result.density:.1f} % of the weights and retrained {n_epochs} epochs"
@@ -90,7 +94,7 @@ def _surgery(call: _Call) -> str:
     options: dict[str, Any] = {"scope": training.scope, **training.options}
     settings = SurgerySettings(density=call.density, per_layer=per_layer, **options)
     result = prune_by_surgery(
-        call.module, training.loader, training.loss, settings=settings, **call.split(), **call.judged()
+        call.module, training.loader, training.loss, settings=settings, **call.split(), **call.patient()
     )
     return f"pruned by surgery to {100 * result.density:.1f} % of the weights"
 
@@ -105,7 +109,7 @@ def _variational(call: _Call) -> str:
         call.training.loss,
         settings=settings,
         **call.split(),
-        **call.judged(),
+        **call.patient(),
     )
     return f"variational dropout left {100 * result.density:.1f} % of the weights"
 

@@ -32,6 +32,7 @@ def retrain(
     weight_decay: float = 0.0,
     seed: int = 0,
     validation: Iterable[Any] | None = None,
+    patience: int | None = None,
     progress: Progress | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = True,
@@ -62,6 +63,8 @@ def retrain(
     seed : int
     validation : iterable of (inputs, targets), optional
         If given, the module ends with the weights of least mean loss on it, the initial ones included.
+    patience : int, optional
+        Stop after so many epochs without a better loss on `validation`.
     progress : callable, optional
         Called with an :class:`EpochRecord` after each epoch.
     checkpoint : path-like, optional
@@ -102,6 +105,7 @@ def retrain(
         stages=[stage],
         settings=LoopSettings(optimizer=optimizer, weight_decay=weight_decay, seed=seed),
         masks=masks,
+        patience=patience,
         progress=progress,
         checkpoint=checkpoint,
         resume=resume,

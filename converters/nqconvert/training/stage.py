@@ -47,6 +47,8 @@ class Training(TrainingData):
         layers have like scales, dangerous for others.
     per_layer : mapping of parameter name to float
         Final densities of single layers.
+    patience : int or None
+        Stop after so many epochs without a better loss on `validation`, in methods that prune.
     options : mapping of str to number
         Further settings of the method, such as ``tau`` of soft weight-sharing; those of its settings class.
     checkpoint : path-like, optional
@@ -61,6 +63,7 @@ class Training(TrainingData):
     lr: float = 1e-3
     scope: str = "layer"
     per_layer: Mapping[str, float] = field(default_factory=dict)
+    patience: int | None = None
     options: Mapping[str, float] = field(default_factory=dict)
     checkpoint: str | os.PathLike[str] | None = None
 

@@ -62,6 +62,7 @@ def prune_and_retrain(
     weight_decay: float = 1e-4,
     seed: int = 0,
     validation: Iterable[Any] | None = None,
+    patience: int | None = None,
     parameters: Sequence[str] | None = None,
     progress: Progress | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -75,7 +76,7 @@ def prune_and_retrain(
 
     Parameters
     ----------
-    module, loader, loss, optimizer, weight_decay, seed, validation, progress, checkpoint, resume
+    module, loader, loss, optimizer, weight_decay, seed, validation, patience, progress, checkpoint, resume
         As in :func:`retrain`.
     density : float, above 0 and at most 1
         Final share of weights kept.
@@ -130,6 +131,7 @@ def prune_and_retrain(
         stages=stages,
         settings=LoopSettings(optimizer=optimizer, weight_decay=weight_decay, seed=seed, scope=scope),
         prunable=names,
+        patience=patience,
         progress=progress,
         checkpoint=checkpoint,
         resume=resume,

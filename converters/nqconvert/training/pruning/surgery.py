@@ -250,6 +250,7 @@ def prune_by_surgery(
     weight_decay: float = 0.0,
     seed: int = 0,
     validation: Iterable[Any] | None = None,
+    patience: int | None = None,
     parameters: Sequence[str] | None = None,
     techniques: Sequence[Technique] = (),
     progress: Progress | None = None,
@@ -263,7 +264,8 @@ def prune_by_surgery(
 
     Parameters
     ----------
-    module, loader, loss, lr, optimizer, weight_decay, seed, validation, progress, checkpoint, resume
+    module, loader, loss, lr, optimizer, weight_decay, seed, validation, patience, progress, checkpoint,
+    resume
         As in :func:`nqconvert.training.retrain`.
     settings : SurgerySettings or None
     epochs, final_epochs : int
@@ -306,6 +308,7 @@ def prune_by_surgery(
         ],
         settings=LoopSettings(optimizer=optimizer, weight_decay=weight_decay, seed=seed),
         techniques=[surgery, *techniques],
+        patience=patience,
         progress=progress,
         checkpoint=checkpoint,
         resume=resume,

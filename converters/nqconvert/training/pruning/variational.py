@@ -263,6 +263,7 @@ def prune_variational(
     seed: int = 0,
     n_samples: int | None = None,
     validation: Iterable[Any] | None = None,
+    patience: int | None = None,
     parameters: Sequence[str] | None = None,
     techniques: Sequence[Technique] = (),
     progress: Progress | None = None,
@@ -275,7 +276,7 @@ def prune_variational(
 
     Parameters
     ----------
-    module, loader, loss, lr, optimizer, seed, validation, progress, checkpoint, resume
+    module, loader, loss, lr, optimizer, seed, validation, patience, progress, checkpoint, resume
         As in :func:`nqconvert.training.retrain`; `loss` is a mean over samples in nats.
     settings : VariationalSettings or None
     epochs, final_epochs : int
@@ -312,6 +313,7 @@ def prune_variational(
         ],
         settings=LoopSettings(optimizer=optimizer, weight_decay=0.0, seed=seed),
         techniques=[technique, *techniques],
+        patience=patience,
         progress=progress,
         checkpoint=checkpoint,
         resume=resume,

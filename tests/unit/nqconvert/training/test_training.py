@@ -74,6 +74,27 @@ def test_the_best_state_on_validation_data_is_restored():
     assert losses[-1] > min(losses)
 
 
+def test_training_stops_when_validation_gets_no_better_for_a_while(tmp_path):
+    options = {
+        "epochs": 40,
+        "lr": 0.3,
+        "schedule": "constant",
+        "validation": [problem(64, seed=5)],
+        "patience": 3,
+    }
+    module = network()
+    log = retrain(module, Shuffled(), LOSS, **options)
+    losses = [record.validation_loss for record in log.records]
+    assert 3 < len(losses) < 40 and int(np.argmin(losses)) == len(losses) - 4
+    fresh, path = network(), tmp_path / "run.ckpt"
+    with pytest.raises(KeyboardInterrupt):
+        retrain(fresh, InterruptedAfter(Shuffled(), 3 * len(losses) - 4), LOSS, checkpoint=path, **options)
+    assert retrain(fresh, Shuffled(), LOSS, checkpoint=path, **options).records == log.records
+    assert same(module.state_dict(), fresh.state_dict())
+    with pytest.raises(ValueError, match="patience"):
+        retrain(network(), Shuffled(), LOSS, epochs=2, patience=0)
+
+
 def test_training_that_only_harms_ends_where_it_began():
     module = network()
     retrain(module, Shuffled(), LOSS, epochs=30, lr=0.02)
