@@ -21,7 +21,7 @@ from .mnist import affine_copies
 from .spoken import SpokenDigitNet
 
 N_COPIES = 4
-N_TEACHERS = 3
+N_TEACHERS = 2
 TEACHER_LOSS = distillation_loss(temperature=3.0, share=0.7)
 _INPUT_DROPOUT = 0.2
 
@@ -137,7 +137,7 @@ def spoken_cnn(data: Data, seed: int) -> torch.nn.Module:
 
 
 def own_teachers(mnist: Data) -> torch.Tensor:
-    """Mean logits of three LeNet-300-100 of different seeds, trained on the same images."""
+    """Mean logits of two LeNet-300-100 of different seeds, trained on the same images."""
     path = working_folder() / "lenet300_plain_answers.npy"
     if path.exists():
         return answers(LeNet300(), mnist.images, path)
