@@ -65,3 +65,26 @@ def test_the_table_has_a_line_for_each_measured_row_and_counts_goals(monkeypatch
     assert "| 1.55 (1.50, 1.60) | x 1.55 |" in line and "| 1,250 | 80.0 | 100.0 | 56.0 |" in line
     assert "at least 100 x at no more than 1.50 %: met by 0 of 2 seeds" in text
     assert "at least 40 x at no more than 1.50 %: met by 1 of 2 seeds" in text
+
+
+def test_spectrograms_show_a_tone_where_it_is():
+    import numpy as np
+    from papers.spoken import N_BANDS, N_FRAMES, SpokenDigitNet, spectrograms
+
+    time = np.arange(2000) / 8000
+    tones = [(8000 * np.sin(2 * np.pi * f * time)).astype(np.int16) for f in (300.0, 1000.0, 3000.0)]
+    made = spectrograms([*tones, tones[0][:100]])
+    assert made.shape == (4, 1, N_BANDS, N_FRAMES) and bool(torch.isfinite(made).all())
+    loudest = made[:3, 0, :, N_FRAMES // 2].argmax(1).tolist()
+    mel = [2595 * np.log10(1 + f / 700) for f in (300.0, 1000.0, 3000.0)]
+    top = 2595 * np.log10(1 + 4000 / 700)
+    assert all(abs(b - (m / top * (N_BANDS + 1) - 1)) <= 1 for b, m in zip(loudest, mel, strict=True))
+    assert not made[0, 0, :, 0].any()  # silence before
+    assert SpokenDigitNet()(made).shape == (4, 10)
+
+
+def test_nncodec_is_left_out_where_it_is_not_installed(monkeypatch):
+    from papers.rival import nncodec_rows
+
+    monkeypatch.delenv("NQZ_PEERS_PYTHON", raising=False)
+    assert nncodec_rows(torch.nn.Linear(1, 1), None) == []
