@@ -200,8 +200,8 @@ RECIPES: dict[str, Recipe] = {
             SparseRecipe(
                 loss=TEACHER_LOSS,
                 surgery=SurgerySettings(density=0.033),
-                epochs=24,
-                final_epochs=14,
+                epochs=18,
+                final_epochs=10,
                 grids=GridSettings(coarseness=1.6, vector_bits=4),
             )
         ),
@@ -218,8 +218,8 @@ RECIPES: dict[str, Recipe] = {
             SparseRecipe(
                 loss=TEACHER_LOSS,
                 surgery=SurgerySettings(density=0.068),
-                epochs=24,
-                final_epochs=14,
+                epochs=18,
+                final_epochs=10,
                 grids=GridSettings(coarseness=1.4, vector_bits=5),
             )
         ),
