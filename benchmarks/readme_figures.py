@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ _SHOWN_FORMS = ("dense", "codebook", "sparse", "auto", "qdq", "ort-nbits")
 ROOT = Path(__file__).parents[1]
 START, STOP = "<!-- figures: start -->", "<!-- figures: stop -->"
 POSTTRAINING_MARKS = "<!-- posttraining: start -->", "<!-- posttraining: stop -->"
+RETRAINING_MARKS = "<!-- retraining: start -->", "<!-- retraining: stop -->"
 RELIABILITY_MARKS = "<!-- reliability: start -->", "<!-- reliability: stop -->"
 ONNX_MARKS = "<!-- onnx: start -->", "<!-- onnx: stop -->"
 POSTTRAINING_DROPS = {
@@ -415,6 +417,27 @@ def onnx_consumers(results: dict[str, Any]) -> list[str]:
     return lines
 
 
+def retraining(results: dict[str, Any]) -> list[str]:
+    """Rows of the papers' networks, from their recipes."""
+    lines = [
+        "Whole files of retrained networks (`benchmarks/paper_rows.py`; details, intervals and goals in",
+        "`benchmarks/papers/RESULTS.md`), means over seeds:",
+        "",
+        "| row | seeds | file bytes | ratio | MNIST test error, dense -> file |",
+        "|---|---|---|---|---|",
+    ]
+    for name, found in results["rows"].items():
+        rows = list(found["seeds"].values())
+        size = statistics.mean(row["file_bytes"] for row in rows)
+        before = statistics.mean(row["test_percent_before"] for row in rows)
+        after = statistics.mean(row["test_percent"] for row in rows)
+        ratio = rows[0]["fp32_bytes"] / size
+        lines.append(
+            f"| {name} | {len(rows)} | {size:,.0f} | {ratio:.0f} x | {before:.2f} -> {after:.2f} % |"
+        )
+    return lines
+
+
 def replaced(text: str, start: str, stop: str, lines: list[str]) -> str:
     """Put lines between two markers."""
     head, _, rest = text.partition(start)
@@ -436,6 +459,8 @@ def main() -> None:
         text = replaced(text, *POSTTRAINING_MARKS, posttraining(measured))
     if measured := quantizers(read("quantizers")):
         text = replaced(text, *QUANTIZER_MARKS, measured)
+    if (measured := read("papers")).get("rows"):
+        text = replaced(text, *RETRAINING_MARKS, retraining(measured))
     if measured := read("fuzz"):
         text = replaced(text, *RELIABILITY_MARKS, reliability(measured, read("reading")))
     if lines := [*onnx_forms(read("onnx_models")), *onnx_consumers(read("onnx_consumers"))]:

@@ -16,6 +16,7 @@ _EXTRA_OF_PACKAGE = {
     "onnx": "convert",
     "onnxruntime": "ort",
     "onnxscript": "convert",
+    "optuna": "tune",
     "safetensors": "convert",
     "torch": "convert",
     "zstandard": "dev",

@@ -98,7 +98,8 @@ def convert(
     preset : str
         A name of :data:`nqconvert.presets.PRESETS`.
     training : Training, optional
-        Lets ``deep-compression`` prune and retrain the module (a copy of it).
+        Data to retrain the module (a copy of it) with, and the method; see
+        :class:`~nqconvert.training.stage.Training`.
     evaluate : callable, optional
         Takes a function from feeds to outputs; returns an accuracy, or an array with the score of each sample
         (right or wrong, or a loss with its sign turned), which the drop has an interval from. Called for

@@ -171,6 +171,14 @@ PRESETS: dict[str, Preset] = {
         settings=ConvertSettings(preset="inq", method="inq", clusters=16, smaller_of_lossless=False),
         purpose="Zhou et al. 2017: zero and powers of two, 5 bits, without the retraining",
     ),
+    "soft-weight-sharing": Preset(
+        settings=ConvertSettings(preset="soft-weight-sharing", method="none"),
+        purpose="Ullrich et al. 2017: retraining under a mixture prior (needs --train), kept exactly",
+    ),
+    "adaptive": Preset(
+        settings=ConvertSettings(preset="adaptive", method="none"),
+        purpose="Khoram, Li 2018: shortest binary fractions within a bound of the loss (needs --train)",
+    ),
     "vq": Preset(
         settings=ConvertSettings(preset="vq", method="vq"),
         purpose="Gong et al. 2014: k-means of 4 weights at a time, 256 entries for each tensor",

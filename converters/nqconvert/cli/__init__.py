@@ -27,6 +27,7 @@ COMMANDS = {
     "run": "run a .nqz file on inputs",
     "export": "write a .nqz file as ONNX",
     "compare": "show every quantizer on a model: bytes against accuracy",
+    "tune": "search the settings of retraining for the smallest file; logs every trial",
     "bench": "time loading, decoding and running a .nqz file",
     "decompress": "write the decoded tensors as safetensors",
 }

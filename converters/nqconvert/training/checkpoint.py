@@ -12,7 +12,7 @@ from nqformat.errors import ConversionError
 
 __all__ = ["load_checkpoint", "save_checkpoint"]
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 def save_checkpoint(path: str | os.PathLike[str], content: dict[str, Any]) -> None:

@@ -1,147 +1,35 @@
-"""The loop behind retraining and pruning: stages of epochs, masked weights, checkpoints."""
+"""The loop behind retraining and pruning: stages of epochs, masked weights, techniques, checkpoints."""
 
 from __future__ import annotations
 
+import copy
 import math
 import os
+import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import astuple
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nqformat.errors import ConversionError
 
+from .batch_loss import batch_loss
 from .checkpoint import load_checkpoint, save_checkpoint
-from .pruning import magnitude_masks
+from .pruning.magnitude import magnitude_masks
+from .records import EpochRecord, TrainingLog
+from .stages import LoopSettings, Stage
+from .technique import Place, Run, Technique
 from .training_data import TrainingData
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["EpochRecord", "LoopSettings", "Stage", "TrainingLog", "TrainingLoop"]
+__all__ = ["TrainingLoop"]
 
-_OPTIMIZERS = ("adam", "adamw", "sgd")
-_SCHEDULES = ("cosine", "constant")
-_SCOPES = ("layer", "global")
 _SGD_MOMENTUM = 0.9
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EpochRecord:
-    """What one epoch came to.
-
-    Attributes
-    ----------
-    stage, epoch : int
-        Counted from 0; plain retraining has one stage, gradual pruning one for each step and a last one.
-    n_epochs : int
-        Epochs of the stage.
-    density : float
-        Kept share of the weights that have masks; 1.0 if none has.
-    train_loss : float
-        Mean over the epoch.
-    validation_loss : float or None
-    lr : float
-        At the start of the epoch.
-    """
-
-    stage: int
-    epoch: int
-    n_epochs: int
-    density: float
-    train_loss: float
-    validation_loss: float | None
-    lr: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingLog:
-    """History of a run.
-
-    Attributes
-    ----------
-    records : tuple of EpochRecord
-        All epochs, those before a resumption included.
-    best_validation_loss : float or None
-        That of the weights that were restored at the end, if validation chose them.
-    n_resumed : int
-        How many of the epochs were taken from the checkpoint.
-    """
-
-    records: tuple[EpochRecord, ...]
-    best_validation_loss: float | None
-    n_resumed: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoopSettings:
-    """What stays the same in all stages.
-
-    Attributes
-    ----------
-    optimizer : {"adam", "adamw", "sgd"}
-        sgd has momentum 0.9.
-    weight_decay : float
-    seed : int
-    scope : {"layer", "global"}
-        Of the pruning threshold.
-    """
-
-    optimizer: str
-    weight_decay: float
-    seed: int
-    scope: str = "layer"
-
-    def __post_init__(self) -> None:
-        if self.optimizer not in _OPTIMIZERS:
-            raise ValueError(f"optimizer must be one of {', '.join(_OPTIMIZERS)}, not {self.optimizer!r}")
-        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
-            raise ValueError(f"weight_decay must not be negative, but is {self.weight_decay}")
-        if self.seed < 0:
-            raise ValueError(f"seed must not be negative, but is {self.seed}")
-        if self.scope not in _SCOPES:
-            raise ValueError(f"scope must be one of {', '.join(_SCOPES)}, not {self.scope!r}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stage:
-    """Epochs with one optimizer and one set of masks.
-
-    Attributes
-    ----------
-    n_epochs : int
-    lr : float
-    schedule : {"cosine", "constant"}
-    density : float or None
-        Prune the prunable weights to this density first; None keeps the masks as they are.
-    per_layer : tuple of (name, density)
-        Densities of single tensors.
-    choose_best : bool
-        End with the weights of least validation loss, those at the start of the stage included.
-    """
-
-    n_epochs: int
-    lr: float
-    schedule: str
-    density: float | None = None
-    per_layer: tuple[tuple[str, float], ...] = ()
-    choose_best: bool = False
-
-    def __post_init__(self) -> None:
-        if self.n_epochs < 0:
-            raise ValueError(f"epochs must not be negative, but are {self.n_epochs}")
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise ValueError(f"lr must be a positive number, not {self.lr}")
-        if self.schedule not in _SCHEDULES:
-            raise ValueError(f"schedule must be one of {', '.join(_SCHEDULES)}, not {self.schedule!r}")
-
-    def lr_at(self, fraction: float) -> float:
-        """Return the learning rate after a `fraction` of the stage."""
-        if self.schedule == "constant":
-            return self.lr
-        return self.lr * 0.5 * (1.0 + math.cos(math.pi * fraction))
 
 
 class TrainingLoop:
@@ -162,6 +50,10 @@ class TrainingLoop:
         Masks to begin with.
     prunable : sequence of str
         Parameters that stages with a density prune.
+    techniques : sequence of Technique
+        Methods that take part in every stage, in this order.
+    patience : int or None
+        A stage that chooses by validation ends after so many epochs without a better one.
     progress : callable or None
         Called with an EpochRecord after each epoch.
     checkpoint : path-like or None
@@ -178,6 +70,8 @@ class TrainingLoop:
         settings: LoopSettings,
         masks: Mapping[str, Any] | None = None,
         prunable: Sequence[str] = (),
+        techniques: Sequence[Technique] = (),
+        patience: int | None = None,
         progress: Callable[[EpochRecord], None] | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
         resume: bool = True,
@@ -187,6 +81,10 @@ class TrainingLoop:
         self._stages = tuple(stages)
         self._settings = settings
         self._prunable = tuple(prunable)
+        self._techniques = tuple(techniques)
+        if patience is not None and patience < 1:
+            raise ValueError(f"patience must be at least 1, not {patience}")
+        self._patience = patience
         self._progress = progress
         self._checkpoint = checkpoint
         self._resume = resume
@@ -196,8 +94,9 @@ class TrainingLoop:
             raise ValueError("the module has no parameters to train")
         self._fingerprint = self._describe_run()
         self._records: list[EpochRecord] = []
-        self._best: dict[str, torch.Tensor] | None = None
+        self._best: dict[str, Any] | None = None
         self._best_loss = math.inf
+        self._seconds: list[float] = []
         self._stage = 0
         self._epoch = 0
         self._optimizer: torch.optim.Optimizer | None = None
@@ -220,7 +119,10 @@ class TrainingLoop:
                     self._save()
                 while self._stage < len(self._stages):
                     self._run_stage(self._stages[self._stage])
+                self._settle()
         finally:
+            for technique in self._techniques:
+                technique.close()
             self._zero_pruned()
             self._module.train(was_training)
         best = None if math.isinf(self._best_loss) else self._best_loss
@@ -229,20 +131,33 @@ class TrainingLoop:
     def _run_stage(self, stage: Stage) -> None:
         if self._optimizer is None:
             self._begin_stage(stage)
-        while self._epoch < stage.n_epochs:
+        while self._epoch < stage.n_epochs and not self._is_stale():
             self._run_epoch(stage)
             self._epoch += 1
             self._save()
         if stage.choose_best and self._best is not None:
-            self._module.load_state_dict(self._best)
+            self._module.load_state_dict(self._best["module"])
+            self._restore_techniques(self._best["techniques"])
         self._stage, self._epoch, self._optimizer = self._stage + 1, 0, None
         self._save()
+
+    def _is_stale(self) -> bool:
+        """Tell whether the last epochs of this stage, as many as patience has, brought nothing better."""
+        if self._patience is None or math.isinf(self._best_loss):
+            return False
+        losses = [r.validation_loss for r in self._records if r.stage == self._stage][-self._patience :]
+        found = [loss for loss in losses if loss is not None]
+        return len(found) == self._patience and min(found) > self._best_loss
 
     def _begin_stage(self, stage: Stage) -> None:
         if stage.density is not None:
             self._prune(stage.density, dict(stage.per_layer))
         self._zero_pruned()
         self._optimizer = self._new_optimizer(stage.lr)
+        for technique in self._techniques:
+            technique.begin(self._state_of_run(), self._stage)
+        if stage.choose_best:
+            self._best, self._best_loss = None, math.inf
         if stage.choose_best and self._data.validation is not None:
             self._keep_best(self._validation_loss())
 
@@ -251,6 +166,7 @@ class TrainingLoop:
 
         place = self._stage * 1_000_003 + self._epoch
         torch.manual_seed((self._settings.seed * 1_000_000_007 + place) % (1 << 63))
+        started = time.perf_counter()
         train_loss = self._train_epoch(stage)
         validation_loss = None
         if self._data.validation is not None and stage.choose_best:
@@ -264,24 +180,45 @@ class TrainingLoop:
             train_loss=train_loss,
             validation_loss=validation_loss,
             lr=stage.lr_at(self._epoch / stage.n_epochs),
+            seconds=time.perf_counter() - started,
+            seconds_left=self._seconds_left(time.perf_counter() - started),
         )
         self._records.append(record)
         if self._progress is not None:
             self._progress(record)
 
+    def _seconds_left(self, seconds: float) -> float:
+        """Estimate the rest of the run from the epochs of this process."""
+        self._seconds.append(seconds)
+        n_left = sum(stage.n_epochs for stage in self._stages[self._stage :]) - self._epoch - 1
+        return n_left * float(np.median(self._seconds[-3:]))
+
     def _train_epoch(self, stage: Stage) -> float:
         """Run one epoch; returns the mean loss."""
-        assert self._optimizer is not None
         self._module.train()
-        pruned = [(self._parameters[name], ~keep) for name, keep in self._keep.items()]
         n_batches = _length(self._data.loader)
         total, n_seen = 0.0, 0
         for index, (inputs, targets) in enumerate(self._data.loader):
             within = index / n_batches if n_batches else 0.0
-            for group in self._optimizer.param_groups:
-                group["lr"] = stage.lr_at((self._epoch + within) / stage.n_epochs)
-            self._optimizer.zero_grad(set_to_none=True)
-            value, n_items = self._batch_loss(inputs, targets)
+            fraction = (self._epoch + within) / stage.n_epochs
+            place = Place(stage=self._stage, step=self._epoch * n_batches + index, fraction=fraction)
+            number, n_here = self._step(stage, place, inputs, targets)
+            total, n_seen = total + number * n_here, n_seen + n_here
+        if n_seen == 0:
+            raise ValueError("the loader gave no batch")
+        return total / n_seen
+
+    def _step(self, stage: Stage, place: Place, inputs: Any, targets: Any) -> tuple[float, int]:
+        """Train on one batch; returns its loss and how many items it has."""
+        assert self._optimizer is not None
+        for group in self._optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * stage.lr_at(place.fraction) / stage.lr
+        self._optimizer.zero_grad(set_to_none=True)
+        run = self._state_of_run()
+        for technique in self._techniques:
+            technique.before_step(run, place)
+        with self._effective_weights():
+            value, n_here = batch_loss(self._module, self._data.loss, inputs, targets)
             number = float(value.detach())
             if not math.isfinite(number):
                 raise ConversionError(
@@ -289,26 +226,56 @@ class TrainingLoop:
                     "try a smaller lr"
                 )
             value.backward()
-            for parameter, dropped in pruned:
-                if parameter.grad is not None:
-                    parameter.grad.masked_fill_(dropped, 0)
-            self._optimizer.step()
-            for parameter, dropped in pruned:
-                parameter.data.masked_fill_(dropped, 0)
-            total, n_seen = total + number * n_items, n_seen + n_items
-        if n_seen == 0:
-            raise ValueError("the loader gave no batch")
-        return total / n_seen
+        for technique in self._techniques:
+            penalty = technique.penalty(run)
+            if penalty is not None:
+                penalty.backward()  # type: ignore[no-untyped-call]
+        for technique in self._techniques:
+            technique.after_backward(run)
+        pruned = [(self._parameters[name], ~keep) for name, keep in self._keep.items()]
+        for parameter, dropped in pruned:
+            if parameter.grad is not None:
+                parameter.grad.masked_fill_(dropped, 0)
+        self._optimizer.step()
+        for parameter, dropped in pruned:
+            parameter.data.masked_fill_(dropped, 0)
+        for technique in self._techniques:
+            technique.after_step(run, place)
+        return number, n_here
 
-    def _batch_loss(self, inputs: Any, targets: Any) -> tuple[Any, int]:
-        device = next(iter(self._parameters.values())).device
-        inputs, targets = _to_device(inputs, device), _to_device(targets, device)
-        outputs = self._module(*inputs) if isinstance(inputs, (tuple, list)) else self._module(inputs)
-        first = targets
-        while isinstance(first, (tuple, list)) and first:
-            first = first[0]
-        n_items = int(first.shape[0]) if getattr(first, "ndim", 0) else 1
-        return self._data.loss(outputs, targets), n_items
+    def _state_of_run(self) -> Run:
+        assert self._optimizer is not None
+        return Run(module=self._module, parameters=self._parameters, optimizer=self._optimizer)
+
+    def _effective_values(self) -> dict[str, torch.Tensor]:
+        """Return what the network computes with, for the parameters that techniques change."""
+        latent = {name: parameter.detach() for name, parameter in self._parameters.items()}
+        values = dict(latent)
+        for technique in self._techniques:
+            technique.effective(values)
+        return {name: value for name, value in values.items() if value is not latent[name]}
+
+    @contextmanager
+    def _effective_weights(self) -> Iterator[None]:
+        """Put the effective weights into the module for as long as the context lasts."""
+        values = self._effective_values() if self._techniques else {}
+        latent = {name: self._parameters[name].data for name in values}
+        try:
+            for name, value in values.items():
+                self._parameters[name].data = value
+            yield
+        finally:
+            for name, value in latent.items():
+                self._parameters[name].data = value
+
+    def _settle(self) -> None:
+        """Leave the effective weights in the module."""
+        for name, value in self._effective_values().items() if self._techniques else ():
+            self._parameters[name].data.copy_(value)
+
+    def _restore_techniques(self, states: Sequence[dict[str, Any]]) -> None:
+        for technique, state in zip(self._techniques, states, strict=True):
+            technique.restore(state)
 
     def _validation_loss(self) -> float:
         import torch
@@ -316,10 +283,10 @@ class TrainingLoop:
         assert self._data.validation is not None
         self._module.eval()
         total, n_seen = 0.0, 0
-        with torch.no_grad():
+        with torch.no_grad(), self._effective_weights():
             for inputs, targets in self._data.validation:
-                value, n_items = self._batch_loss(inputs, targets)
-                total, n_seen = total + float(value) * n_items, n_seen + n_items
+                value, n_here = batch_loss(self._module, self._data.loss, inputs, targets)
+                total, n_seen = total + float(value) * n_here, n_seen + n_here
         if n_seen == 0:
             raise ValueError("validation gave no batch")
         return total / n_seen
@@ -327,7 +294,9 @@ class TrainingLoop:
     def _keep_best(self, loss: float) -> None:
         if loss < self._best_loss:
             self._best_loss = loss
-            self._best = {name: tensor.detach().clone() for name, tensor in self._module.state_dict().items()}
+            weights = {name: tensor.detach().clone() for name, tensor in self._module.state_dict().items()}
+            states = [copy.deepcopy(technique.state()) for technique in self._techniques]
+            self._best = {"module": weights, "techniques": states}
 
     def _prune(self, density: float, per_layer: Mapping[str, float]) -> None:
         import torch
@@ -343,6 +312,9 @@ class TrainingLoop:
             self._parameters[name].data.masked_fill_(~keep, 0)
 
     def _density(self) -> float:
+        for technique in self._techniques:
+            if (density := technique.density()) is not None:
+                return density
         n_weights = sum(keep.numel() for keep in self._keep.values())
         return sum(int(keep.sum()) for keep in self._keep.values()) / n_weights if n_weights else 1.0
 
@@ -364,12 +336,17 @@ class TrainingLoop:
         import torch
 
         trained = [parameter for parameter in self._module.parameters() if parameter.requires_grad]
+        groups: list[dict[str, Any]] = [{"params": trained, "lr": lr}]
+        for technique in self._techniques:
+            groups += ({"weight_decay": 0.0, **group} for group in technique.groups(lr))
+        for group in groups:
+            group["initial_lr"] = group["lr"]
         decay = self._settings.weight_decay
         if self._settings.optimizer == "sgd":
-            return torch.optim.SGD(trained, lr=lr, momentum=_SGD_MOMENTUM, weight_decay=decay)
+            return torch.optim.SGD(groups, lr=lr, momentum=_SGD_MOMENTUM, weight_decay=decay)
         if self._settings.optimizer == "adamw":
-            return torch.optim.AdamW(trained, lr=lr, weight_decay=decay)
-        return torch.optim.Adam(trained, lr=lr, weight_decay=decay)
+            return torch.optim.AdamW(groups, lr=lr, weight_decay=decay)
+        return torch.optim.Adam(groups, lr=lr, weight_decay=decay)
 
     def _describe_run(self) -> str:
         """Return text that differs for runs that must not share a checkpoint."""
@@ -377,7 +354,8 @@ class TrainingLoop:
         masks = [(name, zlib.crc32(mask.tobytes())) for name, mask in self.masks.items()]
         stages = [astuple(stage) for stage in self._stages]
         settings = astuple(self._settings)
-        return repr((stages, settings, self._prunable, shapes, masks, self._data.validation is not None))
+        described = (stages, settings, self._prunable, shapes, masks, self._data.validation is not None)
+        return repr((*described, [technique.describe() for technique in self._techniques]))
 
     def _save(self) -> None:
         if self._checkpoint is None:
@@ -390,6 +368,7 @@ class TrainingLoop:
             "optimizer": None if self._optimizer is None else self._optimizer.state_dict(),
             "masks": self._keep,
             "best": self._best,
+            "techniques": [technique.state() for technique in self._techniques],
             "best_loss": self._best_loss,
             "records": [astuple(record) for record in self._records],
         }
@@ -406,9 +385,12 @@ class TrainingLoop:
         self._best, self._best_loss = content["best"], content["best_loss"]
         fields = EpochRecord.__dataclass_fields__
         self._records = [EpochRecord(**dict(zip(fields, row, strict=True))) for row in content["records"]]
+        self._restore_techniques(content["techniques"])
         if content["optimizer"] is not None:
             self._optimizer = self._new_optimizer(self._stages[self._stage].lr)
             self._optimizer.load_state_dict(content["optimizer"])
+            for technique in self._techniques:
+                technique.resume(self._state_of_run())
         return len(self._records)
 
 
@@ -418,9 +400,3 @@ def _length(batches: Any) -> int:
         return len(batches)
     except TypeError:
         return 0
-
-
-def _to_device(value: Any, device: torch.device) -> Any:
-    if isinstance(value, (tuple, list)):
-        return [_to_device(item, device) for item in value]
-    return value.to(device, non_blocking=True) if hasattr(value, "to") else value

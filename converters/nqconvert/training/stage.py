@@ -19,18 +19,26 @@ from .training_data import TrainingData
 
 __all__ = ["DEFAULT_DENSITY", "Training", "prune_module", "prune_tensors"]
 
+NEEDS_TRAINING = ("soft-weight-sharing", "adaptive")
 DEFAULT_DENSITY = 0.1
 """Share of weights kept if retraining data is given and no density (Han et al. keep 8 to 11 %)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training(TrainingData):
-    """What pruning with retraining needs, besides the data.
+    """What retraining needs, besides the data.
 
     Attributes
     ----------
+    method : str or None
+        A name of :data:`nqconvert.training.methods.METHODS`: ``magnitude``, ``surgery``, ``variational``
+        (prune), ``soft-weight-sharing``, ``inq``, ``adaptive``, ``rate`` (quantize; the file keeps what they
+        make with method ``none``, unless the exporter folds a batch norm into them: fold it before). None:
+        what the preset is about, else ``magnitude``.
+    epochs : int
+        Of all methods but ``magnitude`` and ``adaptive``.
     steps, epochs_per_step : int
-        Pruning steps, and epochs after each.
+        Pruning steps, and epochs after each (``magnitude``).
     final_epochs : int or None
         Epochs after the last step's own; None: as many as in all steps together.
     lr : float
@@ -39,16 +47,24 @@ class Training(TrainingData):
         layers have like scales, dangerous for others.
     per_layer : mapping of parameter name to float
         Final densities of single layers.
+    patience : int or None
+        Stop after so many epochs without a better loss on `validation`, in methods that prune.
+    options : mapping of str to number
+        Further settings of the method, such as ``tau`` of soft weight-sharing; those of its settings class.
     checkpoint : path-like, optional
         File from which an interrupted run goes on.
     """
 
+    method: str | None = None
+    epochs: int = 30
     steps: int = 10
     epochs_per_step: int = 2
     final_epochs: int | None = None
     lr: float = 1e-3
     scope: str = "layer"
     per_layer: Mapping[str, float] = field(default_factory=dict)
+    patience: int | None = None
+    options: Mapping[str, float] = field(default_factory=dict)
     checkpoint: str | os.PathLike[str] | None = None
 
 
@@ -59,7 +75,7 @@ def prune_module(
     weights: Any,
     progress: Callable[[str], None],
 ) -> tuple[Any | None, tuple[str, ...]]:
-    """Prune and retrain a copy of a torch module.
+    """Retrain a copy of a torch module by the method that the training data or the preset names.
 
     Returns
     -------
@@ -69,49 +85,33 @@ def prune_module(
     Raises
     ------
     ConversionError
-        If training data is given for something that is no module.
+        If training data is given for something that is no module, or missing for a preset that retrains.
     """
     if training is None:
+        if settings.preset in NEEDS_TRAINING:
+            raise ConversionError(
+                f"preset {settings.preset} retrains the network: it needs training data (Training, --train)"
+            )
         return None, ()
     if not hasattr(model, "named_parameters"):
         raise ConversionError("retraining needs a torch module; files and state dicts cannot be trained")
     from nqconvert.sources.torch_module import module_with_weights
-    from nqconvert.training import prune_and_retrain
+
+    from .methods import PRESET_METHODS, retrain_by_method
 
     pruned = copy.deepcopy(model) if weights is None else module_with_weights(model, weights)
     was_training = pruned.training
     pruned.train()
-    density = DEFAULT_DENSITY if settings.density is None else settings.density
-    n_epochs = training.steps * training.epochs_per_step
-    n_epochs += n_epochs if training.final_epochs is None else training.final_epochs
-    done = 0
-
-    def report(record: Any) -> None:
-        nonlocal done
-        done += 1
-        progress(
-            f"pruning and retraining: epoch {done} of {n_epochs}, density {100 * record.density:.1f} %, "
-            f"loss {record.train_loss:.4f}"
-        )
-
-    result = prune_and_retrain(
+    note = retrain_by_method(
+        training.method or PRESET_METHODS.get(settings.preset, "magnitude"),
         pruned,
-        training.loader,
-        training.loss,
-        density=density,
-        per_layer=training.per_layer,
-        scope=training.scope,
-        steps=training.steps,
-        epochs_per_step=training.epochs_per_step,
-        final_epochs=training.final_epochs,
-        lr=training.lr,
+        training,
+        density=DEFAULT_DENSITY if settings.density is None else settings.density,
         seed=settings.seed,
-        validation=training.validation,
-        checkpoint=training.checkpoint,
-        progress=report,
+        tell=progress,
     )
     pruned.train(was_training)
-    return pruned, (f"pruned to {100 * result.density:.1f} % of the weights and retrained {n_epochs} epochs",)
+    return pruned, (note,)
 
 
 def prune_tensors(tensors: Mapping[str, np.ndarray], density: float) -> dict[str, np.ndarray]:

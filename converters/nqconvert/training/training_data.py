@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Loss", "TrainingData"]
+__all__ = ["Loss", "TrainingData", "count_samples", "n_items"]
 
 Loss = Callable[[Any, Any], Any]
 
@@ -43,3 +43,25 @@ def _check_repeatable(what: str, batches: Iterable[Any]) -> None:
         raise TypeError(
             f"{what} is exhausted after one pass; pass a list, a DataLoader or another re-iterable"
         )
+
+
+def count_samples(loader: Iterable[Any]) -> int:
+    """Return how many samples an epoch has: the length of a DataLoader's dataset, else counted in one pass.
+
+    Examples
+    --------
+    >>> import torch
+    >>> count_samples([(torch.zeros(8, 2), torch.zeros(8)), (torch.zeros(3, 2), torch.zeros(3))])
+    11
+    """
+    dataset = getattr(loader, "dataset", None)
+    if dataset is not None and hasattr(dataset, "__len__"):
+        return len(dataset)
+    return sum(n_items(targets) for _, targets in loader)
+
+
+def n_items(targets: Any) -> int:
+    """Return how many samples a batch with these targets has."""
+    while isinstance(targets, (tuple, list)) and targets:
+        targets = targets[0]
+    return int(targets.shape[0]) if getattr(targets, "ndim", 0) else 1

@@ -1,4 +1,3 @@
-import math
 import sys
 
 import numpy as np
@@ -9,60 +8,9 @@ torch = pytest.importorskip("torch")
 from nqconvert.training import PruningResult, prunable_weights, prune_and_retrain, retrain  # noqa: E402
 from nqformat.errors import ConversionError, MissingDependencyError  # noqa: E402
 
+from .conftest import LOSS, InterruptedAfter, Shuffled, network, problem, same, state  # noqa: E402
+
 nn = torch.nn
-LOSS = nn.functional.cross_entropy
-
-
-def network(dropout=0.0, seed=0):
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Dropout(dropout), nn.Linear(16, 3))
-
-
-def problem(n_items=96, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    inputs = torch.randn(n_items, 6, generator=generator)
-    return inputs, (inputs[:, 0] + inputs[:, 1] ** 2 > 1).long() + (inputs[:, 2] > 0.5).long()
-
-
-class Shuffled:
-    """Batches in an order drawn from torch's global generator."""
-
-    def __init__(self, batch=32):
-        self.inputs, self.targets = problem()
-        self.batch = batch
-
-    def __len__(self):
-        return math.ceil(len(self.inputs) / self.batch)
-
-    def __iter__(self):
-        order = torch.randperm(len(self.inputs))
-        for part in order.split(self.batch):
-            yield self.inputs[part], self.targets[part]
-
-
-class InterruptedAfter:
-    """Batches of another loader, cut short by Ctrl-C."""
-
-    def __init__(self, loader, n_batches):
-        self.loader, self.left = loader, n_batches
-
-    def __len__(self):
-        return len(self.loader)
-
-    def __iter__(self):
-        for batch in self.loader:
-            if self.left == 0:
-                raise KeyboardInterrupt
-            self.left -= 1
-            yield batch
-
-
-def state(module):
-    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
-
-
-def same(first, second):
-    return all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
 def random_masks(module, density=0.4, seed=0):
@@ -124,6 +72,27 @@ def test_the_best_state_on_validation_data_is_restored():
         now = float(LOSS(module.eval()(validation[0][0]), validation[0][1]))
     assert now == pytest.approx(min(losses)) == pytest.approx(log.best_validation_loss)
     assert losses[-1] > min(losses)
+
+
+def test_training_stops_when_validation_gets_no_better_for_a_while(tmp_path):
+    options = {
+        "epochs": 40,
+        "lr": 0.3,
+        "schedule": "constant",
+        "validation": [problem(64, seed=5)],
+        "patience": 3,
+    }
+    module = network()
+    log = retrain(module, Shuffled(), LOSS, **options)
+    losses = [record.validation_loss for record in log.records]
+    assert 3 < len(losses) < 40 and int(np.argmin(losses)) == len(losses) - 4
+    fresh, path = network(), tmp_path / "run.ckpt"
+    with pytest.raises(KeyboardInterrupt):
+        retrain(fresh, InterruptedAfter(Shuffled(), 3 * len(losses) - 4), LOSS, checkpoint=path, **options)
+    assert retrain(fresh, Shuffled(), LOSS, checkpoint=path, **options).records == log.records
+    assert same(module.state_dict(), fresh.state_dict())
+    with pytest.raises(ValueError, match="patience"):
+        retrain(network(), Shuffled(), LOSS, epochs=2, patience=0)
 
 
 def test_training_that_only_harms_ends_where_it_began():

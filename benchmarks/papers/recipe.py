@@ -1,0 +1,68 @@
+"""What a recipe is: a row's name, the network it starts from, how it is trained, and what it is to reach."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from nqconvert.training import EpochRecord, TrainingLog
+
+from .data import Data
+from .mnist import load_mnist
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What a recipe is given besides the data; `facts` takes what the row should tell beside its file.
+
+    ``paper_ratio`` is the compression as the method's own paper counts it, ``seconds`` those of all epochs,
+    also of ones before a run was taken up again.
+    """
+
+    data: Data
+    seed: int
+    checkpoint: Path
+    progress: Callable[[EpochRecord], None]
+    facts: dict[str, float] = field(default_factory=dict)
+
+    def note_seconds(self, log: TrainingLog) -> None:
+        """Add the time of a training run."""
+        self.facts["seconds"] = self.facts.get("seconds", 0.0) + sum(r.seconds for r in log.records)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """One row.
+
+    Attributes
+    ----------
+    network, method, note : str
+    fp32_bytes : int
+        Bytes of the dense network's parameters; ratios are of it.
+    dense : callable
+        ``dense(data)`` returns the trained network that the row starts from.
+    train : callable
+        ``train(module, work)`` returns the network that the file is to hold, quantized already.
+    goals : tuple of (ratio, percent)
+        Whole-file ratios to reach at no more than a test error.
+    paper : str
+        The published row, or what else the file is compared with.
+    load : callable
+        Returns the data.
+    rival : callable, optional
+        ``rival(module, work)`` trains the same without quantizing, for NNCodec.
+    """
+
+    network: str
+    method: str
+    fp32_bytes: int
+    dense: Callable[[Data], torch.nn.Module]
+    train: Callable[[torch.nn.Module, Work], torch.nn.Module]
+    goals: tuple[tuple[float, float], ...]
+    paper: str
+    note: str = ""
+    load: Callable[[], Data] = load_mnist
+    rival: Callable[[torch.nn.Module, Work], torch.nn.Module] | None = None

@@ -1,0 +1,35 @@
+"""The loss of one batch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .training_data import Loss, n_items
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["batch_loss"]
+
+
+def batch_loss(module: torch.nn.Module, loss: Loss, inputs: Any, targets: Any) -> tuple[torch.Tensor, int]:
+    """Return the loss of a batch, computed where the module is, and the batch's number of samples.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+    loss : callable
+        ``loss(outputs, targets)``.
+    inputs : tensor, or tuple or list of arguments
+    targets : tensor, or nested tuple or list of tensors
+    """
+    device = next(module.parameters()).device
+    inputs, targets = _to_device(inputs, device), _to_device(targets, device)
+    outputs = module(*inputs) if isinstance(inputs, (tuple, list)) else module(inputs)
+    return loss(outputs, targets), n_items(targets)
+
+
+def _to_device(value: Any, device: torch.device) -> Any:
+    if isinstance(value, (tuple, list)):
+        return [_to_device(item, device) for item in value]
+    return value.to(device, non_blocking=True) if hasattr(value, "to") else value

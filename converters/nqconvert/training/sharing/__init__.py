@@ -1,0 +1,1 @@
+"""Weight sharing: training with few distinct values."""

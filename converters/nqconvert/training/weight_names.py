@@ -1,0 +1,48 @@
+"""Which parameters of a module are weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from nqformat.optional_packages import require_package
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["checked_names", "prunable_weights"]
+
+
+def prunable_weights(module: torch.nn.Module) -> list[str]:
+    """Return the parameter names of all linear and convolution weights, in the module's order.
+
+    A weight that several layers share is listed once.
+
+    Examples
+    --------
+    >>> import torch
+    >>> prunable_weights(torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2)))
+    ['0.weight']
+    """
+    torch = require_package("torch")
+    kinds = (torch.nn.Linear, torch.nn.modules.conv._ConvNd)
+    weights = {id(layer.weight) for layer in module.modules() if isinstance(layer, kinds)}
+    return [name for name, parameter in module.named_parameters() if id(parameter) in weights]
+
+
+def checked_names(module: torch.nn.Module, parameters: Sequence[str] | None) -> list[str]:
+    """Return `parameters`, or :func:`prunable_weights` if None.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or one is no parameter of the module.
+    """
+    names = prunable_weights(module) if parameters is None else list(parameters)
+    known = dict(module.named_parameters(remove_duplicate=False))
+    for name in names:
+        if name not in known:
+            raise ValueError(f"parameters names {name!r}, which is no parameter of the module")
+    if not names:
+        raise ValueError("the module has no linear or convolution weights to prune")
+    return names
