@@ -42,7 +42,15 @@ def main() -> None:
             results["machine"] = machine("numpy", "torch", "onnxruntime", "numba")
             results.setdefault("rows", {}).setdefault(name, {}).setdefault("seeds", {})[str(seed)] = row
             write(NAME, results)
-    write_table(RECIPES, read(NAME).get("rows", {}))
+    results = read(NAME)
+    for name, found in results.get("rows", {}).items():
+        found |= {
+            "network": RECIPES[name].network,
+            "method": RECIPES[name].method,
+            "note": RECIPES[name].note,
+        }
+    write(NAME, results)
+    write_table(RECIPES, results.get("rows", {}))
 
 
 if __name__ == "__main__":

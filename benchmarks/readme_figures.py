@@ -423,8 +423,8 @@ def retraining(results: dict[str, Any]) -> list[str]:
         "Whole files of retrained networks (`benchmarks/paper_rows.py`; details, intervals and goals in",
         "`benchmarks/papers/RESULTS.md`), means over seeds:",
         "",
-        "| row | seeds | file bytes | ratio | MNIST test error, dense -> file |",
-        "|---|---|---|---|---|",
+        "| row | how | seeds | file bytes | ratio | test error, dense -> file |",
+        "|---|---|---|---|---|---|",
     ]
     for name, found in results["rows"].items():
         rows = list(found["seeds"].values())
@@ -432,9 +432,9 @@ def retraining(results: dict[str, Any]) -> list[str]:
         before = statistics.mean(row["test_percent_before"] for row in rows)
         after = statistics.mean(row["test_percent"] for row in rows)
         ratio = rows[0]["fp32_bytes"] / size
-        lines.append(
-            f"| {name} | {len(rows)} | {size:,.0f} | {ratio:.0f} x | {before:.2f} -> {after:.2f} % |"
-        )
+        how = f"{found['method']} ({found['note']})"
+        size_and_ratio = f"{size:,.0f} | {ratio:.0f} x"
+        lines.append(f"| {name} | {how} | {len(rows)} | {size_and_ratio} | {before:.2f} -> {after:.2f} % |")
     return lines
 
 
