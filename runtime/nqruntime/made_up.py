@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Sequence
 
 import numpy as np
 
@@ -16,7 +16,7 @@ _FIRST_SIZE, _OTHER_SIZES = 1, 16
 _SEED = 0
 
 
-def made_up_feeds(inputs: Sequence[GraphValue], given: Mapping[str, object]) -> dict[str, np.ndarray] | None:
+def made_up_feeds(inputs: Sequence[GraphValue], given: Container[str]) -> dict[str, np.ndarray] | None:
     """Return arrays to try a graph with: noise, zeros for integers; None if an input has no known type.
 
     Axes without a size get 1 if they are the first (the batch), else 16. None also for inputs of more than
@@ -25,7 +25,7 @@ def made_up_feeds(inputs: Sequence[GraphValue], given: Mapping[str, object]) -> 
     Parameters
     ----------
     inputs : sequence of GraphValue
-    given : mapping of str to object
+    given : container of str
         Names that need no array, since they have an initializer.
     """
     rng = np.random.default_rng(_SEED)
