@@ -243,7 +243,7 @@ class InferenceSession:
         return self._open_engine.explain(check_feeds(given, self._checks))
 
     def made_up_inputs(self) -> dict[str, np.ndarray]:
-        """Make inputs to try the network with: noise, zeros for integers; open axes get 1 (the first) or 16.
+        """Make inputs to try the network with: noise, integers 0 and 1; open axes get 1 (the batch) or 16.
 
         Raises
         ------
