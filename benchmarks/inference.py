@@ -3,10 +3,10 @@
     NQZ_DATA=... python benchmarks/inference.py [PATTERN] [--quick] [--missing] [--prepare] [--files FOLDER]
 
 Layers of random weights, and networks whose weights are pruned by magnitude and rounded to 16 values (only
-their speed counts here). All engines of a row take turns, some runs each; wall times, since threads are
-compared. PATTERN is a regular expression that the labels of the rows to measure match somewhere; results are
-merged into benchmarks/results/inference.json. Trained networks are left out without NQZ_DATA. 4-bit and 8-bit
-peers round the weights once more, so that their outputs are others.
+their speed counts here). All engines of a row take turns, some runs each; CPU time of one thread, wall time
+of two. PATTERN is a regular expression that labels of rows to measure match somewhere; results are merged
+into benchmarks/results/inference.json. Trained networks are left out without NQZ_DATA. 4-bit and 8-bit peers
+round the weights once more, so that their outputs are others.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from inference_peers import peers
 
 from nqruntime import InferenceSession, compile_kernels
 
-ROUNDS, QUICK_ROUNDS = 15, 4
+ROUNDS, QUICK_ROUNDS, PROCESSES = 15, 4, 3
 _BLOCK_SECONDS, _MOST_RUNS = 0.004, 40
 _PAUSE_SECONDS = 0.003
 _PROCESS = """
@@ -60,36 +60,36 @@ print(seconds, found.get("VmHWM:", 0), found.get("VmRSS:", 0))
 """
 
 
-def timed(runs: dict[str, Callable[[], Any]], rounds: int, *, pause: bool) -> dict[str, dict[str, float]]:
+def timed(runs: dict[str, Callable[[], Any]], rounds: int, threads: int) -> dict[str, dict[str, float]]:
     """Best and median milliseconds of one run; engines take turns, some runs each.
 
-    Parameters
-    ----------
-    pause : bool
-        Wait before each turn until the threads of the one before have stopped spinning.
+    One thread is timed by its own CPU time, which on an idle machine is that on the clock and on a busy one
+    does not count the time of others. With more threads each turn waits until those of the one before have
+    stopped spinning.
     """
+    clock = time.thread_time if threads == 1 else time.perf_counter
     counts, seconds = {}, {}
     for name, run in runs.items():
         run()
-        started = time.perf_counter()
+        started = clock()
         run()
-        taken = time.perf_counter() - started
+        taken = clock() - started
         counts[name] = max(1, min(_MOST_RUNS, math.ceil(_BLOCK_SECONDS / max(taken, 1e-7))))
         seconds[name] = [taken]
     for _ in range(rounds):
         for name, run in runs.items():
-            if pause:
+            if threads > 1:
                 time.sleep(_PAUSE_SECONDS)
             for _ in range(counts[name]):
-                started = time.perf_counter()
+                started = clock()
                 run()
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append(clock() - started)
     return {
         name: {"best": 1000 * min(taken), "median": 1000 * median(taken)} for name, taken in seconds.items()
     }
 
 
-def measure(row: Row, path: Path, threads: int, rounds: int) -> dict[str, Any]:
+def measure(row: Row, path: Path, threads: int, rounds: int, *, with_peers: bool) -> dict[str, Any]:
     """Times, difference and weight memory of both engines; times of peers; the choice of ``auto``."""
     sessions = {name: InferenceSession(path, engine=name, threads=threads) for name in ("native", "ort")}
     feeds = sessions["ort"].made_up_inputs()
@@ -98,10 +98,10 @@ def measure(row: Row, path: Path, threads: int, rounds: int) -> dict[str, Any]:
         name: lambda session=session: session.run(None, feeds)  # type: ignore[misc]
         for name, session in sessions.items()
     }
-    others = peers(row, path, feeds, threads)
+    others = peers(row, path, feeds, threads) if with_peers else {}
     torch_run = {name: others.pop(name) for name in ("torch",) if name in others}
-    times = timed(runs | others, rounds, pause=threads > 1)
-    times |= timed(torch_run, max(1, rounds // 3), pause=False)
+    times = timed(runs | others, rounds, threads)
+    times |= timed(torch_run, max(1, rounds // 3), threads)
     largest = float(np.abs(outputs["ort"]).max()) or 1.0
     found = {
         "milliseconds": times,
@@ -110,6 +110,7 @@ def measure(row: Row, path: Path, threads: int, rounds: int) -> dict[str, Any]:
         "relative_difference": float(np.abs(outputs["native"] - outputs["ort"]).max()) / largest,
         "weight_bytes": {name: session.weight_bytes for name, session in sessions.items()},
         "file_bytes": path.stat().st_size,
+        "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "kernels": sorted({c.kernel for c in sessions["native"].explain() if "within" not in c.kernel}),
     }
     if row.module is not None:
@@ -156,7 +157,7 @@ def _shown(label: str, threads: int, row: dict[str, Any]) -> str:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("pattern", nargs="?", default="", help="regular expression for labels")
-    parser.add_argument("--quick", action="store_true", help="a few rounds")
+    parser.add_argument("--quick", action="store_true", help="a few rounds, ONNX Runtime alone")
     parser.add_argument("--threads", default="1,2", help="numbers of threads")
     parser.add_argument("--missing", action="store_true", help="leave out rows that have been measured")
     parser.add_argument("--prepare", action="store_true", help="write the files and measure nothing")
@@ -164,39 +165,48 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _merge(rounds: int, order: list[str], label: str, threads: int | None, found: dict[str, Any]) -> None:
+    """Write one more result: times with some threads, or of processes."""
+    results = read("inference")
+    rows: dict[str, Any] = results.get("rows", {})
+    processes: dict[str, Any] = results.get("processes", {})
+    if threads is None:
+        processes[label] = found
+    else:
+        rows.setdefault(label, {})[str(threads)] = found
+    merged = {
+        "machine": machine("numpy", "numba", "onnx", "onnxruntime", "torch", "scipy"),
+        "rounds": rounds,
+        "rows": {name: rows[name] for name in order if name in rows},
+        "processes": {name: processes[name] for name in order if name in processes},
+    }
+    write("inference", merged)
+
+
 def main() -> None:
-    """Time what is asked for and merge the results."""
+    """Time what is asked for; every result is written when it is there."""
     arguments = _arguments()
     arguments.files.mkdir(parents=True, exist_ok=True)
     if not compile_kernels():
         raise SystemExit("there are no compiled kernels on this machine: is Numba installed?")
     rounds = QUICK_ROUNDS if arguments.quick else ROUNDS
-    results = read("inference")
-    rows: dict[str, Any] = results.get("rows", {}) if "processes" in results else {}
-    processes: dict[str, Any] = results.get("processes", {})
     everything = [*layer_rows(), *network_rows()]
+    order = [row.label for row in everything]
     for row in (row for row in everything if re.search(arguments.pattern, row.label)):
         path = prepared(row, arguments.files)
         if arguments.prepare:
             continue
+        known = read("inference") if arguments.missing else {}
         for threads in map(int, arguments.threads.split(",")):
-            if arguments.missing and str(threads) in rows.get(row.label, {}):
+            if str(threads) in known.get("rows", {}).get(row.label, {}):
                 continue
-            found = measure(row, path, threads, rounds)
-            rows.setdefault(row.label, {})[str(threads)] = found
+            found = measure(row, path, threads, rounds, with_peers=not arguments.quick)
+            _merge(rounds, order, row.label, threads, found)
             print(_shown(row.label, threads, found), flush=True)
-        if _wants_process(row) and not (arguments.missing and row.label in processes):
-            processes[row.label] = process(row, path, 1 if arguments.quick else 3)
-            print(json.dumps(processes[row.label]), flush=True)
-    labels = [row.label for row in everything]
-    if not arguments.prepare:
-        merged = {
-            "machine": machine("numpy", "numba", "onnx", "onnxruntime", "torch", "scipy"),
-            "rounds": rounds,
-            "rows": {label: rows[label] for label in labels if label in rows},
-            "processes": {label: processes[label] for label in labels if label in processes},
-        }
-        print(f"wrote {write('inference', merged)}")
+        if _wants_process(row) and not arguments.quick and row.label not in known.get("processes", {}):
+            found = process(row, path, PROCESSES)
+            _merge(rounds, order, row.label, None, found)
+            print(json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":

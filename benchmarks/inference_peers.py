@@ -75,10 +75,12 @@ def _four_bit(weight: np.ndarray, x: np.ndarray, path: Path) -> Path:
 
     target = _layer_path(path, "nbits")
     if not target.exists():
+        logging.disable(logging.WARNING)
         quantizer = MatMulNBitsQuantizer(
             _dense(weight, x), block_size=_BLOCK, is_symmetric=True, accuracy_level=4
         )
         quantizer.process()
+        logging.disable(logging.NOTSET)
         onnx.save(quantizer.model.model, target)
     return target
 

@@ -16,9 +16,10 @@ def inference(results: dict[str, Any]) -> list[str]:
     batches = {label: found.groups() for label in rows if (found := _CLUSTERED.match(label))}
     lines = [
         f"On {results['machine']['cpu']}, {results['machine']['processors']} processors; best of "
-        f"{results['rounds']} rounds in which the engines take turns. Times of others are multiples of the",
-        "native engine's, above 1 where it is faster; peers with one thread, int8 is dynamic, both int8 and",
-        "4-bit give other outputs (`benchmarks/inference.py`):",
+        f"{results['rounds']} rounds in which the engines take turns, load average {_loads(rows)}. CPU time",
+        "of one thread, wall time of two. Times of others are multiples of the native engine's, above 1",
+        "where it is faster; peers with one thread, int8 is dynamic, both int8 and 4-bit give other outputs",
+        "(`benchmarks/inference.py`):",
         "",
         "| layer or network | native, us | ONNX Runtime fp32 | 2 threads | PyTorch | ORT int8 | ORT 4-bit | "
         "scipy CSR | weight memory, of fp32 |",
@@ -30,6 +31,12 @@ def inference(results: dict[str, Any]) -> list[str]:
     if processes := results.get("processes"):
         lines += ["", *_processes(processes)]
     return lines
+
+
+def _loads(rows: dict[str, Any]) -> str:
+    """Smallest and largest load of the machine when rows were measured."""
+    loads = [one["load_average"] for row in rows.values() for one in row.values() if one.get("load_average")]
+    return f"{min(loads):.0f} to {max(loads):.0f}" if loads else "unknown"
 
 
 def _ratio(row: dict[str, Any] | None, engine: str) -> str:
