@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo fuzz test test-slow test-bounds test-lanes test-big-endian test-installed lint bench format clean
+.PHONY: demo fuzz test test-slow test-bounds test-lanes test-plain test-big-endian test-installed lint bench format clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -34,6 +34,12 @@ test-lanes: $(STAMP)
 	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -q tests/safety tests/unit/nqformat tests/unit/project/test_vectors.py
 	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(CURDIR)/$(VENV)/bounds NQFORMAT_CACHE_DIR=$(CURDIR)/$(VENV)/bounds-objects \
 		$(BIN)/python -m pytest -q tests/safety tests/unit/nqformat tests/unit/project/test_vectors.py
+
+# The kernels of the runtime as any processor runs them, without vector instructions of its own.
+test-plain: $(STAMP)
+	NUMBA_CPU_NAME=generic NUMBA_CPU_FEATURES= NQFORMAT_CACHE_DIR=$(CURDIR)/$(VENV)/plain-objects \
+		$(BIN)/python -m pytest -q tests/unit/nqruntime/test_segments.py tests/unit/nqruntime/test_row_products.py \
+		tests/unit/nqruntime/test_plane_convolution.py tests/unit/nqruntime/test_plane_steps.py
 
 # The same files written and read on an emulated s390x; needs Debian with qemu-user-static.
 test-big-endian: $(STAMP)

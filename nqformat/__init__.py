@@ -11,6 +11,8 @@ np.float32(4.0)
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from .dtypes import DType
 from .errors import (
     BadMagicError,
@@ -41,7 +43,19 @@ from .tensor import (
     ViewSource,
     ViewTensor,
 )
-from .writer import save, save_file
+
+if TYPE_CHECKING:
+    from .writer import save, save_file
+else:
+
+    def __getattr__(name):
+        """Import the writer when it is asked for: readers do without."""
+        if name not in ("save", "save_file"):
+            raise AttributeError(f"module 'nqformat' has no attribute {name!r}")
+        from . import writer
+
+        return getattr(writer, name)
+
 
 __version__ = "0.1.0"
 

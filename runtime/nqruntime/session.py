@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -97,6 +97,7 @@ class InferenceSession:
             given = frozenset(model.graph.initializers)
             self._make_up = partial(made_up_feeds, model.graph.inputs, given)
             self._outputs = [describe(value) for value in model.graph.outputs]
+            self._output_names = tuple(value.name for value in self._outputs)
             self._fallback_reason: str | None = None
             reopen = partial(_reopened, path, limits, file.header.to_bytes())
             self._engine: Engine | None = self._build(
@@ -116,18 +117,20 @@ class InferenceSession:
         if engine == "ort":
             return _build_ort(graph_bytes, model, file, settings, {})
         from .engines.builder import UnsupportedNodesError, multiplications
+        from .engines.choice import choice_key
         from .engines.native import NativeEngine
 
+        key = cache(partial(choice_key, file.header.to_bytes(), settings))
         try:
             wants_native = engine == "native" or settings.memory == "low"
             if wants_native or multiplications(model.graph, file) < _WORTH_COMPARING:
-                return NativeEngine(model, file, settings, reopen)
-            from .engines.choice import choice_key, faster
+                return NativeEngine(model, file, settings, reopen=reopen, choice_key=key)
+            from .engines.choice import faster
 
             chosen, self._fallback_reason = faster(
                 model,
-                choice_key(file.header.to_bytes(), settings),
-                lambda: NativeEngine(model, file, settings, reopen),
+                key(),
+                lambda: NativeEngine(model, file, settings, reopen=reopen, choice_key=key),
                 lambda: _ort_or_none(graph_bytes, model, file, settings),
             )
             return chosen
@@ -178,7 +181,9 @@ class InferenceSession:
         FormatError
             If the graph contradicts itself, or inputs of these shapes.
         """
-        wanted = check_output_names(output_names, [value.name for value in self._outputs])
+        wanted = self._output_names
+        if output_names is not None:
+            wanted = check_output_names(output_names, wanted)
         return self._open_engine.run(wanted, check_feeds(feeds, self._checks))
 
     @property

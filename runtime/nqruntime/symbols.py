@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from nqformat import DType, PackedTensor
+from nqformat.errors import CorruptError
 from nqformat.tensor import affine_values, cast_values
 
 from .constants import Constant
@@ -55,6 +56,7 @@ def symbols_of(packed: PackedTensor) -> Symbols | None:
         codebook, numbers = affine_values(k, packed.step, packed.offset), numbers - np.int32(low)
     if codebook.size > _MAX_CODEBOOK_ENTRIES:
         return None
+    _check_bounds(packed, numbers, codebook.size)
     symbols = Symbols(
         shape=packed.shape,
         symbols=numbers.astype(_symbol_dtype(codebook.size), copy=False),
@@ -62,6 +64,19 @@ def symbols_of(packed: PackedTensor) -> Symbols | None:
         codebook=cast_values(codebook, DType.FLOAT32),
     )
     return _without_many_zeros(symbols)
+
+
+def _check_bounds(packed: PackedTensor, numbers: np.ndarray, n_entries: int) -> None:
+    """Make sure of what kernels rely on, whoever made the tensor: they look at no bound."""
+    places, size = packed.positions, math.prod(packed.shape)
+    n_stored = size if places is None else places.size
+    inside = numbers.size == n_stored and (numbers.size == 0 or int(numbers.max()) < n_entries)
+    if places is not None and places.size:
+        inside = inside and int(places.min()) >= 0 and int(places.max()) < size
+    if not inside:
+        raise CorruptError(
+            f"tensor {packed.name!r} has elements beyond its codebook or shape", section="DATA"
+        )
 
 
 def _without_many_zeros(symbols: Symbols) -> Symbols:

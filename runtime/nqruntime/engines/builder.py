@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,11 +12,13 @@ from nqformat.errors import CorruptError, FormatError, UnsupportedFeatureError
 from nqformat.kernels.objects import KernelLibrary
 from nqruntime.constants import ArrayConstant, Constant, StoredConstant, inline_constant
 from nqruntime.graph import Graph, GraphValue, Node
+from nqruntime.lowering.measuring import Chooser
 from nqruntime.lowering.reader import SegmentReader
 from nqruntime.lowering.segment import FindFault, Segment
 from nqruntime.machine_code.library import compute_library
 from nqruntime.operators import NodeContext, Prepared, find_operator
 from nqruntime.operators.creation import constant_value
+from nqruntime.team import available_processors
 from nqruntime.tensor_file import TensorFile
 
 from .engine import EngineSettings, KernelChoice, node_label, operator_label
@@ -85,6 +87,8 @@ class Builder:
     settings : EngineSettings
     outer : Builder, optional
         Builder of the graph around a branch, whose constants and values the branch reads.
+    choice_key : callable, optional
+        Returns what choices of kernels depend on besides the node; an empty string to remember none.
     """
 
     def __init__(
@@ -93,11 +97,14 @@ class Builder:
         opset: int,
         file: TensorFile,
         settings: EngineSettings,
+        *,
         outer: Builder | None = None,
+        choice_key: Callable[[], str] = str,
     ) -> None:
         self._graph = graph
         self._opset = opset
         self._outer = outer
+        self._choice_key = choice_key
         self.captured: list[str] = []
         self._file = file
         self._settings = settings
@@ -113,6 +120,7 @@ class Builder:
         self._library: KernelLibrary | None = None
         self._uses: Counter[str] = Counter()
         self._open: SegmentReader | None = None
+        self.chooser: Chooser | None = None
         self.excluded: frozenset[int] = frozenset()
         self._first_index = 0
         self._replaced: Mapping[str, Constant] = {}
@@ -283,7 +291,10 @@ class Builder:
         if self._library is None or index in self.excluded or node.op_type in ("Constant", "If"):
             return False
         if self._open is None:
-            self._open = SegmentReader(self._library, self._uses, low_memory=self._settings.memory == "low")
+            if self.chooser is None:
+                low_memory = self._settings.memory == "low"
+                self.chooser = Chooser(self._library, low_memory=low_memory, key=self._choice_key())
+            self._open = SegmentReader(self.chooser, self._uses)
         return self._open.take(index, self._context(node, _step_label(index, node)))
 
     def _close_segment(self) -> None:
@@ -304,7 +315,11 @@ class Builder:
         for node in nodes.values():
             self._define_outputs(node)
         find_fault = self._fault_finder(nodes, inputs, found)
-        segment = Segment(found.operations, inputs, outputs, library, find_fault)
+        n_threads = self._settings.threads or available_processors()
+        most_bytes = self._settings.limits.materialised_bytes
+        segment = Segment(
+            found.operations, inputs, outputs, library, find_fault, n_threads=n_threads, most_bytes=most_bytes
+        )
         self.segments.append(segment)
         output_slots = tuple(self.slots[name] for name in outputs)
         self.steps.append(

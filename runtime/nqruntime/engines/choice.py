@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
-import json
+import importlib.util
 import math
+import os
 import platform
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from nqformat import __version__
-from nqformat.cache_folder import cache_folder, read_cached, write_cached
 from nqformat.errors import FormatError
 from nqruntime.graph import Model
 from nqruntime.machine_code.library import COMPUTE
 from nqruntime.made_up import made_up_feeds
+from nqruntime.remembering import keep, recall
 
 from .engine import Engine, EngineSettings
 
 _ROUNDS = 5
 _TOLERANCE = 1.02
 
-_measured: dict[str, Timings] = {}
+_WHAT = "engine"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,29 +68,16 @@ def compare(model: Model, native: Engine, ort: Engine) -> Timings | None:
 
 def remembered(key: str) -> Timings | None:
     """Return what was measured before, in this process or another of this user."""
-    if key not in _measured:
-        path = _path(key)
-        content = None if path is None else read_cached(path)
-        try:
-            found = json.loads(content) if content is not None else None
-            if found is not None:
-                _measured[key] = Timings(native=float(found["native"]), ort=float(found["ort"]))
-        except (ValueError, TypeError, KeyError):
-            return None
-    return _measured.get(key)
+    found = recall(_WHAT, key)
+    try:
+        return Timings(native=float(found["native"]), ort=float(found["ort"]))
+    except (ValueError, TypeError, KeyError):
+        return None
 
 
 def remember(key: str, timings: Timings) -> None:
     """Keep a measurement for later processes too, where there is a cache folder."""
-    _measured[key] = timings
-    path = _path(key)
-    if path is not None:
-        write_cached(path, json.dumps(asdict(timings)).encode())
-
-
-def _path(key: str) -> Path | None:
-    folder = cache_folder()
-    return None if folder is None else folder / f"engine-{key[:32]}.json"
+    keep(_WHAT, key, asdict(timings))
 
 
 def choice_key(file_header: bytes, settings: EngineSettings) -> str:
@@ -104,15 +90,17 @@ def choice_key(file_header: bytes, settings: EngineSettings) -> str:
     """
     words = [platform.machine(), platform.processor(), platform.node(), str(settings.threads)]
     words.append(COMPUTE.digest())
-    words += [__version__, *(_version(package) for package in ("numpy", "numba", "onnxruntime"))]
+    words += [__version__, *(_stamp(package) for package in ("numpy", "numba", "onnxruntime"))]
     return hashlib.sha256(file_header + "\0".join(words).encode()).hexdigest()
 
 
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
+def _stamp(package: str) -> str:
+    """Return what another version of a package changes, without importing it."""
+    found = importlib.util.find_spec(package)
+    if found is None or found.origin is None:
         return ""
+    status = os.stat(found.origin)
+    return f"{status.st_mtime_ns} {status.st_size}"
 
 
 def faster(

@@ -12,7 +12,7 @@ import numpy as np
 from nqformat.dtypes import DType
 from nqformat.errors import FormatError, UnsupportedFeatureError
 from nqruntime.element_types import element_type
-from nqruntime.graph import GraphValue, Model
+from nqruntime.graph import Graph, GraphValue, Model
 from nqruntime.lowering.segment import DeclinedError, Segment
 from nqruntime.made_up import made_up_feeds
 from nqruntime.operators import MAX_OPSET
@@ -43,19 +43,33 @@ class NativeEngine:
     settings : EngineSettings
     reopen : callable, optional
         Opens the same file again.
+    choice_key : callable, optional
+        Returns what choices of kernels depend on besides the node; an empty string to remember none.
     """
 
     name = "native"
 
     def __init__(
-        self, model: Model, file: TensorFile, settings: EngineSettings, reopen: Reopen | None = None
+        self,
+        model: Model,
+        file: TensorFile,
+        settings: EngineSettings,
+        *,
+        reopen: Reopen | None = None,
+        choice_key: Callable[[], str] = str,
     ) -> None:
         _check_model(model)
         self._model = model
         self._settings = settings
         self._reopen = reopen
+        self._choice_key = choice_key
         self._lock = threading.Lock()
-        self._network = self._chosen(file, Network(model, file, settings, frozenset()))
+        self._network = self._chosen(file, self._built(file, frozenset()))
+
+    def _built(self, file: TensorFile, excluded: frozenset[int]) -> Network:
+        graph, opset = self._model.graph, self._model.opset
+        builder = Builder(graph, opset, file, self._settings, choice_key=self._choice_key)
+        return Network(graph, builder, excluded)
 
     def _chosen(self, file: TensorFile, network: Network) -> Network:
         """Run once on made-up inputs, so that segments choose their kernels; else a later run does."""
@@ -65,9 +79,10 @@ class NativeEngine:
         for _ in range(_MOST_REBUILDS if feeds is not None else 0):
             try:
                 network.run(names, feeds or {})
+                network.remember_choices()
                 break
             except DeclinedError as declined:
-                network = Network(self._model, file, self._settings, network.excluded | declined.nodes)
+                network = self._built(file, network.excluded | declined.nodes)
             except FormatError:
                 break
         return network
@@ -91,7 +106,7 @@ class NativeEngine:
                 raise FormatError(str(declined), section="GRAPH")
             with self._reopen() as file:
                 excluded = network.excluded | declined.nodes
-                self._network = Network(self._model, file, self._settings, excluded)
+                self._network = self._built(file, excluded)
 
     @property
     def weight_bytes(self) -> int:
@@ -114,29 +129,33 @@ class Network:
 
     Parameters
     ----------
-    model, file, settings
-        As of the engine.
+    graph : Graph
+    builder : Builder
+        Of the graph, not used before.
     excluded : frozenset of int
         Places in the graph of nodes that machine code does not run.
     """
 
-    def __init__(
-        self, model: Model, file: TensorFile, settings: EngineSettings, excluded: frozenset[int]
-    ) -> None:
-        builder = Builder(model.graph, model.opset, file, settings)
+    def __init__(self, graph: Graph, builder: Builder, excluded: frozenset[int]) -> None:
         builder.excluded = excluded
         builder.build()
         self.excluded = excluded
-        self._graph = model.graph
+        self._graph = graph
+        self._chooser = builder.chooser
         self._held_bytes = builder.weight_bytes
         self._segments = builder.segments
         self._choices = builder.choices
         self._steps = builder.steps
         self._slots = builder.slots
         self._initial = builder.initial_values()
-        self._input_slots = {value.name: builder.slots[value.name] for value in model.graph.inputs}
+        self._input_slots = {value.name: builder.slots[value.name] for value in graph.inputs}
         self._programs: dict[tuple[str, ...], Program] = {}
-        self._whole = self._whole_segment([value.name for value in model.graph.outputs])
+        self._whole = self._whole_segment([value.name for value in graph.outputs])
+
+    def remember_choices(self) -> None:
+        """Keep the choices of kernels for later sessions."""
+        if self._chooser is not None:
+            self._chooser.remember()
 
     @property
     def has_segments(self) -> bool:
@@ -149,12 +168,12 @@ class Network:
             return None
         [segment] = self._segments
         same = list(segment.outputs) == list(output_names)
-        return segment if same and set(segment.inputs) <= set(self._input_slots) else None
+        return segment if same and set(segment.inputs) == set(self._input_slots) else None
 
     def run(self, output_names: Sequence[str], feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Compute the named outputs."""
         whole = self._whole
-        if whole is not None and tuple(output_names) == whole.outputs and whole.inputs_in(feeds):
+        if whole is not None and output_names == whole.outputs and len(feeds) == len(whole.inputs):
             return list(whole.run(*[feeds[name] for name in whole.inputs]))
         program = self._program(tuple(output_names))
         values = self._values(feeds)

@@ -8,40 +8,71 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from nqformat.kernels.objects import KernelLibrary
-from nqruntime.machine_code.blocks import PROGRAM
+from nqruntime.machine_code.blocks import MEET, PROGRAM
 from nqruntime.packing.areas import address, aligned
+from nqruntime.team import TEAM, yield_address
 
 from .plan import PlacedRows, Plan, Step
 
 _SECONDS = 0.002
 _FEWEST, _MOST = 3, 25
+_STOPPED = -(1 << 62)
 
 
 class Context:
-    """Memory for one run of a plan at a time."""
+    """Memory for one run of a plan at a time.
 
-    def __init__(self, plan: Plan, shapes: Sequence[tuple[int, ...]], library: KernelLibrary) -> None:
+    Parameters
+    ----------
+    plan : Plan
+    shapes : sequence of tuple of int
+        Of the outputs.
+    library : KernelLibrary
+    shared : bool
+        Whether the plan's threads share each run.
+    """
+
+    def __init__(
+        self, plan: Plan, shapes: Sequence[tuple[int, ...]], library: KernelLibrary, *, shared: bool
+    ) -> None:
         self._plan = plan
+        self._library = library
         self._arena = aligned(plan.arena_floats, np.float32)
-        self._words = plan.placed_words(address(self._arena))
+        place = address(self._arena)
+        threads = range(plan.n_threads) if shared and plan.n_threads > 1 else range(0)
+        self._words = np.stack(
+            [plan.placed_words(place), *(plan.thread_words(place, thread) for thread in threads)]
+        )
         self._copied: list[tuple[int, np.ndarray]] = []
         self._borrowed: list[tuple[int, np.ndarray, np.ndarray]] = []
         for i, value in enumerate(plan.inputs):
             if plan.is_borrowed(value):
                 places = plan.words_of(value)
-                self._borrowed.append((i, places, self._words[places]))
+                self._borrowed.append((i, places, self._words[:, places]))
             else:
                 self._copied.append((i, self._floats(value).reshape(value.layout.shape)))
-        program = np.empty((len(plan.steps), 2), dtype=np.int64)
-        program[:, 0] = [step.kernel for step in plan.steps]
-        program[:, 1] = address(self._words) + 8 * plan.starts[:-1]
-        block = np.array([len(plan.steps), address(program)], dtype=np.int64)
-        self._kept = program, block
-        self._library = library
-        self._run = library.prepare(PROGRAM, address(block))
+        self._kept: list[np.ndarray] = []
+        self._meeting = np.zeros(2, dtype=np.int64)
+        self._alone = self._program(0, meet=0)
+        self._parts = [self._program(thread + 1, meet=len(threads)) for thread in threads]
         self._outputs = [
             (self._floats(value), shape) for value, shape in zip(plan.outputs, shapes, strict=True)
         ]
+
+    def _program(self, row: int, *, meet: int) -> Callable[[], int]:
+        """Return what runs the steps with a row of the words, meeting other threads after each."""
+        plan = self._plan
+        blocks = address(self._words[row]) + 8 * plan.starts[:-1]
+        steps = [(step.kernel, int(block)) for step, block in zip(plan.steps, blocks, strict=True)]
+        if meet:
+            state = address(self._meeting)
+            meeting = np.array([state, meet, yield_address()], dtype=np.int64)
+            self._kept.append(meeting)
+            steps = [entry for step in steps for entry in (step, (MEET, address(meeting)))]
+        program = np.array(steps, dtype=np.int64)
+        block = np.array([len(steps), address(program)], dtype=np.int64)
+        self._kept += [program, block]
+        return self._library.prepare(PROGRAM, address(block))
 
     def _floats(self, value: PlacedRows) -> np.ndarray:
         """Return a value's vectors as they lie in the arena."""
@@ -58,15 +89,25 @@ class Context:
         for i, places, offsets in self._borrowed:
             array = np.ascontiguousarray(arrays[i])
             kept.append(array)
-            self._words[places] = offsets + address(array)
-        status = self._run()
+            self._words[:, places] = offsets + address(array)
+        statuses = TEAM.run(self._parts, self._stop) if self._parts else None
+        status = self._alone() if statuses is None else min(statuses)
         if status != 0:
             raise AssertionError(f"a kernel refused its block with status {status}")
         return tuple([area.reshape(shape, copy=True) for area, shape in self._outputs])
 
+    def fill(self, value: float) -> None:
+        """Let every value be `value`, for a trial."""
+        self._arena[:] = value
+
+    def _stop(self) -> None:
+        """End the waiting of threads that have begun; the context runs on one thread from now on."""
+        self._meeting[1] = _STOPPED
+        self._parts = []
+
     def step_seconds(self) -> list[tuple[Step, float]]:
-        """Return the shortest time of each step, on whatever the memory holds."""
-        blocks = address(self._words) + 8 * self._plan.starts[:-1]
+        """Return the shortest time of each step on one thread, on whatever the memory holds."""
+        blocks = address(self._words[0]) + 8 * self._plan.starts[:-1]
         return [
             (step, best_seconds(self._library.prepare(step.kernel, int(block))))
             for step, block in zip(self._plan.steps, blocks, strict=True)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from nqformat.kernels.objects import KernelLibrary
 from nqruntime.machine_code.blocks import (
     COPY_ROWS,
     DENSE_PLANES,
@@ -33,7 +32,7 @@ from nqruntime.packing.strided import StridedPlan, plan_strided
 from nqruntime.symbols import MatrixWeights
 
 from .layouts import image_size
-from .measuring import fastest
+from .measuring import Chooser
 from .operation import Clamp, Shape
 from .plan import PlacedPlanes, PlanBuilder, UnplannableError
 from .plane_choice import PlaneChoice
@@ -77,8 +76,7 @@ class Convolution:
     weights: MatrixWeights
     rule: WindowRule
     n_groups: int
-    library: KernelLibrary
-    low_memory: bool
+    chooser: Chooser
     bias: np.ndarray | None = None
     clamp: Clamp = field(default_factory=Clamp)
     packed: PlaneWeights | None = None
@@ -253,7 +251,8 @@ class Convolution:
             plan.keep(mask, call.bias)
             append_planes(plan, call, form.parts[0], self.label)
 
-        self.packed = fastest(self.library, forms, append, low_memory=self.low_memory)
+        question = f"{self.nodes[0]} for {out.height}x{out.width} at {out.pitch}"
+        self.packed = self.chooser.fastest(forms, append, question)
         self.packed_for = wanted
 
     def _append(
@@ -307,11 +306,12 @@ class Convolution:
 def append_planes(plan: PlanBuilder, call: PlanesCall, weights: Weights, label: str) -> None:
     """Append the step of a convolution of one group."""
     if isinstance(weights, SparsePlanes):
-        plan.step(SPARSE_PLANES, sparse_planes(call, weights), label)
+        buffer = plan.private(weights.buffer_floats) if weights.buffer_floats else 0
+        plan.step(SPARSE_PLANES, sparse_planes(call, weights, buffer), label)
     elif isinstance(weights, DepthwisePlanes):
         plan.step(DEPTHWISE_PLANES, weights.planes_block(call), label)
     else:
-        plan.step(DENSE_PLANES, dense_planes(call, weights, plan.scratch(weights.buffer_floats)), label)
+        plan.step(DENSE_PLANES, dense_planes(call, weights, plan.private(weights.buffer_floats)), label)
 
 
 def depthwise_rows(

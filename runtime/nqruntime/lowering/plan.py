@@ -6,15 +6,18 @@ of a process. Blocks may hold sums of such an address and an offset; a context r
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from nqruntime.machine_code.blocks import COPY_ROWS
+from nqformat.errors import LimitExceededError
+from nqruntime.machine_code.blocks import COPY_ROWS, GRAINS, SKIP_COLUMNS
 from nqruntime.packing.areas import LINE, round_up
 from nqruntime.packing.copy_steps import ChannelsCall, copy_from_planes, copy_to_planes
 from nqruntime.packing.plane_layout import Area, PlaneLayout
+from nqruntime.packing.skipping import SKIPS_PLACE
 
 from .layouts import Layout, Planes, Rows, image_size, packed_rows
 from .plane_choice import PlaneChoice
@@ -95,21 +98,33 @@ class PlanBuilder:
     sizes : list of int
         Floats of each area; 0 for an input, which lies where the caller has it.
     planes_of : PlaneChoice
+    n_threads : int
+        Most threads that share a run.
+    most_bytes : int
+        Size from which an area is refused: LimitExceededError.
     node : int
         Place in the graph of the node whose steps are appended.
     """
 
-    def __init__(self, planes_of: PlaneChoice) -> None:
+    def __init__(self, planes_of: PlaneChoice, n_threads: int = 1, most_bytes: int = sys.maxsize) -> None:
         self.steps: list[Step] = []
         self.sizes: list[int] = []
         self.planes_of = planes_of
+        self.n_threads = n_threads
         self.node = -1
+        self._private: dict[int, int] = {}
+        self._most_bytes = most_bytes
         self._values: dict[str, Placed] = {}
         self._packed: dict[str, PlacedRows] = {}
         self._planes: dict[str, PlacedPlanes] = {}
         self._kept: list[object] = []
 
     def _new_area(self, n_floats: int) -> int:
+        if 4 * n_floats > self._most_bytes:
+            raise LimitExceededError(
+                f"node {self.node} needs an array of {4 * n_floats} bytes, limit {self._most_bytes}",
+                section="GRAPH",
+            )
         self.sizes.append(n_floats)
         return len(self.sizes) << _VIRTUAL_BITS
 
@@ -120,8 +135,14 @@ class PlanBuilder:
         self._values[name] = _placed(layout, self._new_area(size))
 
     def scratch(self, n_floats: int) -> int:
-        """Return the address of memory for one step."""
+        """Return the address of memory for a few steps."""
         return self._new_area(n_floats)
+
+    def private(self, n_floats: int) -> int:
+        """Return the address of memory for one step that each thread has for itself."""
+        each = round_up(n_floats, _LINE_FLOATS)
+        self._private[len(self.sizes)] = each
+        return self._new_area(each * self.n_threads)
 
     def define_rows(self, name: str, layout: Rows) -> PlacedRows:
         """Make room for a value as vectors."""
@@ -251,6 +272,8 @@ class PlanBuilder:
             inputs=given,
             outputs=placed,
             kept=tuple(self._kept),
+            n_threads=self.n_threads,
+            private=dict(self._private),
         )
 
 
@@ -317,6 +340,10 @@ class Plan:
     inputs, outputs : tuple of PlacedRows
     kept : tuple
         Memory whose addresses are in the blocks.
+    n_threads : int
+        Most threads that share a run.
+    private : dict of int to int
+        Floats of each thread's share of an area of which each has one.
     """
 
     steps: tuple[Step, ...]
@@ -329,6 +356,23 @@ class Plan:
     inputs: tuple[PlacedRows, ...]
     outputs: tuple[PlacedRows, ...]
     kept: tuple[object, ...]
+    n_threads: int
+    private: dict[int, int]
+
+    def thread_words(self, arena_address: int, thread: int) -> np.ndarray:
+        """Return the words for one of the threads, each of which has its share of every step."""
+        words = self.placed_words(arena_address)
+        for area, floats in self.private.items():
+            words[self.areas == area] += 4 * thread * floats
+        for step, start in zip(self.steps, self.starts[:-1], strict=True):
+            grain = GRAINS.get(step.kernel, 1)
+            first, last = (int(word) for word in words[start : start + 2])
+            grains = -(-(last - first) // grain)
+            bounds = [first + grain * (grains * t // self.n_threads) for t in (thread, thread + 1)]
+            words[start], words[start + 1] = min(bounds[0], last), min(bounds[1], last)
+            if step.kernel == SKIP_COLUMNS:  # the meeting after it, too
+                words[start + SKIPS_PLACE] *= 2
+        return words
 
     def placed_words(self, arena_address: int) -> np.ndarray:
         """Return the words with real addresses; those of areas that lie elsewhere become offsets."""

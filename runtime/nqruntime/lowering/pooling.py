@@ -15,6 +15,8 @@ from .operation import Shape
 from .plan import PlanBuilder, UnplannableError
 from .plane_choice import PlaneChoice
 
+_MOST_REACH = 1 << 12
+
 
 @dataclass(slots=True, kw_only=True)
 class Pool:
@@ -54,7 +56,9 @@ class Pool:
             plan = plan_windows(self.rule, given[2:])
         except ValueError as error:
             raise UnplannableError from error
-        if any(plan.beyond):
+        reach = [(k - 1) * d + 1 for k, d in zip(self.rule.kernel, self.rule.dilations, strict=True)]
+        pads = (*plan.before, *plan.after)
+        if any(plan.beyond) or max(reach) > _MOST_REACH or max(pads) > _MOST_REACH:
             raise UnplannableError
         return (*given[:2], *plan.out_shape)
 
@@ -89,7 +93,7 @@ class Pool:
             source=source.area(),
             out=out.area(),
         )
-        block = packed.block(call, plan.scratch(packed.buffer_floats))
+        block = packed.block(call, plan.private(packed.buffer_floats))
         plan.step(POOL_AVERAGE if self.average else POOL_LARGEST, block, self.label)
 
 

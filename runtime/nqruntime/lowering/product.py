@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
 
-from nqformat.kernels.objects import KernelLibrary
-from nqruntime.machine_code.blocks import SLICE_ROWS, SPARSE_PLANES, TRANSPOSE
+from nqruntime.machine_code.blocks import SKIP_COLUMNS, SLICE_ROWS, SPARSE_PLANES, TRANSPOSE
 from nqruntime.packing.areas import address, aligned_copy
 from nqruntime.packing.choice import row_candidates
 from nqruntime.packing.columns import PackedColumns, pack_columns
@@ -17,17 +16,21 @@ from nqruntime.packing.copy_steps import transpose
 from nqruntime.packing.plane_layout import LANES, Area
 from nqruntime.packing.plane_steps import PlanesCall, sparse_planes
 from nqruntime.packing.rows import BUFFER_FLOATS, PackedRows, nonzeros_of_slices
+from nqruntime.packing.skipping import SkippedColumns, pack_skipped
 from nqruntime.symbols import MatrixWeights
 
 from .layouts import Rows, rows
-from .measuring import fastest
+from .measuring import Chooser
 from .operation import Clamp, Shape
 from .plan import PlacedRows, PlanBuilder, UnplannableError
 from .plane_choice import PlaneChoice
 
 _MANY_VECTORS = 8
+_SMALL_BYTES = 1 << 18
+_LEAST_SHARE = 0.1
 _UNKNOWN = "not chosen before the first run"
 
+AnyForm = PackedRows | PackedColumns | SkippedColumns
 Form = TypeVar("Form", PackedRows, PackedRows | PackedColumns)
 
 
@@ -46,19 +49,24 @@ class Product:
         For any number of vectors.
     columns : PackedColumns or None
         For as many vectors as came last.
+    skipped : SkippedColumns or None
+        For single vectors with many zeros.
+    most_nonzeros : int
+        Nonzeros of a vector up to which it is used.
     """
 
     inputs: list[str]
     output: str
     nodes: list[int]
     weights: MatrixWeights | None
-    library: KernelLibrary
-    low_memory: bool
+    chooser: Chooser
     rank: int | None = None
     bias: np.ndarray | None = None
     clamp: Clamp = field(default_factory=Clamp)
     packed: PackedRows | None = None
     columns: PackedColumns | None = None
+    skipped: SkippedColumns | None = None
+    most_nonzeros: int = 0
 
     @property
     def matrix_shape(self) -> tuple[int, int]:
@@ -73,12 +81,13 @@ class Product:
         """Form of the weights."""
         if self.packed is None:
             return _UNKNOWN
-        return self.packed.label if self.columns is None else self.columns.label
+        label = self.packed.label if self.columns is None else self.columns.label
+        return label if self.skipped is None else f"{label}; {self.skipped.label} where it pays"
 
     @property
     def weight_bytes(self) -> int:
         """Bytes of the matrix and the bias."""
-        held = sum(form.weight_bytes for form in (self.packed, self.columns) if form is not None)
+        held = sum(form.weight_bytes for form in (self.packed, self.columns, self.skipped) if form)
         return held + (0 if self.bias is None else self.bias.nbytes)
 
     def shape(self, shapes: dict[str, Shape]) -> Shape:
@@ -98,16 +107,33 @@ class Product:
         target_layout = rows(shapes[self.output])
         form = self._chosen(source.layout, target_layout)
         target = plan.define_rows(self.output, target_layout)
+        if source.layout.n_vectors == 1 and self.skipped is not None:
+            self._append(plan, self.skipped, source, target)
         self._append(plan, form, source, target)
 
-    def _append(
-        self, plan: PlanBuilder, form: PackedRows | PackedColumns, source: PlacedRows, target: PlacedRows
-    ) -> None:
+    def _append(self, plan: PlanBuilder, form: AnyForm, source: PlacedRows, target: PlacedRows) -> None:
         plan.keep(form)
-        if isinstance(form, PackedRows):
+        if isinstance(form, SkippedColumns):
+            self._append_skipped(plan, form, source, target)
+        elif isinstance(form, PackedRows):
             self._append_rows(plan, form, source, target)
         else:
             self._append_columns(plan, form, source, target)
+
+    def _append_skipped(
+        self, plan: PlanBuilder, packed: SkippedColumns, source: PlacedRows, target: PlacedRows
+    ) -> None:
+        bias = packed.bias(self.bias)
+        plan.keep(bias)
+        block = packed.block(
+            source=source.address,
+            out=target.address,
+            bias=address(bias),
+            low=self.clamp.low,
+            high=self.clamp.high,
+            most_nonzeros=self.most_nonzeros,
+        )
+        plan.step(SKIP_COLUMNS, block, packed.label)
 
     def _append_rows(
         self, plan: PlanBuilder, packed: PackedRows, source: PlacedRows, target: PlacedRows
@@ -123,7 +149,7 @@ class Product:
             bias=address(bias),
             low=self.clamp.low,
             high=self.clamp.high,
-            buffer=plan.scratch(BUFFER_FLOATS),
+            buffer=plan.private(BUFFER_FLOATS),
         )
         plan.step(packed.kernel, block, packed.label)
 
@@ -174,14 +200,16 @@ class Product:
         """Return the matrix in the order that is fastest for so many vectors."""
         if self.packed is None:
             assert self.weights is not None
-            candidates = row_candidates(self.weights, low_memory=self.low_memory)
+            candidates = row_candidates(self.weights, low_memory=self.chooser.low_memory)
             forms = [found for pack in candidates.values() if (found := pack()) is not None]
             self.packed = self._fastest(forms, source, target)
             sparse = next((form for form in forms if form.kernel == SLICE_ROWS), None)
             self.weights = None
+            if sparse is not None and source.n_vectors == 1:
+                self._choose_skipping(sparse, source, target)
         else:
             sparse = self.packed if self.packed.kernel == SLICE_ROWS else None
-        if source.n_vectors < _MANY_VECTORS or sparse is None or self.low_memory:
+        if source.n_vectors < _MANY_VECTORS or sparse is None or self.chooser.low_memory:
             return self.packed
         if self.columns is None or self.columns.layout.width != source.n_vectors:
             columns = None
@@ -196,10 +224,33 @@ class Product:
             self.columns, self.packed = columns, sparse
         return self.columns
 
-    def _fastest(self, forms: Sequence[Form], source: Rows, target: Rows) -> Form:
-        def append(plan: PlanBuilder, form: Form) -> None:
+    def _choose_skipping(self, sparse: PackedRows, source: Rows, target: Rows) -> None:
+        """Keep a small matrix by columns, too, if that is faster for vectors with many zeros."""
+        assert self.packed is not None
+        if sparse.weight_bytes > _SMALL_BYTES:
+            return
+        nonzeros = nonzeros_of_slices(sparse)
+        skipped = pack_skipped(nonzeros, sparse.codebook, sparse.factors, self.matrix_shape)
+        if skipped is None:
+            return
+        n_inputs, question = self.matrix_shape[1], f"{self.nodes[0]} nonzeros"
+        self.most_nonzeros = n_inputs
+        append = self._trial(source, target)
+        most = self.chooser.most_nonzeros(n_inputs, skipped, self.packed, append, question)
+        self.most_nonzeros = most
+        if most > n_inputs * _LEAST_SHARE:
+            self.skipped = skipped
+
+    def _trial(self, source: Rows, target: Rows) -> Callable[[PlanBuilder, AnyForm], None]:
+        """Return what appends the product in a form to a plan, from and to memory of no value."""
+
+        def append(plan: PlanBuilder, form: AnyForm) -> None:
             given = PlacedRows(layout=source, address=plan.scratch(source.size))
             made = PlacedRows(layout=target, address=plan.scratch(target.size))
             self._append(plan, form, given, made)
 
-        return fastest(self.library, forms, append, low_memory=self.low_memory)
+        return append
+
+    def _fastest(self, forms: Sequence[Form], source: Rows, target: Rows) -> Form:
+        question = f"{self.nodes[0]} for {source.n_vectors} at {source.pitch}"
+        return self.chooser.fastest(forms, self._trial(source, target), question)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from nqformat.kernels.objects import KernelLibrary
 from nqruntime.constants import Constant
 from nqruntime.graph import Node
 from nqruntime.operators import NodeContext
@@ -16,6 +15,7 @@ from nqruntime.operators.windows import read_window_rule
 from nqruntime.symbols import read_matrix
 
 from .convolution import Convolution
+from .measuring import Chooser
 from .operation import Clamp, Operation
 from .pointwise import Pointwise
 from .pooling import GlobalAverage, Pool
@@ -29,16 +29,14 @@ class SegmentReader:
 
     Parameters
     ----------
-    library : KernelLibrary
+    chooser : Chooser
     uses : mapping of str to int
         How often a value of the graph is read.
-    low_memory : bool
     """
 
-    def __init__(self, library: KernelLibrary, uses: Mapping[str, int], *, low_memory: bool) -> None:
-        self._library = library
+    def __init__(self, chooser: Chooser, uses: Mapping[str, int]) -> None:
+        self._chooser = chooser
         self._uses = uses
-        self._low_memory = low_memory
         self.operations: list[Operation] = []
         self.nodes: dict[int, Node] = {}
         self.weight_shapes: dict[str, tuple[int, ...]] = {}
@@ -109,8 +107,7 @@ class SegmentReader:
                 output=node.outputs[0],
                 nodes=[index],
                 weights=read_matrix(matrix, (n_rows, n_columns)).detached(),
-                library=self._library,
-                low_memory=self._low_memory,
+                chooser=self._chooser,
                 rank=2 if is_gemm else None,
                 bias=bias,
             )
@@ -161,8 +158,7 @@ class SegmentReader:
                 weights=matrix.detached(),
                 rule=read_window_rule(context, kernel),
                 n_groups=groups,
-                library=self._library,
-                low_memory=self._low_memory,
+                chooser=self._chooser,
                 bias=bias,
             )
         )

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from nqformat.kernels.objects import KernelLibrary
 
-from .context import Context
+from .context import Context, best_seconds
 from .operation import Operation, Shape
 from .plan import Plan, PlanBuilder, Step, UnplannableError
 from .plane_choice import PlaneChoice
 
+_FLOAT32 = np.dtype(np.float32)
 _MOST_PLANS = 8
+_WORTH_SHARING = 100e-6
+_GAIN = 0.95
 
 FindFault = Callable[[Sequence[np.ndarray]], tuple[np.ndarray, ...] | None]
 
@@ -42,11 +45,14 @@ class _Prepared:
     ----------
     declined : frozenset of int
         Without a plan: the nodes for which there is none.
+    shared : bool
+        Whether threads that share a run make it faster.
     """
 
     plan: Plan | None
     out_shapes: tuple[Shape, ...] = ()
     declined: frozenset[int] = frozenset()
+    shared: bool = False
     free: list[Context] = field(default_factory=list)
 
 
@@ -62,6 +68,10 @@ class Segment:
     find_fault : callable
         For arrays beyond the kernels: raises what is wrong with them, or returns None; or returns the results
         if these have no elements.
+    n_threads : int
+        Most threads that share a run.
+    most_bytes : int
+        Size from which a value is refused: LimitExceededError.
     """
 
     def __init__(
@@ -71,20 +81,26 @@ class Segment:
         outputs: Sequence[str],
         library: KernelLibrary,
         find_fault: FindFault,
+        *,
+        n_threads: int,
+        most_bytes: int,
     ) -> None:
         self.operations = tuple(operations)
         self.inputs = tuple(inputs)
         self.outputs = tuple(outputs)
         self._library = library
         self._find_fault = find_fault
+        self._n_threads = n_threads
+        self._most_bytes = most_bytes
         self._lock = threading.Lock()
         self._prepared: dict[tuple[Shape, ...], _Prepared] = {}
 
     def run(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
         """Compute the outputs; may be called from several threads at once."""
-        if any(array.dtype != np.float32 for array in arrays):
-            every = {node for operation in self.operations for node in operation.nodes}
-            return self._without_kernels(arrays, frozenset(every))
+        for array in arrays:
+            if array.dtype != _FLOAT32:
+                every = {node for operation in self.operations for node in operation.nodes}
+                return self._without_kernels(arrays, frozenset(every))
         shapes = tuple([array.shape for array in arrays])
         prepared = self._prepared.get(shapes) or self._prepare(shapes)
         if prepared.plan is None:
@@ -92,14 +108,10 @@ class Segment:
         try:
             context = prepared.free.pop()
         except IndexError:
-            context = Context(prepared.plan, prepared.out_shapes, self._library)
+            context = Context(prepared.plan, prepared.out_shapes, self._library, shared=prepared.shared)
         results = context.run(arrays)
         prepared.free.append(context)
         return results
-
-    def inputs_in(self, feeds: Mapping[str, object]) -> bool:
-        """Whether all inputs are given."""
-        return all(name in feeds for name in self.inputs)
 
     def _without_kernels(
         self, arrays: Sequence[np.ndarray], declined: frozenset[int]
@@ -124,11 +136,11 @@ class Segment:
         return found
 
     def step_seconds(self, *arrays: np.ndarray) -> list[tuple[Step, float]]:
-        """Time each step for inputs on which the segment has run; empty if there is no plan for them."""
+        """Time each step on one thread, for inputs on which the segment has run; empty without a plan."""
         prepared = self._prepared.get(tuple([array.shape for array in arrays]))
         if prepared is None or prepared.plan is None:
             return []
-        context = Context(prepared.plan, prepared.out_shapes, self._library)
+        context = Context(prepared.plan, prepared.out_shapes, self._library, shared=False)
         context.run(arrays)
         return context.step_seconds()
 
@@ -151,7 +163,7 @@ class Segment:
         """Make the plan for inputs of some shapes; without one if they are beyond the kernels."""
         shapes: dict[str, Shape] = dict(zip(self.inputs, given, strict=True))
         choice = PlaneChoice()
-        builder = PlanBuilder(choice)
+        builder = PlanBuilder(choice, self._n_threads, self._most_bytes)
         nodes: list[int] = [node for operation in self.operations for node in operation.nodes]
         try:
             for name in self.inputs:
@@ -167,7 +179,18 @@ class Segment:
                 nodes = operation.nodes
                 builder.node = operation.nodes[0]
                 operation.lower(builder, shapes)
-        except UnplannableError:
+        except (UnplannableError, ValueError):  # packers refuse what does not fit their fields
             return _Prepared(plan=None, declined=frozenset(nodes))
         plan = builder.finish(self.inputs, self.outputs)
-        return _Prepared(plan=plan, out_shapes=tuple(shapes[name] for name in self.outputs))
+        out_shapes = tuple(shapes[name] for name in self.outputs)
+        arrays = [np.zeros(shape, dtype=np.float32) for shape in given]
+        shared = self._n_threads > 1 and self._gains(plan, out_shapes, arrays)
+        return _Prepared(plan=plan, out_shapes=out_shapes, shared=shared)
+
+    def _gains(self, plan: Plan, out_shapes: tuple[Shape, ...], arrays: list[np.ndarray]) -> bool:
+        """Whether threads that share a run make it faster on this machine, now."""
+        alone, together = (
+            Context(plan, out_shapes, self._library, shared=shared) for shared in (False, True)
+        )
+        seconds = best_seconds(lambda: alone.run(arrays))
+        return seconds > _WORTH_SHARING and best_seconds(lambda: together.run(arrays)) < _GAIN * seconds

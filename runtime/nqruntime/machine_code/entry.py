@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from nqformat.kernels.memory import load64, load_parameter
-from nqformat.kernels.words import U0, U1, U8, U64, helper
+from nqformat.kernels.words import U0, U1, U4, U8, U64, helper
 
 from .blocks import (
     AVERAGE_CHANNELS,
@@ -19,11 +19,14 @@ from .blocks import (
     DEPTHWISE_PLANES,
     DEPTHWISE_ROWS,
     FLOAT_ROWS,
+    GAP_ROWS,
+    MEET,
     NIBBLE_ROWS,
     POOL_AVERAGE,
     POOL_LARGEST,
     PROGRAM,
     SCALE_PLANES,
+    SKIP_COLUMNS,
     SLICE_ROWS,
     SPARSE_PLANES,
     TRANSPOSE,
@@ -31,16 +34,25 @@ from .blocks import (
 from .copies import copy_rows, transpose
 from .dense_planes import convolve_dense
 from .depthwise import convolve_depthwise, convolve_depthwise_rows
+from .gaps import multiply_gaps
 from .planes import convolve_sparse
 from .pointwise import scale_channels
 from .pooling import average_channels, pool
 from .rows import multiply_bytes, multiply_floats, multiply_nibbles, multiply_slices
+from .skipping import multiply_skipping
+from .threads import meet
 
 
 @helper
 def _run_step(kernel, block):  # type: ignore[no-untyped-def]
     if kernel == U64(FLOAT_ROWS):
         return multiply_floats(block)
+    if kernel == U64(MEET):
+        return meet(block)
+    if kernel == U64(GAP_ROWS):
+        return multiply_gaps(block)
+    if kernel == U64(SKIP_COLUMNS):
+        return multiply_skipping(block)
     if kernel == U64(NIBBLE_ROWS):
         return multiply_nibbles(block)
     if kernel == U64(BYTE_ROWS):
@@ -71,15 +83,19 @@ def _run_step(kernel, block):  # type: ignore[no-untyped-def]
 
 
 def run_kernel(kernel, block):  # type: ignore[no-untyped-def]
-    """Run one kernel, or the steps of a program: int64 of two int64; the first status that is not 0."""
+    """Run one kernel, or the steps of a program: int64 of two int64; a negative status ends it."""
     start = U64(block)
     if kernel != PROGRAM:
         return _run_step(U64(kernel), start)
     n_steps = load_parameter(start, 0)
     step = load_parameter(start, 1)
     status = np.int64(0)
-    while n_steps > U0 and status == 0:
+    while n_steps > U0 and status >= 0:
         status = _run_step(load64(step), load64(step + U8))
-        step += U8 + U8
-        n_steps -= U1
+        taken = U1
+        if status > 0:
+            taken += U64(status)
+            status = np.int64(0)
+        step += taken << U4
+        n_steps -= min(taken, n_steps)
     return status

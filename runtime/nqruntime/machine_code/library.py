@@ -14,11 +14,14 @@ COMPUTE = Part(
         "dense_planes",
         "depthwise",
         "emitter",
+        "gaps",
         "lanes",
         "planes",
         "pointwise",
         "pooling",
         "rows",
+        "skipping",
+        "threads",
     ),
 )
 

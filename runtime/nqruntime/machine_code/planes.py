@@ -2,7 +2,8 @@
 
 All positions of a channel form one range, cut into tiles of up to twelve vectors of 16; the sums of a tile
 stay in registers while the nonzero weights (sparse) or the taps (dense) of a block of input channels are
-added. Between blocks, sums wait in the output. A block's inputs around a tile stay in the first-level cache.
+added. Between blocks, sums wait in the output. A block's inputs around a tile stay in the first-level cache;
+where each is read often, they are first copied at the distances that let all reads be whole lines.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from llvmlite import ir
 from nqformat.kernels.memory import clear_bytes, load_parameter
 from nqformat.kernels.words import U0, U1, U2, U6, U64, helper
 
-from .emitter import I16, I32, I64, LANES, VECTOR, Emitter, has_avx512, kernel_intrinsic
+from .blocks import TILE_VECTORS
+from .emitter import I16, I32, I64, LANES, VECTOR, Emitter, kernel_intrinsic
 from .lanes import mask_lanes, one_of
 
-_MOST_VECTORS = 12 if has_avx512() else 6
+_MOST_VECTORS = TILE_VECTORS
 LOW, HIGH = 8 * 11, 8 * 12
 """Bytes from a parameter block to the limits of the output."""
 
@@ -114,8 +116,28 @@ def _emit_sparse_tile(n_vectors: int) -> Callable[..., None]:
     return emit
 
 
+def _emit_windows(e: Emitter, *arguments: Any) -> None:
+    """Copy what a tile reads of a block of channels such that all its vectors are whole lines.
+
+    Its arguments: parameter block, channels, source, vectors of the tile.
+    """
+    block, channels, source, n_vectors = arguments
+    b = e.builder
+    n_copies, copies, buffer, step, window = (e.load(I64, block, 8 * k) for k in range(27, 32))
+    with e.loop(channels) as channel:
+        begin = b.add(source, b.mul(channel, step))
+        target = b.add(buffer, b.mul(channel, window))
+        with e.loop(n_copies) as k:
+            place = b.add(copies, b.mul(k, e.number(12)))
+            shift, more, moved = (b.sext(e.load(I32, place, 4 * m), I64) for m in range(3))
+            with e.loop(b.add(n_vectors, more)) as i:
+                line = b.shl(i, e.number(6))
+                vector = e.load(VECTOR, b.add(b.add(begin, shift), line))
+                e.store(vector, b.add(b.add(target, moved), line))
+
+
+_copy_windows = kernel_intrinsic(_emit_windows, 4)
 _sparse_tile = kernel_intrinsic(one_of({n: _emit_sparse_tile(n) for n in range(1, _MOST_VECTORS + 1)}), 12)
-_MOST = U64(_MOST_VECTORS)
 
 
 @helper
@@ -147,7 +169,9 @@ def convolve_sparse(block):  # type: ignore[no-untyped-def]
     n_starts = load_parameter(block, 25) << U2
     outputs = last_output - first_output
     bias = load_parameter(block, 10) + (first_output << U2)
-    n_tiles = (n_vectors + _MOST - U1) // _MOST
+    most = load_parameter(block, 26)
+    n_tiles = (n_vectors + most - U1) // most
+    n_copies = load_parameter(block, 27)
     image = U0
     while image < n_images:
         clear_margins(block, first_output, last_output, image)
@@ -169,8 +193,13 @@ def convolve_sparse(block):  # type: ignore[no-untyped-def]
                 begin = U64(channels == U0)
                 channels += U1
                 end = U64(channels == n_blocks)
+                shifted = inputs
+                if n_copies != U0:
+                    taken = load_parameter(block, 33) if end != U0 else load_parameter(block, 32)
+                    _copy_windows(block, taken, inputs, n)
+                    shifted = load_parameter(block, 29)
                 _sparse_tile(
-                    n, block, outputs, starts, offsets, inputs, out, bias, residual, mask, begin, end
+                    n, block, outputs, starts, offsets, shifted, out, bias, residual, mask, begin, end
                 )
                 starts += n_starts
                 offsets += load_parameter(block, 24)

@@ -1,7 +1,8 @@
 """Pooling of planes: windows of any kernel, step and padding, and the average of whole channels.
 
-An output row is made in two passes: the rows of its windows are combined to one row in a buffer, between
-margins that change nothing; then each output combines the columns of its window.
+An output row whose windows leave the columns of the source is made in two passes: the rows of its windows
+are combined to one row in a buffer, between margins that change nothing; then each output combines the
+columns of its window. Other rows are made directly.
 """
 
 from __future__ import annotations
@@ -18,11 +19,15 @@ from .emitter import F32, I32, I64, LANES, VECTOR, Emitter, kernel_intrinsic
 from .lanes import (
     constant_vector,
     first_lanes,
+    first_of_pairs,
     keep,
     lane_numbers,
     larger,
     less,
     load_every_second,
+    load_every_second_lane,
+    load_lanes,
+    load_spread,
     one_of,
     store_lanes,
 )
@@ -83,6 +88,53 @@ def _load_column(e: Emitter, step: int, buffer: Any, first: Any, any_step: Any) 
     return e.gather(b.add(buffer, b.mul(first, b.shl(any_step, e.number(2)))), numbers)
 
 
+def _finish(e: Emitter, average: bool, row: tuple[Any, Any, Any], first: Any, total: Any) -> None:
+    """Store the outputs from number `first` on; `row` is (parameter block, out, row's count of elements)."""
+    block, out, row_count = row
+    b = e.builder
+    columns, written = e.load(I64, block, 8 * 9), e.load(I64, block, 8 * 10)
+    moved = b.shl(first, e.number(2))
+    if average:
+        counts = e.load(VECTOR, b.add(e.load(I64, block, 8 * 22), moved))
+        total = b.fdiv(total, b.fmul(counts, e.splat(b.bitcast(b.trunc(row_count, I32), F32))))
+    total = keep(e, total, first_lanes(e, less(e, columns, first)))
+    store_lanes(e, total, b.add(out, moved), first_lanes(e, less(e, written, first)))
+
+
+def _emit_inside(average: bool, step: int) -> Callable[..., None]:
+    """Return the writer of a row of windows that stay inside the columns of the source.
+
+    Its arguments: parameter block, first row's address, number of rows, out, row's count of elements.
+    """
+
+    def emit(e: Emitter, *arguments: Any) -> None:
+        block, source, rows, out, row_count = arguments
+        b = e.builder
+        columns, written, any_step = (e.load(I64, block, 8 * k) for k in (9, 10, 14))
+        taps, distance = e.load(I64, block, 8 * 15), b.shl(e.load(I64, block, 8 * 16), e.number(2))
+        pitch = e.load(I64, block, 8 * 17)
+        with e.loop(b.udiv(b.add(written, e.number(LANES - 1)), e.number(LANES))) as i:
+            first = b.shl(i, e.number(4))
+            left = less(e, columns, first)
+            lanes, pairs = first_lanes(e, left), first_of_pairs(e, left)
+            start = b.add(source, b.mul(first, b.shl(any_step, e.number(2))))
+            total = e.variable(_neutral(average))
+            with e.loop(rows) as r:
+                row = b.add(start, b.mul(r, pitch))
+                with e.loop(taps) as k:
+                    place = b.add(row, b.mul(k, distance))
+                    if step == 1:
+                        value = load_lanes(e, place, lanes)
+                    elif step == 2:
+                        value = load_every_second_lane(e, place, pairs)
+                    else:
+                        value = load_spread(e, place, any_step, lanes)
+                    _combine(e, average, total, value)
+            _finish(e, average, (block, out, row_count), first, b.load(total))
+
+    return emit
+
+
 def _emit_columns(average: bool, step: int) -> Callable[..., None]:
     """Return the writer of the second pass: parameter block, out, row's count of elements (float bits)."""
 
@@ -90,22 +142,15 @@ def _emit_columns(average: bool, step: int) -> Callable[..., None]:
         block, out, row_count = arguments
         b = e.builder
         buffer = e.load(I64, block, 8 * 21)
-        columns, written = e.load(I64, block, 8 * 9), e.load(I64, block, 8 * 10)
+        written, any_step = e.load(I64, block, 8 * 10), e.load(I64, block, 8 * 14)
         taps, distance = e.load(I64, block, 8 * 15), b.shl(e.load(I64, block, 8 * 16), e.number(2))
-        any_step, counts = e.load(I64, block, 8 * 14), e.load(I64, block, 8 * 22)
-        rows = e.splat(b.bitcast(b.trunc(row_count, I32), F32))
         with e.loop(b.udiv(b.add(written, e.number(LANES - 1)), e.number(LANES))) as i:
             first = b.shl(i, e.number(4))
             total = e.variable(_neutral(average))
             with e.loop(taps) as k:
                 place = b.add(buffer, b.mul(k, distance))
                 _combine(e, average, total, _load_column(e, step, place, first, any_step))
-            value = b.load(total)
-            if average:
-                value = b.fdiv(value, b.fmul(e.load(VECTOR, b.add(counts, b.shl(first, e.number(2)))), rows))
-            value = keep(e, value, first_lanes(e, less(e, columns, first)))
-            target = b.add(out, b.shl(first, e.number(2)))
-            store_lanes(e, value, target, first_lanes(e, less(e, written, first)))
+            _finish(e, average, (block, out, row_count), first, b.load(total))
 
     return emit
 
@@ -114,15 +159,12 @@ _LARGEST, _AVERAGE = 0, 1
 
 _fill_margin = kernel_intrinsic(one_of({kind: _emit_margin(bool(kind)) for kind in (_LARGEST, _AVERAGE)}), 2)
 _combine_rows = kernel_intrinsic(one_of({kind: _emit_rows(bool(kind)) for kind in (_LARGEST, _AVERAGE)}), 4)
+_WAYS = [(kind, step) for kind in (_LARGEST, _AVERAGE) for step in (0, 1, 2)]
 _combine_columns = kernel_intrinsic(
-    one_of(
-        {
-            3 * kind + step: _emit_columns(bool(kind), step)
-            for kind in (_LARGEST, _AVERAGE)
-            for step in (1, 2, 0)
-        }
-    ),
-    4,
+    one_of({3 * kind + step: _emit_columns(bool(kind), step) for kind, step in _WAYS}), 4
+)
+_pool_inside = kernel_intrinsic(
+    one_of({3 * kind + step: _emit_inside(bool(kind), step) for kind, step in _WAYS}), 6
 )
 
 
@@ -136,6 +178,7 @@ def pool(block, kind):  # type: ignore[no-untyped-def]
     way = U64(3) * kind + (step if step <= U2 else U0)
     before = load_parameter(block, 23)
     after = load_parameter(block, 24)
+    inside = load_parameter(block, 25)
     _fill_margin(kind, block)
     image = U0
     while image < n_images:
@@ -149,8 +192,14 @@ def pool(block, kind):  # type: ignore[no-untyped-def]
                 clear_bytes(out - before, before)
             row = load_parameter(block, 20)
             for _ in range(np.int64(out_rows)):
-                _combine_rows(kind, block, source + load_parameter(row, 0), load_parameter(row, 1))
-                _combine_columns(way, block, out, load_parameter(row, 2))
+                place = source + load_parameter(row, 0)
+                n_rows = load_parameter(row, 1)
+                count = load_parameter(row, 2)
+                if inside != U0:
+                    _pool_inside(way, block, place, n_rows, out, count)
+                else:
+                    _combine_rows(kind, block, place, n_rows)
+                    _combine_columns(way, block, out, count)
                 row += U64(24)
                 out += out_pitch
             if after > U0:

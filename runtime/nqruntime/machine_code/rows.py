@@ -27,7 +27,7 @@ _MOST_SOURCES = 6
 _SYMBOLS = ir.VectorType(I8, LANES)
 _COLUMNS = ir.VectorType(I16, LANES)
 
-_Decode = Callable[[Emitter, Any, Any, Any], list[list[Any]]]
+_Decode = Callable[[Emitter, Any, Any, Any, int], list[list[Any]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +37,8 @@ class _Weights:
     Attributes
     ----------
     decode : callable
-        Turns (emitter, weights' address, codebook's address, codebook) into the weights of the inputs of a
-        step, a list of row vectors for each.
+        Turns (emitter, weights' address, codebook's address, codebook, n) into the weights of the inputs of a
+        step, a list of n row vectors for each.
     step_bytes, step_inputs : int
     """
 
@@ -47,23 +47,23 @@ class _Weights:
     step_inputs: int
 
 
-def _decode_floats(e: Emitter, weights: Any, codebook: Any, table: Any) -> list[list[Any]]:
-    return [[e.load(VECTOR, weights, 4 * LANES * r) for r in range(ROW_VECTORS)]]
+def _decode_floats(e: Emitter, weights: Any, codebook: Any, table: Any, n_vectors: int) -> list[list[Any]]:
+    return [[e.load(VECTOR, weights, 4 * LANES * r) for r in range(n_vectors)]]
 
 
-def _decode_nibbles(e: Emitter, weights: Any, codebook: Any, table: Any) -> list[list[Any]]:
+def _decode_nibbles(e: Emitter, weights: Any, codebook: Any, table: Any, n_vectors: int) -> list[list[Any]]:
     """Low halves of the bytes are the symbols of the first input, high halves those of the second."""
     first, second = [], []
     four = ir.Constant(INDICES, [4] * LANES)
-    for r in range(ROW_VECTORS):
+    for r in range(n_vectors):
         symbols = e.widen(e.load(_SYMBOLS, weights, LANES * r))
         first.append(e.look_up(table, codebook, symbols))
         second.append(e.look_up(table, codebook, e.builder.lshr(symbols, four)))
     return [first, second]
 
 
-def _decode_bytes(e: Emitter, weights: Any, codebook: Any, table: Any) -> list[list[Any]]:
-    symbols = [e.widen(e.load(_SYMBOLS, weights, LANES * r)) for r in range(ROW_VECTORS)]
+def _decode_bytes(e: Emitter, weights: Any, codebook: Any, table: Any, n_vectors: int) -> list[list[Any]]:
+    symbols = [e.widen(e.load(_SYMBOLS, weights, LANES * r)) for r in range(n_vectors)]
     return [[e.gather(codebook, indices) for indices in symbols]]
 
 
@@ -72,8 +72,8 @@ _NIBBLES = _Weights(decode=_decode_nibbles, step_bytes=LANES * ROW_VECTORS, step
 _BYTES = _Weights(decode=_decode_bytes, step_bytes=LANES * ROW_VECTORS, step_inputs=1)
 
 
-def _emit_tile(kind: _Weights, n_sources: int) -> Callable[..., None]:
-    """Return the writer of one tile.
+def _emit_tile(kind: _Weights, n_sources: int, n_vectors: int = ROW_VECTORS) -> Callable[..., None]:
+    """Return the writer of one tile, of all row vectors of a block or of the first few.
 
     Its arguments are addresses, counts and distances in bytes: inputs, weights, codebook, source, from one
     source vector to the next, out, from one output vector to the next, first value of the sums, from one such
@@ -96,7 +96,7 @@ def _emit_tile(kind: _Weights, n_sources: int) -> Callable[..., None]:
             [
                 [
                     e.variable(e.zeros() if chain else e.load(VECTOR, beginnings[s], 4 * LANES * r))
-                    for r in range(ROW_VECTORS)
+                    for r in range(n_vectors)
                 ]
                 for s in range(n_sources)
             ]
@@ -107,10 +107,10 @@ def _emit_tile(kind: _Weights, n_sources: int) -> Callable[..., None]:
             place = b.add(weights, b.mul(i, e.number(kind.step_bytes)))
             moved = b.mul(i, e.number(4 * kind.step_inputs))
             factors_at = [b.add(s, moved) for s in sources]
-            for k, vectors in enumerate(kind.decode(e, place, codebook, table)[:most_inputs]):
+            for k, vectors in enumerate(kind.decode(e, place, codebook, table, n_vectors)[:most_inputs]):
                 for s in range(n_sources):
                     factor = e.load_splat(factors_at[s], 4 * k)
-                    for r in range(ROW_VECTORS):
+                    for r in range(n_vectors):
                         total = sums[k % n_chains][s][r]
                         b.store(e.multiply_add(vectors[r], factor, b.load(total)), total)
 
@@ -122,7 +122,7 @@ def _emit_tile(kind: _Weights, n_sources: int) -> Callable[..., None]:
         factors, bias = arguments[9:11]
         low, high = e.load_splat(arguments[11]), e.load_splat(arguments[12])
         for s in range(n_sources):
-            for r in range(ROW_VECTORS):
+            for r in range(n_vectors):
                 total = b.load(sums[0][s][r])
                 for other in sums[1:]:
                     total = b.fadd(total, b.load(other[s][r]))
@@ -142,7 +142,7 @@ def _emit_piece(kind: _Weights) -> Callable[..., None]:
         with e.loop(steps) as i:
             place = b.add(weights, b.mul(i, e.number(kind.step_bytes)))
             target = b.add(out, b.mul(i, e.number(4 * LANES * ROW_VECTORS * kind.step_inputs)))
-            for k, vectors in enumerate(kind.decode(e, place, codebook, table)):
+            for k, vectors in enumerate(kind.decode(e, place, codebook, table, ROW_VECTORS)):
                 for r, vector in enumerate(vectors):
                     e.store(vector, target, 4 * LANES * (k * ROW_VECTORS + r))
 
@@ -161,8 +161,20 @@ def _tiles(kind: _Weights) -> Any:
         kernel_intrinsic(_emit_tile(kind, n), 13) for n in range(1, _MOST_SOURCES + 1)
     )
 
+    eight = kernel_intrinsic(_emit_tile(kind, 8, ROW_VECTORS // 2), 13)
+    half_weights, half_out = U64(kind.step_bytes // 2), U64(2 * LANES * ROW_VECTORS)
+
     @helper
     def multiply(inputs, weights, book, source, pitch, n, out, step, start, add, scale, bias, low, high):  # type: ignore[no-untyped-def]  # noqa: PLR0917
+        if n == U8:  # each half of the block once, instead of the whole block twice
+            for _ in range(2):
+                eight(inputs, weights, book, source, pitch, out, step, start, add, scale, bias, low, high)
+                weights += half_weights
+                out += half_out
+                start += half_out
+                scale += half_out
+                bias += half_out
+            return U0
         passes = (n + _MOST - U1) // _MOST
         together = (n + passes - U1) // max(passes, U1)
         while n > U0:

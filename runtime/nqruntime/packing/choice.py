@@ -8,7 +8,7 @@ import numpy as np
 
 from nqruntime.symbols import MatrixWeights
 
-from .rows import PackedRows, pack_bytes, pack_floats, pack_nibbles, pack_slices, scaled
+from .rows import PackedRows, pack_bytes, pack_floats, pack_gaps, pack_nibbles, pack_slices, scaled
 
 _NIBBLE_ENTRIES = 16
 _BYTE_ENTRIES = 256
@@ -28,6 +28,13 @@ def row_candidates(weights: MatrixWeights, *, low_memory: bool) -> dict[str, Pac
             return None
         rows, columns, sparse = nonzeros
         return pack_slices(rows, columns, sparse.symbols, sparse.codebook, weights.shape)
+
+    def gaps() -> PackedRows | None:
+        nonzeros = weights.nonzeros()
+        if nonzeros is None:
+            return None
+        rows, columns, sparse = nonzeros
+        return pack_gaps(rows, columns, sparse.symbols, sparse.codebook, weights.shape)
 
     def palette() -> PackedRows | None:
         every = weights.every_symbol()
@@ -51,6 +58,8 @@ def row_candidates(weights: MatrixWeights, *, low_memory: bool) -> dict[str, Pac
     if symbols is None:
         return {"floats": floats}
     found = {} if symbols.positions is None else {"slices": with_factors(slices)}
+    if symbols.positions is not None and low_memory:
+        found["gaps"] = with_factors(gaps)
     if symbols.codebook.size <= _NIBBLE_ENTRIES or low_memory:
         return {**found, "palette": with_factors(palette)}
     return {**found, "floats": floats}

@@ -10,7 +10,7 @@ from nqruntime.symbols import MatrixWeights
 
 from .dense_planes import DensePlanes, pack_dense_planes
 from .depthwise import DepthwisePlanes, pack_depthwise_planes
-from .planes import SparsePlanes, Taps, pack_sparse_planes
+from .planes import MOST_TAPS, SparsePlanes, Taps, pack_sparse_planes
 
 _BYTE_ENTRIES = 256
 
@@ -73,19 +73,22 @@ def weight_forms(weights: MatrixWeights, taps: Taps, n_parts: int, *, depthwise:
     nonzeros = weights.nonzeros()
     if nonzeros is not None:
         rows, columns, sparse = nonzeros
-        parts = []
-        for part in range(n_parts):
-            mine = rows // n_outputs == part
-            packed_part = pack_sparse_planes(
-                rows=rows[mine] - part * n_outputs,
-                columns=columns[mine],
-                symbols=sparse.symbols[mine],
-                codebook=sparse.codebook,
-                n_rows=n_outputs,
-                taps=taps,
-            )
-            parts.append(packed_part)
         density = rows.size / max(1, weights.shape[0] * weights.shape[1])
         label = f"sparse planes, {density:.1%}, palette of {sparse.codebook.size}"
-        found.append(PlaneWeights(label=label, n_outputs=n_outputs, parts=tuple(parts)))
+        for copied in (False, True) if 1 < taps.offsets.size <= MOST_TAPS else (False,):
+            parts = []
+            for part in range(n_parts):
+                mine = rows // n_outputs == part
+                packed_part = pack_sparse_planes(
+                    rows=rows[mine] - part * n_outputs,
+                    columns=columns[mine],
+                    symbols=sparse.symbols[mine],
+                    codebook=sparse.codebook,
+                    n_rows=n_outputs,
+                    taps=taps,
+                    copied=copied,
+                )
+                parts.append(packed_part)
+            way = ", copied windows" if copied else ""
+            found.append(PlaneWeights(label=label + way, n_outputs=n_outputs, parts=tuple(parts)))
     return found

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nqruntime.machine_code.blocks import TILE_VECTORS
+
 from .areas import address, float_bits
 from .dense_planes import DensePlanes
 from .plane_layout import LANES, Area, PlaneLayout
@@ -65,20 +67,31 @@ class PlanesCall:
         return np.array([*places, *further], dtype=np.int64)
 
 
-def sparse_planes(call: PlanesCall, weights: SparsePlanes) -> np.ndarray:
+def sparse_planes(call: PlanesCall, weights: SparsePlanes, buffer: int = 0) -> np.ndarray:
     """Return the block of SPARSE_PLANES.
 
     Source and output have the same pitch, and the source's pad is as wide as the taps reach.
+
+    Parameters
+    ----------
+    call : PlanesCall
+    weights : SparsePlanes
+    buffer : int
+        Address of `weights.buffer_floats` floats, a multiple of 64, that nothing else uses meanwhile.
     """
+    windows = weights.windows
+    places = [
+        *(address(weights.starts), address(weights.nonzeros), address(weights.offsets)),
+        *(address(weights.codebook), weights.n_blocks),
+        *(weights.block_bytes, weights.block_offset_bytes, weights.n_outputs),
+    ]
+    if windows is None:
+        return call.block(*places, TILE_VECTORS, *(0,) * 7)
     return call.block(
-        address(weights.starts),
-        address(weights.nonzeros),
-        address(weights.offsets),
-        address(weights.codebook),
-        weights.n_blocks,
-        weights.block_bytes,
-        weights.block_offset_bytes,
-        weights.n_outputs,
+        *places,
+        *(windows.tile_vectors, len(windows.copies), address(windows.copies), buffer),
+        *(4 * windows.source_floats, 4 * windows.channel_floats),
+        *(windows.n_channels, windows.last_channels),
     )
 
 

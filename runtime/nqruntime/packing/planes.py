@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nqruntime.symbols import Symbols
+from nqruntime.machine_code.blocks import TILE_VECTORS
 
 from .areas import aligned_copy
 from .plane_layout import LANES, PlaneLayout
@@ -16,7 +16,8 @@ MOST_TAPS = 256
 """Weights of an output in a block of input channels: a tap number is a byte."""
 
 _MOST_SYMBOLS = 256
-_TILE_VECTORS = 12
+_WINDOW_TILE = 8
+_WINDOW_FLOATS = 10240
 _FILLED = 4
 _FILLED_VECTORS = 1
 _CACHED_FLOATS = 12288
@@ -119,9 +120,69 @@ class Taps:
             n_channels=n_channels,
             offsets=offsets,
             channel_floats=source.size,
-            span=min(source.size, int(np.ptp(offsets)) + _TILE_VECTORS * LANES),
+            span=min(source.size, int(np.ptp(offsets)) + TILE_VECTORS * LANES),
             reach=source.origin + int(offsets.max()) - source.size,
             n_vectors=source.n_vectors,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Windows:
+    """What a tile reads of each channel of a block, copied so that all its vectors are whole lines.
+
+    Taps whose distances agree modulo the lanes of a vector read the same copy.
+
+    Attributes
+    ----------
+    copies : ndarray of int32, shape (n_copies, 3)
+        Bytes from a tile's first position to the source, vectors besides those of the tile, bytes from the
+        start of the channel's window.
+    places : ndarray of int64, shape (taps,)
+        Floats from the start of the channel's window to what a tap reads.
+    tile_vectors : int
+        Most vectors of a tile.
+    channel_floats : int
+        Size of a window.
+    source_floats : int
+        From a channel of the source to the next.
+    n_channels, last_channels : int
+        Of a block, and of the last one.
+    """
+
+    copies: np.ndarray
+    places: np.ndarray
+    tile_vectors: int
+    channel_floats: int
+    source_floats: int
+    n_channels: int
+    last_channels: int
+
+    @classmethod
+    def of(cls, taps: Taps) -> Windows:
+        """Return windows for blocks of as many channels as the cache holds."""
+        n_tiles = -(-taps.n_vectors // _WINDOW_TILE)
+        tile = -(-taps.n_vectors // n_tiles)
+        quotients, remainders = np.divmod(taps.offsets, LANES)
+        places = np.zeros(taps.offsets.size, dtype=np.int64)
+        copies, begin = [], 0
+        order = np.lexsort((quotients, remainders))
+        apart = (np.diff(remainders[order]) != 0) | (np.diff(quotients[order]) > tile)
+        for mine in np.split(order, np.flatnonzero(apart) + 1):
+            first, last = quotients[mine[0]], quotients[mine[-1]]
+            places[mine] = begin + LANES * (quotients[mine] - first)
+            copies.append((4 * (LANES * first + remainders[mine[0]]), last - first, 4 * begin))
+            begin += LANES * (tile + last - first)
+        most = max(1, min(MOST_TAPS // taps.offsets.size, _WINDOW_FLOATS // begin, taps.n_channels))
+        n_blocks = -(-taps.n_channels // most)
+        together = -(-taps.n_channels // n_blocks)
+        return cls(
+            copies=aligned_copy(np.array(copies, dtype=np.int32)).reshape(-1, 3),
+            places=places,
+            tile_vectors=tile,
+            channel_floats=int(begin),
+            source_floats=taps.channel_floats,
+            n_channels=together,
+            last_channels=taps.n_channels - (-(-taps.n_channels // together) - 1) * together,
         )
 
 
@@ -141,6 +202,8 @@ class SparsePlanes:
     codebook : ndarray of float32
     block_bytes, block_offset_bytes : int
         From one block's source and offsets to the next one's; one of the two is 0.
+    windows : Windows or None
+        Copies of a block's inputs, from which the offsets count then.
     """
 
     n_outputs: int
@@ -151,27 +214,20 @@ class SparsePlanes:
     codebook: np.ndarray
     block_bytes: int
     block_offset_bytes: int
+    windows: Windows | None = None
+
+    @property
+    def buffer_floats(self) -> int:
+        """Floats that the kernel needs for itself, from a cache line on."""
+        return 0 if self.windows is None else self.windows.n_channels * self.windows.channel_floats
 
     @property
     def weight_bytes(self) -> int:
         """Bytes of all arrays."""
-        return sum(a.nbytes for a in (self.starts, self.nonzeros, self.offsets, self.codebook))
-
-
-def nonzeros_of(symbols: Symbols) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the nonzero weights of a tensor whose first axis is the outputs.
-
-    Returns
-    -------
-    rows, columns : ndarray of int64, shape (n_nonzeros,)
-        Output, and place in C order of the other axes.
-    symbols : ndarray, shape (n_nonzeros,)
-    """
-    stored = symbols.symbols.reshape(-1)
-    kept = np.flatnonzero(symbols.codebook[stored])
-    places = kept if symbols.positions is None else symbols.positions[kept]
-    rows, columns = np.divmod(places, max(1, math.prod(symbols.shape[1:])))
-    return rows, columns, stored[kept]
+        arrays = [self.starts, self.nonzeros, self.offsets, self.codebook]
+        if self.windows is not None:
+            arrays.append(self.windows.copies)
+        return sum(a.nbytes for a in arrays)
 
 
 def pack_sparse_planes(
@@ -182,6 +238,7 @@ def pack_sparse_planes(
     codebook: np.ndarray,
     n_rows: int,
     taps: Taps,
+    copied: bool = False,
 ) -> SparsePlanes:
     """Pack the nonzeros of the weights, as a matrix of outputs by (channel, kernel row, kernel column).
 
@@ -193,15 +250,21 @@ def pack_sparse_planes(
     n_rows : int
         Outputs.
     taps : Taps
+    copied : bool
+        Let the kernel copy the inputs of a tile so that vectors are whole lines: faster if several taps of
+        several outputs read each, and not for kernels of one tap.
 
     Raises
     ------
     ValueError
-        If the codebook has more than 256 entries.
+        If the codebook has more than 256 entries, or to copy the inputs of a kernel of more taps.
     """
     if codebook.size > _MOST_SYMBOLS:
         raise ValueError(f"{codebook.size} codebook entries, sparse planes take {_MOST_SYMBOLS}")
-    block, tap, offsets, block_bytes, n_blocks = _blocks_of_taps(columns, taps)
+    if copied and taps.offsets.size > MOST_TAPS:
+        raise ValueError(f"windows of {taps.offsets.size} taps, sparse planes copy those of {MOST_TAPS}")
+    windows = Windows.of(taps) if copied else None
+    block, tap, offsets, block_bytes, n_blocks = _blocks_of_taps(columns, taps, windows)
     place = block * n_rows + rows
     counts = np.bincount(place, minlength=n_blocks * n_rows)
     order = np.lexsort((tap, place))
@@ -218,6 +281,7 @@ def pack_sparse_planes(
         codebook=aligned_copy(codebook.astype(np.float32)),
         block_bytes=block_bytes,
         block_offset_bytes=0 if block_bytes else 4 * MOST_TAPS,
+        windows=windows,
     )
 
 
@@ -230,7 +294,9 @@ def _filled(nonzeros: np.ndarray, counts: np.ndarray, filling: np.uint16) -> tup
     return out, filled
 
 
-def _blocks_of_taps(columns: np.ndarray, taps: Taps) -> tuple[np.ndarray, np.ndarray, np.ndarray, int, int]:
+def _blocks_of_taps(
+    columns: np.ndarray, taps: Taps, windows: Windows | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, int, int]:
     """Return block and tap of each nonzero, table of offsets, bytes between blocks, blocks.
 
     Blocks of whole channels share one table of offsets; parts of a large kernel have one each.
@@ -238,17 +304,16 @@ def _blocks_of_taps(columns: np.ndarray, taps: Taps) -> tuple[np.ndarray, np.nda
     n_taps = taps.offsets.size
     if n_taps > MOST_TAPS:
         return _blocks_of_large_kernel(columns, taps)
-    most = max(1, min(MOST_TAPS // n_taps, _CACHED_FLOATS // taps.span))
-    n_blocks = max(1, -(-taps.n_channels // most))
-    together = -(-taps.n_channels // n_blocks)
+    if windows is None:
+        most = max(1, min(MOST_TAPS // n_taps, _CACHED_FLOATS // taps.span))
+        together = -(-taps.n_channels // max(1, -(-taps.n_channels // most)))
+        table = taps.table(together)
+    else:
+        together = windows.n_channels
+        places = np.arange(together)[:, None] * windows.channel_floats + windows.places
+        table = aligned_copy((4 * places).reshape(-1).astype(np.int32))
     block, tap = np.divmod(columns.astype(np.int64), together * n_taps)
-    return (
-        block,
-        tap,
-        taps.table(together),
-        4 * together * taps.channel_floats,
-        -(-taps.n_channels // together),
-    )
+    return block, tap, table, 4 * together * taps.channel_floats, -(-taps.n_channels // together)
 
 
 def _blocks_of_large_kernel(

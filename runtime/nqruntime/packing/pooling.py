@@ -89,6 +89,7 @@ class PackedPool:
             *(window.before[1], self.right_vectors),
             *(address(self.rows), buffer, address(self.counts)),
             *(4 * out.origin, 4 * (out.size - out.origin - out.n_positions)),
+            int(window.before[1] == 0 and self.right_vectors == 0),
         ]
         return np.array([*rows, *further], dtype=np.int64)
 

@@ -9,6 +9,8 @@ import numpy as np
 from nqruntime.machine_code.blocks import (
     BYTE_ROWS,
     FLOAT_ROWS,
+    GAP_ROWS,
+    GAPS_TOGETHER,
     NIBBLE_ROWS,
     PIECE_INPUTS,
     ROW_VECTORS,
@@ -20,6 +22,7 @@ from .areas import address, aligned, aligned_copy, float_bits, round_up
 LANES = 16
 _BLOCK_ROWS = LANES * ROW_VECTORS
 _MOST_COLUMNS = 1 << 16
+_MOST_GAP = 255
 
 _FREE = aligned_copy(np.array([-np.inf, np.inf, *[1] * _BLOCK_ROWS, *[0] * _BLOCK_ROWS], dtype=np.float32))
 
@@ -41,7 +44,7 @@ class PackedRows:
     factors : ndarray of float32, shape (out_size,)
         What the sums of each row are multiplied with.
     further : tuple of ndarray
-        Row numbers, columns and symbols of slices.
+        Row numbers, columns and symbols of slices; gaps and symbols of gaps.
     """
 
     kernel: int
@@ -105,7 +108,9 @@ class PackedRows:
         places = [first, self.n_blocks if last is None else last, source, 4 * source_pitch, n_sources]
         places += [out, 4 * out_pitch, self.n_columns, address(self.weights), address(self.codebook)]
         places += [bias, float_bits(low), float_bits(high), address(self.factors)]
-        if self.kernel == SLICE_ROWS:
+        if self.kernel == GAP_ROWS:
+            places += [address(array) for array in self.further]
+        elif self.kernel == SLICE_ROWS:
             places += [address(array) for array in self.further] + [int(self.codebook.size <= LANES)]
         else:
             places += [buffer, address(_FREE)]
@@ -258,3 +263,53 @@ def nonzeros_of_slices(packed: PackedRows) -> tuple[np.ndarray, np.ndarray, np.n
     rows = order[slices * LANES + np.arange(slices.size) % LANES]
     kept = np.flatnonzero((packed.codebook[symbols] != 0) & (rows < packed.n_rows))
     return rows[kept], columns[kept], symbols[kept]
+
+
+def pack_gaps(
+    rows: np.ndarray, columns: np.ndarray, symbols: np.ndarray, codebook: np.ndarray, shape: tuple[int, int]
+) -> PackedRows | None:
+    """Pack the nonzeros of a matrix in a byte and a half each; parameters as of `pack_slices`.
+
+    Returns
+    -------
+    PackedRows or None
+        None if the codebook has more than 16 entries with a zero.
+    """
+    zeros = np.flatnonzero(codebook == 0)
+    filling = int(zeros[0]) if zeros.size else codebook.size
+    codebook = codebook if zeros.size else np.append(codebook, np.float32(0))
+    n_rows, n_columns = shape
+    if codebook.size > LANES:
+        return None
+    order = np.lexsort((columns, rows))
+    rows, columns, symbols = rows[order], columns[order].astype(np.int64), symbols[order]
+    distances = np.diff(columns, prepend=0)
+    begins = np.flatnonzero(np.diff(rows, prepend=-1))
+    distances[begins] = columns[begins]
+    hops = np.maximum(distances - 1, 0) // _MOST_GAP
+    counts = np.bincount(rows, weights=hops + 1, minlength=n_rows).astype(np.int64)
+    starts = np.concatenate([[0], np.cumsum(-(-counts // GAPS_TOGETHER) * GAPS_TOGETHER)])
+    entry_of = np.cumsum(hops + 1) - 1
+    before = (np.cumsum(counts) - counts)[rows]
+    places = starts[rows] + entry_of - before
+    gaps = aligned(int(starts[-1]), np.uint8)
+    numbers = np.full(int(starts[-1]), filling, dtype=np.uint8)
+    hop_places = (
+        np.repeat(places - hops, hops) + np.arange(hops.sum()) - np.repeat(np.cumsum(hops) - hops, hops)
+    )
+    gaps[hop_places] = _MOST_GAP
+    gaps[places] = distances - hops * _MOST_GAP
+    numbers[places] = symbols
+    density = rows.size / max(1, n_rows * n_columns)
+    return PackedRows(
+        kernel=GAP_ROWS,
+        label=f"sparse gaps, {density:.1%} of {n_rows}x{n_columns}, palette of {codebook.size}",
+        n_rows=n_rows,
+        n_columns=n_columns,
+        n_blocks=n_rows,
+        out_size=n_rows,
+        weights=aligned_copy(starts.astype(np.int32)),
+        codebook=_entries(codebook),
+        factors=_factors(None, n_rows),
+        further=(gaps, aligned_copy(numbers[::2] | numbers[1::2] << np.uint8(4))),
+    )

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nqruntime.machine_code.blocks import TILE_VECTORS
+
 from .copy_steps import ChannelsCall, copy_phase
 from .plane_layout import LANES, Area, PlaneLayout
 from .planes import Taps, Window
 
-_TILE_FLOATS = 12 * LANES
+_TILE_FLOATS = TILE_VECTORS * LANES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

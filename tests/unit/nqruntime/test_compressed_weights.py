@@ -126,14 +126,14 @@ def test_views_of_some_rows_are_decoded(save_model):
     assert_close(session.run(None, {"x": x})[0], run_in_ort(model, {"x": x}, {"w": stored.decode()[3:11]})[0])
 
 
-def test_sparse_weights_take_about_three_bytes_a_nonzero(save_model):
+def test_sparse_weights_take_at_most_three_bytes_a_nonzero(save_model):
     tensor = quantized((1000, 1000), 0.09, 16)
     model = build_model(
         [helper.make_node("Gemm", ["x", "w"], ["y"], transB=1)], {"x": (np.float32, [1, 1000])}, ["y"]
     )
     session = InferenceSession(save_model(model, {"w": tensor}), engine="native", memory="low")
     n_nonzero = np.count_nonzero(tensor.indices)
-    assert 3 * n_nonzero < session.weight_bytes < 3.15 * n_nonzero
+    assert 1.5 * n_nonzero < session.weight_bytes < 3.15 * n_nonzero
 
 
 def test_palette_weights_take_at_most_a_byte_each(save_model):

@@ -10,10 +10,12 @@ import pytest
 from onnx import helper
 
 import nqformat
-from nqruntime import InferenceSession, session
+from nqformat.kernels import compiled
+from nqruntime import InferenceSession, remembering, session
 from nqruntime.engines import choice
 from nqruntime.graph import GraphValue
 from nqruntime.graph_reader import read_model
+from nqruntime.machine_code.library import COMPUTE
 from nqruntime.made_up import made_up_feeds
 
 from .conftest import build_model, quantized
@@ -26,7 +28,7 @@ X = np.random.default_rng(0).normal(size=(1, 400)).astype(np.float32)
 def folder(tmp_path, monkeypatch):
     """A cache folder of the test's own, and nothing remembered."""
     monkeypatch.setenv("NQFORMAT_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(choice, "_measured", {})
+    remembering.forget()
     return tmp_path / "cache"
 
 
@@ -46,7 +48,7 @@ def test_the_faster_engine_is_taken_and_remembered(native, ort, winner, folder, 
         choice, "compare", lambda *_: asked.append(1) or choice.Timings(native=native, ort=ort)
     )
     for _ in range(2):
-        choice._measured.clear()  # as another process would find it
+        remembering.forget()  # as another process would find it
         with InferenceSession(path) as made:
             assert made.engine == winner
             assert (made.fallback_reason is None) == (winner == "native")
@@ -56,9 +58,33 @@ def test_the_faster_engine_is_taken_and_remembered(native, ort, winner, folder, 
     assert json.loads(kept.read_text()) == {"native": native, "ort": ort}
 
 
+def test_choices_of_kernels_are_remembered(folder, save_model, monkeypatch):
+    if compiled(COMPUTE, 0, worth_loading=0, worth_compiling=0) is None:
+        pytest.skip("no compiled kernels on this machine")
+    monkeypatch.setenv("NQFORMAT_KERNELS", "numba")
+    sparse = quantized((400, 400), 0.1, 9)
+    path = save_model(product_of(sparse), {"w": sparse})
+    first = InferenceSession(path, engine="native").explain()[0].kernel
+    (kept,) = folder.glob("kernels-*.json")
+    assert first.startswith(next(iter(json.loads(kept.read_text()).values())))
+    asked = []
+    monkeypatch.setattr("nqruntime.lowering.measuring._plan_seconds", lambda *_: asked.append(1) or 1.0)
+    remembering.forget()
+    assert InferenceSession(path, engine="native").explain()[0].kernel == first
+    assert not asked
+    for content in (b"[]", b"{", b'{"0": "no form"}'):
+        kept.write_bytes(content)
+        remembering.forget()
+        asked.clear()
+        made = InferenceSession(path, engine="native")
+        np.testing.assert_allclose(made.run(None, {"x": X})[0], X @ sparse.decode(), rtol=1e-4, atol=1e-4)
+        assert asked
+
+
 def test_a_real_comparison_times_both_engines(folder, save_model):
     with InferenceSession(save_model(product_of(LARGE), {"w": LARGE})) as made:
-        (timings,) = choice._measured.values()
+        (kept,) = folder.glob("engine-*.json")
+        timings = choice.Timings(**json.loads(kept.read_text()))
         assert timings.native > 0 and timings.ort > 0
         assert made.engine == ("native" if timings.native_wins else "ort")
         assert made.fallback_reason is None or "ms with the native engine" in made.fallback_reason
@@ -72,7 +98,7 @@ def test_a_damaged_memory_is_measured_again(content, folder, save_model):
     InferenceSession(path).close()
     (kept,) = folder.glob("engine-*.json")
     kept.write_bytes(content)
-    choice._measured.clear()
+    remembering.forget()
     InferenceSession(path).close()
     assert set(json.loads(kept.read_text())) == {"native", "ort"}
 

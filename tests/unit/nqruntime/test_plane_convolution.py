@@ -6,13 +6,12 @@ import pytest
 from nqformat.kernels.objects import kernel_library
 from nqruntime.machine_code.blocks import DENSE_PLANES, DEPTHWISE_PLANES, OUTPUTS_TOGETHER, SPARSE_PLANES
 from nqruntime.machine_code.library import COMPUTE
-from nqruntime.matrices import Symbols
 from nqruntime.packing.areas import address, aligned, aligned_copy
 from nqruntime.packing.dense_planes import pack_dense_planes
 from nqruntime.packing.depthwise import pack_depthwise_planes
 from nqruntime.packing.plane_layout import Area, PlaneLayout
 from nqruntime.packing.plane_steps import PlanesCall, dense_planes, sparse_planes
-from nqruntime.packing.planes import Taps, Window, nonzeros_of, pack_sparse_planes
+from nqruntime.packing.planes import Taps, Window, pack_sparse_planes
 
 pytest.importorskip("numba")
 
@@ -76,7 +75,7 @@ class Convolution:
             **further,
         )
 
-    def packed(self):
+    def packed(self, copied=False):
         taps = Taps.of(self.window, self.layout, self.images.shape[1])
         rows, columns = np.nonzero(self.kept)
         return pack_sparse_planes(
@@ -86,6 +85,7 @@ class Convolution:
             codebook=self.codebook,
             n_rows=self.outputs,
             taps=taps,
+            copied=copied,
         )
 
     def planes(self):
@@ -114,10 +114,13 @@ class Convolution:
         assert not rest.any()
 
 
-def run_sparse(library, convolution, **further):
-    weights = convolution.packed()
-    block = sparse_planes(convolution.call(**further), weights)
+def run_sparse(library, convolution, *, copied=False, **further):
+    weights = convolution.packed(copied)
+    buffer = aligned(weights.buffer_floats + 1, np.float32)
+    buffer[:] = np.nan
+    block = sparse_planes(convolution.call(**further), weights, address(buffer))
     assert library.run(SPARSE_PLANES, address(block)) == 0
+    assert np.isnan(buffer[-1])
 
 
 WINDOWS = [
@@ -130,12 +133,13 @@ WINDOWS = [
 ]
 
 
+@pytest.mark.parametrize("copied", [False, True])
 @pytest.mark.parametrize(("window", "pad"), WINDOWS)
 @pytest.mark.parametrize("size", [(1, 1), (1, 8), (5, 3), (7, 7), (9, 30), (28, 28)])
-def test_sparse_planes_convolve_every_size(library, window, pad, size):
+def test_sparse_planes_convolve_every_size(library, window, pad, size, copied):
     layout = PlaneLayout(height=size[0], width=size[1], pad=pad)
     convolution = Convolution(11, 5, size, window, layout=layout, n_images=2)
-    run_sparse(library, convolution)
+    run_sparse(library, convolution, copied=copied)
     convolution.check(convolution.expected())
 
 
@@ -157,12 +161,13 @@ def test_nonzeros_of_one_vector_need_no_zero_in_the_codebook(library, entry):
     convolution.check(convolution.expected())
 
 
-def test_blocks_of_input_channels_add_up(library):
+@pytest.mark.parametrize("copied", [False, True])
+def test_blocks_of_input_channels_add_up(library, copied):
     window = Window(kernel=(3, 3), before=(1, 1))
     layout = PlaneLayout(height=6, width=6, pad=1)
-    convolution = Convolution(100, 4, (6, 6), window, layout=layout)
-    assert convolution.packed().n_blocks > 2
-    run_sparse(library, convolution)
+    convolution = Convolution(101, 4, (6, 6), window, layout=layout)
+    assert convolution.packed(copied).n_blocks > 2
+    run_sparse(library, convolution, copied=copied)
     convolution.check(convolution.expected())
 
 
@@ -236,19 +241,19 @@ def test_nonzeros_take_little_more_than_two_bytes():
     assert packed.weight_bytes < 2.5 * rows.size
 
 
-@pytest.mark.parametrize("all_stored", [False, True])
-def test_nonzeros_of_symbols_leave_out_zeros(all_stored):
-    codebook = np.array([0.5, 0, -1], dtype=np.float32)
-    dense = np.random.default_rng(0).integers(0, 3, (4, 3, 2, 1)).astype(np.uint8)
-    positions = None if all_stored else np.flatnonzero(dense.reshape(-1) != 2)
-    stored = dense if positions is None else dense.reshape(-1)[positions]
-    symbols = Symbols(shape=dense.shape, symbols=stored, positions=positions, codebook=codebook)
-    rows, columns, found = nonzeros_of(symbols)
-    matrix = np.zeros((4, 6), dtype=np.float32)
-    matrix[rows, columns] = codebook[found]
-    expected = np.where(dense == 2, -1 if all_stored else 0, codebook[dense]).reshape(4, 6)
-    assert np.array_equal(matrix, expected)
-    assert (codebook[found] != 0).all()
+def test_windows_of_kernels_with_many_taps_are_refused():
+    window = Window(kernel=(17, 19), before=(8, 9))
+    convolution = Convolution(3, 2, (12, 12), window, layout=PlaneLayout(height=12, width=12, pad=9))
+    with pytest.raises(ValueError, match="windows of 323 taps"):
+        convolution.packed(copied=True)
+
+
+def test_taps_at_distances_of_whole_vectors_share_a_copy():
+    layout = PlaneLayout(height=14, width=14, pad=1, pitch=16)
+    convolution = Convolution(3, 2, (14, 14), Window(kernel=(3, 3), before=(1, 1)), layout=layout)
+    windows = convolution.packed(copied=True).windows
+    assert sorted(windows.copies[:, 0].tolist()) == [-68, -64, -60]
+    assert windows.copies[:, 1].tolist() == [2, 2, 2]
 
 
 def test_large_codebooks_are_refused():

@@ -121,8 +121,8 @@ STRIDED = [
 
 @pytest.mark.parametrize(("window", "strides"), STRIDED)
 @pytest.mark.parametrize("size", [(15, 19), (32, 32)])
-@pytest.mark.parametrize("pad", [0, 1])
-def test_strided_convolutions_are_those_of_phases(library, window, strides, size, pad):
+@pytest.mark.parametrize(("pad", "copied"), [(0, False), (1, False), (1, True)])
+def test_strided_convolutions_are_those_of_phases(library, window, strides, size, pad, copied):
     rng = np.random.default_rng(1)
     images = random_images(2, 5, *size)
     out_size = tuple(
@@ -147,7 +147,9 @@ def test_strided_convolutions_are_those_of_phases(library, window, strides, size
         codebook=codebook,
         n_rows=4,
         taps=plan.taps,
+        copied=copied,
     )
+    buffer = aligned(weights.buffer_floats, np.float32)
     layout = PlaneLayout(height=out_size[0], width=out_size[1], pad=pad, pitch=plan.layout.pitch)
     out = Planes(layout, 2, 4)
     mask, bias = layout.mask(), aligned(4, np.float32)
@@ -161,7 +163,7 @@ def test_strided_convolutions_are_those_of_phases(library, window, strides, size
         mask=mask,
         bias=bias,
     )
-    assert library.run(SPARSE_PLANES, address(sparse_planes(call, weights))) == 0
+    assert library.run(SPARSE_PLANES, address(sparse_planes(call, weights, address(buffer)))) == 0
     dense = np.zeros(symbols.shape)
     dense[rows, columns] = codebook[symbols[rows, columns]]
     out.check(

@@ -8,16 +8,19 @@ import numpy as np
 import pytest
 
 from nqformat.kernels import compiled
+from nqruntime.machine_code.blocks import SKIP_COLUMNS
 from nqruntime.machine_code.library import COMPUTE
 from nqruntime.packing.areas import address, aligned
 from nqruntime.packing.rows import (
     BUFFER_FLOATS,
     pack_bytes,
     pack_floats,
+    pack_gaps,
     pack_nibbles,
     pack_slices,
     scaled,
 )
+from nqruntime.packing.skipping import pack_skipped
 
 SHAPES = [(1, 1), (10, 100), (63, 7), (64, 64), (65, 257), (130, 513), (300, 31)]
 
@@ -47,6 +50,7 @@ def packed_forms(shape, density, n_entries):
     ]
     if n_entries <= 16:
         forms.append(pack_nibbles(symbols, codebook))
+        forms.append(pack_gaps(rows, columns, symbols[rows, columns], codebook, shape))
     return forms, codebook[symbols].astype(np.float64)
 
 
@@ -143,3 +147,63 @@ def test_slices_are_refused_for_columns_beyond_their_field():
     one = np.zeros(1, dtype=np.int64)
     codebook = np.array([0, 1], dtype=np.float32)
     assert pack_slices(one, one + 70_000, np.ones(1, np.uint8), codebook, (1, 70_001)) is None
+
+
+def skipped_product(library, packed, x, most_nonzeros):
+    out = aligned(packed.factors.size, np.float32)
+    out[:] = np.nan
+    bias = packed.bias(np.arange(packed.shape[0], dtype=np.float32))
+    block = packed.block(
+        source=address(x), out=address(out), bias=address(bias), low=-1, high=9, most_nonzeros=most_nonzeros
+    )
+    return library.run(SKIP_COLUMNS, address(block)), out[: packed.shape[0]]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_zero_inputs_are_skipped_without_changing_the_product(library, shape):
+    symbols, codebook = quantized_matrix(shape, 0.3, 12)
+    rows, columns = np.nonzero(symbols)
+    rng = np.random.default_rng(4)
+    factors = rng.normal(size=shape[0]).astype(np.float32)
+    packed = pack_skipped((rows, columns, symbols[rows, columns]), codebook, factors, shape)
+    x = (rng.normal(size=shape[1]) * (rng.random(shape[1]) < 0.4)).astype(np.float32)
+    x[x == 0] = -0.0
+    n_nonzeros = np.count_nonzero(x)
+    matrix = codebook.astype(np.float64)[symbols] * factors[:, None]
+    skips, found = skipped_product(library, packed, x, n_nonzeros)
+    assert skips == 1
+    np.testing.assert_allclose(found, np.clip(matrix @ x + np.arange(shape[0]), -1, 9), rtol=1e-4, atol=1e-4)
+
+
+def test_vectors_of_too_many_nonzeros_are_left_to_the_next_step(library):
+    nothing = np.zeros(0, dtype=np.int64)
+    ones = np.ones(4, dtype=np.float32)
+    packed = pack_skipped((nothing, nothing, nothing), np.zeros(1, np.float32), ones, (4, 5))
+    skips, found = skipped_product(library, packed, np.ones(5, np.float32), 4)
+    assert skips == 0
+    assert np.isnan(found).all()
+
+
+def test_gaps_need_a_byte_and_a_half_a_nonzero():
+    symbols, codebook = quantized_matrix((2048, 2048), 0.09, 16)
+    rows, columns = np.nonzero(symbols)
+    packed = pack_gaps(rows, columns, symbols[rows, columns], codebook, symbols.shape)
+    assert packed.weight_bytes < 1.5 * 1.05 * rows.size
+
+
+@pytest.mark.parametrize("n_vectors", [1, 3])
+def test_gaps_reach_nonzeros_far_away(library, n_vectors):
+    shape = (40, 70_000)
+    rng = np.random.default_rng(5)
+    rows, columns = np.nonzero(rng.random(shape) < 2e-4)
+    rows = np.concatenate([rows, [39, 38, 38, 37, 37]])
+    columns = np.concatenate([columns, [69_999, 0, 255, 256, 256 + 255 * 3]])
+    unique = np.unique(rows * shape[1] + columns)
+    rows, columns = np.divmod(unique, shape[1])
+    symbols = rng.integers(1, 5, rows.size).astype(np.uint8)
+    codebook = np.array([0, 1, -2, 0.5, 3], dtype=np.float32)
+    matrix = np.zeros(shape)
+    matrix[rows, columns] = codebook[symbols]
+    x = rng.normal(size=(n_vectors, shape[1])).astype(np.float32)
+    packed = pack_gaps(rows, columns, symbols, codebook, shape)
+    np.testing.assert_allclose(multiply(library, packed, x), x @ matrix.T, rtol=1e-4, atol=1e-4)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from nqformat.errors import FormatError
+from nqformat.errors import FormatError, LimitExceededError
 from nqformat.kernels import compiled
 from nqruntime import InferenceSession
+from nqruntime.lowering.segment import Segment
 from nqruntime.machine_code.library import COMPUTE
 
 from .conftest import assert_close, build_model, quantized, run_in_ort
@@ -303,6 +304,28 @@ def test_wrong_shapes_are_our_own_error_and_name_the_node(save_model):
     assert session.run(None, good)[1].shape == (1, 4, 3, 3)
 
 
+@pytest.mark.parametrize("pads", [[2**20] * 4, [2**30] * 4])
+def test_padding_beyond_the_limits_is_refused(save_model, pads):
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], pads=pads),
+        helper.make_node("MaxPool", ["c"], ["y"], kernel_shape=[2, 2]),
+    ]
+    model = build_model(nodes, {"x": (np.float32, ["n", 3, 5, 5])}, ["y"])
+    session = InferenceSession(save_model(model, {"w": quantized((4, 3, 3, 3), 0.3, 9)}), engine="native")
+    with pytest.raises(LimitExceededError, match="limit"):
+        session.run(None, {"x": noise((1, 3, 5, 5))})
+
+
+def test_windows_larger_than_any_image_are_left_to_numpy(save_model):
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"]),
+        helper.make_node("MaxPool", ["c"], ["y"], kernel_shape=[1, 5000], pads=[0, 2500, 0, 2500]),
+    ]
+    tensors = {"w": quantized((4, 3, 1, 1), 0.3, 9)}
+    inputs = {"x": (np.float32, [1, 3, 2, 9])}
+    check(save_model, nodes, inputs, ["y"], tensors, {"x": noise((1, 3, 2, 9))}, all_in_code=False)
+
+
 def test_threads_share_a_session(save_model):
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["c"], pads=[1] * 4),
@@ -343,3 +366,93 @@ def test_infinities_do_not_leak_into_neighbours(save_model):
     found = session.run(None, {"x": x})[0]
     assert np.isfinite(found[0, :, 3:, :]).all()
     assert np.isfinite(found[0, :, :, :7]).all()
+
+
+def large_network():
+    nodes = [
+        helper.make_node("Conv", ["x", "a"], ["p"], pads=[1] * 4),
+        helper.make_node("Relu", ["p"], ["q"]),
+        helper.make_node("MaxPool", ["q"], ["r"], kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4),
+        helper.make_node("Conv", ["r", "b"], ["s"], pads=[1] * 4, strides=[2, 2]),
+        helper.make_node("Conv", ["s", "c"], ["t"], pads=[1] * 4),
+        helper.make_node("Add", ["t", "s"], ["u"]),
+        helper.make_node("Flatten", ["u"], ["v"]),
+        helper.make_node("MatMul", ["v", "d"], ["w"]),
+        helper.make_node("MatMul", ["w", "e"], ["y"]),
+    ]
+    tensors = {
+        "a": quantized((13, 3, 3, 3), 0.9, 9),
+        "b": quantized((20, 13, 3, 3), 0.2, 9),
+        "c": quantized((20, 20, 3, 3), 0.2, 9),
+        "d": quantized((720, 70), 0.2, 9),
+        "e": quantized((70, 9), 0.9, 9),
+    }
+    return build_model(nodes, {"x": (np.float32, ["n", 3, 24, 24])}, ["y"]), tensors
+
+
+def test_threads_that_share_a_run_change_no_bit(save_model, monkeypatch):
+    path = save_model(*large_network())
+    alone = InferenceSession(path, engine="native", threads=1, memory="low")
+    monkeypatch.setattr(Segment, "_gains", lambda *_: True)
+    for n_threads in (2, 3, 7):
+        shared = InferenceSession(path, engine="native", threads=n_threads, memory="low")
+        for n in (1, 2, 17):
+            x = noise((n, 3, 24, 24), n)
+            assert shared.run(None, {"x": x})[0].tobytes() == alone.run(None, {"x": x})[0].tobytes(), (
+                n_threads
+            )
+
+
+def test_callers_and_shared_runs_mix(save_model, monkeypatch):
+    path = save_model(*large_network())
+    alone = InferenceSession(path, engine="native", threads=1, memory="low")
+    monkeypatch.setattr(Segment, "_gains", lambda *_: True)
+    sessions = [InferenceSession(path, engine="native", threads=t, memory="low") for t in (2, 3)]
+    x = noise((2, 3, 24, 24))
+    expected = alone.run(None, {"x": x})[0].tobytes()
+    wrong = []
+
+    def work(session):
+        for _ in range(30):
+            if session.run(None, {"x": x})[0].tobytes() != expected:
+                wrong.append(session)
+
+    callers = [threading.Thread(target=work, args=(sessions[i % 2],)) for i in range(5)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert not wrong
+
+
+def test_a_team_without_threads_leaves_the_work_to_the_caller(save_model, monkeypatch):
+    monkeypatch.setattr(Segment, "_gains", lambda *_: True)
+
+    class NoPool:
+        def submit(self, _):
+            raise RuntimeError("cannot schedule new futures after shutdown")
+
+    monkeypatch.setattr("nqruntime.team.Team._threads", lambda *_: NoPool())
+    path = save_model(*large_network())
+    x = noise((1, 3, 24, 24))
+    session = InferenceSession(path, engine="native", threads=2, memory="low")
+    alone = InferenceSession(path, engine="native", threads=1, memory="low")
+    assert session.run(None, {"x": x})[0].tobytes() == alone.run(None, {"x": x})[0].tobytes()
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_products_skip_zeros_where_there_are_many(save_model, monkeypatch, n_threads):
+    monkeypatch.setattr(Segment, "_gains", lambda *_: True)
+    monkeypatch.setattr("nqruntime.lowering.measuring.Chooser.most_nonzeros", lambda *_: 100)
+    nodes = [
+        helper.make_node("MatMul", ["x", "a"], ["p"]),
+        helper.make_node("Relu", ["p"], ["q"]),
+        helper.make_node("MatMul", ["q", "b"], ["y"]),
+    ]
+    tensors = {"a": quantized((400, 130), 0.1, 9), "b": quantized((130, 40), 0.2, 9)}
+    model = build_model(nodes, {"x": (np.float32, ["n", 400])}, ["y"])
+    session = InferenceSession(save_model(model, tensors), engine="native", threads=n_threads)
+    assert "zero inputs skipped" in session.explain()[0].kernel
+    for density in (0.1, 0.2, 0.3, 1.0):
+        x = noise((1, 400)) * (np.random.default_rng(1).random((1, 400)) < density).astype(np.float32)
+        assert_close(session.run(None, {"x": x})[0], run_in_ort(model, {"x": x}, tensors)[0])
