@@ -233,8 +233,8 @@ class InferenceSession:
         Parameters
         ----------
         timed : bool
-            Also run each node some times, on one thread if it is machine code. The native engine alone knows the
-            time of a node, not ONNX Runtime.
+            Also run each node some times, on one thread if it is machine code. ONNX Runtime's engine does not
+            know the times of nodes.
         feeds : mapping of str to ndarray, optional
             Inputs to time the nodes on; by default :meth:`made_up_inputs`.
 
