@@ -160,6 +160,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a few rounds, ONNX Runtime alone")
     parser.add_argument("--threads", default="1,2", help="numbers of threads")
     parser.add_argument("--missing", action="store_true", help="leave out rows that have been measured")
+    parser.add_argument("--times-only", action="store_true", help="no cold starts and memory of processes")
     parser.add_argument("--prepare", action="store_true", help="write the files and measure nothing")
     parser.add_argument("--files", type=Path, default=Path(tempfile.gettempdir()) / "nqz-inference")
     return parser.parse_args()
@@ -203,7 +204,8 @@ def main() -> None:
             found = measure(row, path, threads, rounds, with_peers=not arguments.quick)
             _merge(rounds, order, row.label, threads, found)
             print(_shown(row.label, threads, found), flush=True)
-        if _wants_process(row) and not arguments.quick and row.label not in known.get("processes", {}):
+        times_only = arguments.quick or arguments.times_only
+        if _wants_process(row) and not times_only and row.label not in known.get("processes", {}):
             found = process(row, path, PROCESSES)
             _merge(rounds, order, row.label, None, found)
             print(json.dumps(found), flush=True)
