@@ -1,208 +1,214 @@
-"""Running from compressed weights, beside ONNX Runtime on the decoded ones.
+"""Running from compressed weights, beside ONNX Runtime and others on the decoded ones.
 
-    NQZ_DATA=... python benchmarks/inference.py [--quick]
+    NQZ_DATA=... python benchmarks/inference.py [PATTERN] [--quick] [--missing] [--prepare] [--files FOLDER]
 
-Layers of synthetic weights, and networks whose trained weights are pruned by magnitude (only their speed
-counts here). Both engines take turns on the same file; wall times, since threads are compared. Writes
-benchmarks/results/inference.json. Networks are left out without NQZ_DATA.
+Layers of random weights, and networks whose weights are pruned by magnitude and rounded to 16 values (only
+their speed counts here). All engines of a row take turns, some runs each; CPU time of one thread, wall time
+of two. PATTERN is a regular expression that labels of rows to measure match somewhere; results are merged
+into benchmarks/results/inference.json. Trained networks are left out without NQZ_DATA. 4-bit and 8-bit peers
+round the weights once more, so that their outputs are others.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
-from harness import data_folder, loaders, machine, write
-from onnx import TensorProto, helper
+from harness import machine, read, write
+from inference_files import Row, layer_rows, network_rows, prepared
+from inference_peers import peers
 
-import nqformat
-from nqformat import Codebook, CodebookTensor
-from nqruntime import InferenceSession
+from nqruntime import InferenceSession, compile_kernels
 
-ROUNDS = 25
-N_LEVELS = 16
-_FIRST_OUTPUT = (
-    "import sys, time, numpy as np, nqruntime;"
-    "s = nqruntime.InferenceSession(sys.argv[1], engine=sys.argv[2]);"
-    "x = s.get_inputs()[0]; shape = [d if isinstance(d, int) else 1 for d in x.shape];"
-    "s.run(None, {x.name: np.zeros(shape, np.float32)});"
-    "print(time.process_time())"
-)
-
-
-def levels_of(weights: np.ndarray, density: float) -> CodebookTensor:
-    """Prune by magnitude and round to evenly spaced levels, one of which is zero."""
-    size = np.abs(weights)
-    kept = size > 0 if density == 1 else (size > 0) & (size >= np.quantile(size, 1 - density))
-    bound = float(np.abs(weights).max()) or 1.0
-    values = np.linspace(-bound, bound, N_LEVELS - 1, dtype=np.float32)
-    values = np.concatenate([[np.float32(0)], values[values != 0]])
-    nearest = 1 + np.abs(weights[..., None] - values[1:]).argmin(-1)
-    indices = np.where(kept, nearest, 0).astype(np.uint8)
-    return CodebookTensor(indices=indices, codebook=Codebook(values=values))
-
-
-def layer_file(path: Path, operator: str, shape: tuple[int, ...], density: float, x: tuple[int, ...]) -> None:
-    """Write a file of one layer."""
-    rng = np.random.default_rng(len(shape))
-    values = np.concatenate([[0], rng.normal(size=N_LEVELS - 1)]).astype(np.float32)
-    kept = rng.random(shape) < density
-    indices = np.where(kept, rng.integers(1, N_LEVELS, shape), 0).astype(np.uint8)
-    attributes = {"pads": [1] * 4} if operator == "Conv" and shape[-1] == 3 else {}
-    node = helper.make_node(operator, ["x", "w"], ["y"], **attributes)
-    declared = helper.make_tensor_value_info("x", TensorProto.FLOAT, x)
-    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
-    model = helper.make_model(
-        helper.make_graph([node], "layer", [declared], [result]),
-        opset_imports=[helper.make_opsetid("", 17)],
-        ir_version=8,
-    )
-    weight = CodebookTensor(indices=indices, codebook=Codebook(values=values))
-    nqformat.save_file({"w": weight}, path, graph=model.SerializeToString())
+ROUNDS, QUICK_ROUNDS, PROCESSES = 15, 4, 3
+_BLOCK_SECONDS, _MOST_RUNS = 0.004, 40
+_PAUSE_SECONDS = 0.003
+_PROCESS = """
+import sys, time
+engine, path = sys.argv[1:3]
+import numpy as np
+if engine == "torch":
+    import inference_files, torch
+    torch.set_num_threads(1)
+    [row] = [row for row in inference_files.network_rows() if row.label == sys.argv[3]]
+    module, example = row.module()
+    run = lambda: module(example)
+else:
+    import nqruntime
+    session = nqruntime.InferenceSession(path, engine=engine, threads=1)
+    feeds = session.made_up_inputs()
+    run = lambda: session.run(None, feeds)
+run()
+seconds = time.process_time()
+for _ in range(3):
+    run()
+lines = [line.split() for line in open("/proc/self/status")] if sys.platform == "linux" else []
+found = {words[0]: 1024 * int(words[1]) for words in lines if words[0] in ("VmHWM:", "VmRSS:")}
+print(seconds, found.get("VmHWM:", 0), found.get("VmRSS:", 0))
+"""
 
 
-LAYERS = {
-    "FC 4096 x 4096, 9 %, batch 1": ("MatMul", (4096, 4096), 0.09, (1, 4096)),
-    "FC 4096 x 4096, 9 %, batch 64": ("MatMul", (4096, 4096), 0.09, (64, 4096)),
-    "FC 4096 x 4096, 16 clusters, batch 1": ("MatMul", (4096, 4096), 1.0, (1, 4096)),
-    "FC 4096 x 4096, 16 clusters, batch 8": ("MatMul", (4096, 4096), 1.0, (8, 4096)),
-    "FC 4096 x 4096, 16 clusters, batch 64": ("MatMul", (4096, 4096), 1.0, (64, 4096)),
-    "FC 384 x 1536, 16 clusters, batch 1": ("MatMul", (384, 1536), 1.0, (1, 384)),
-    "FC 384 x 1536, 16 clusters, batch 64": ("MatMul", (384, 1536), 1.0, (64, 384)),
-    "conv 3x3, 128 channels, 28 x 28, 10 %": ("Conv", (128, 128, 3, 3), 0.1, (1, 128, 28, 28)),
-    "conv 3x3, 128 channels, 28 x 28, 20 %": ("Conv", (128, 128, 3, 3), 0.2, (1, 128, 28, 28)),
-    "conv 1x1, 256 channels, 14 x 14, 10 %": ("Conv", (256, 256, 1, 1), 0.1, (1, 256, 14, 14)),
-}
+def timed(runs: dict[str, Callable[[], Any]], rounds: int, threads: int) -> dict[str, dict[str, float]]:
+    """Best and median milliseconds of one run; engines take turns, some runs each.
 
-
-def networks(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Write files of the trained networks, pruned to a density, and name them."""
-    source = data_folder()
-    if source is None:
-        return
-    import networks as trained
-    import torch
-
-    import nqconvert
-
-    for name, make, shape, densities in (
-        ("LeNet-300-100", trained.lenet300, (1, 1, 28, 28), (0.08,)),
-        ("LeNet-5", trained.lenet5, (1, 1, 28, 28), (0.08,)),
-        ("ResNet-32", trained.resnet32, (1, 3, 32, 32), (0.1, 0.2, 1.0)),
-    ):
-        network = make(source, loaders(source))
-        whole = folder / "whole.nqz"
-        nqconvert.convert(network.module, whole, example_inputs=torch.zeros(shape), preset="lossless")
-        with nqformat.safe_open(whole) as file:
-            graph = file.graph()
-            tensors = dict(file.tensors())
-        for density in densities:
-            path = folder / f"{name}-{density}.nqz"
-            packed = {n: levels_of(a, density) if a.ndim > 1 else a for n, a in tensors.items()}
-            nqformat.save_file(packed, path, graph=graph)
-            yield f"{name}, {100 * density:.0f} %, batch 1", path
-
-
-def feeds_of(path: Path) -> dict[str, np.ndarray]:
-    """Noise for every input, with one row where the batch is free."""
-    rng = np.random.default_rng(1)
-    with InferenceSession(path, engine="ort", threads=1) as session:
-        return {
-            value.name: rng.normal(
-                size=[size if isinstance(size, int) else 1 for size in value.shape or []]
-            ).astype(np.float32)
-            for value in session.get_inputs()
-        }
-
-
-def timed(path: Path, threads: int, rounds: int) -> dict[str, Any]:
-    """Run both engines in turn; their times, difference, weight memory, and what ``auto`` takes."""
-    feeds = feeds_of(path)
-    seconds: dict[str, list[float]] = {"native": [], "ort": []}
-    sessions = {name: InferenceSession(path, engine=name, threads=threads) for name in seconds}
-    outputs = {name: session.run(None, feeds)[0] for name, session in sessions.items()}
+    One thread is timed by its own CPU time, which on an idle machine is that on the clock and on a busy one
+    does not count the time of others. With more threads each turn waits until those of the one before have
+    stopped spinning.
+    """
+    clock = time.thread_time if threads == 1 else time.perf_counter
+    counts, seconds = {}, {}
+    for name, run in runs.items():
+        run()
+        started = clock()
+        run()
+        taken = clock() - started
+        counts[name] = max(1, min(_MOST_RUNS, math.ceil(_BLOCK_SECONDS / max(taken, 1e-7))))
+        seconds[name] = [taken]
     for _ in range(rounds):
-        for name, session in sessions.items():
-            started = time.perf_counter()
-            session.run(None, feeds)
-            seconds[name].append(time.perf_counter() - started)
+        for name, run in runs.items():
+            if threads > 1:
+                time.sleep(_PAUSE_SECONDS)
+            for _ in range(counts[name]):
+                started = clock()
+                run()
+                seconds[name].append(clock() - started)
+    return {
+        name: {"best": 1000 * min(taken), "median": 1000 * median(taken)} for name, taken in seconds.items()
+    }
+
+
+def measure(row: Row, path: Path, threads: int, rounds: int, *, with_peers: bool) -> dict[str, Any]:
+    """Times, difference and weight memory of both engines; times of peers; the choice of ``auto``."""
+    sessions = {name: InferenceSession(path, engine=name, threads=threads) for name in ("native", "ort")}
+    feeds = sessions["ort"].made_up_inputs()
+    outputs = {name: session.run(None, feeds)[0] for name, session in sessions.items()}
+    runs: dict[str, Callable[[], Any]] = {
+        name: lambda session=session: session.run(None, feeds)  # type: ignore[misc]
+        for name, session in sessions.items()
+    }
+    others = peers(row, path, feeds, threads) if with_peers else {}
+    torch_run = {name: others.pop(name) for name in ("torch",) if name in others}
+    times = timed(runs | others, rounds, threads)
+    times |= timed(torch_run, max(1, rounds // 3), threads)
     largest = float(np.abs(outputs["ort"]).max()) or 1.0
-    with InferenceSession(path, threads=threads) as chosen:
-        auto = chosen.engine
-    row = {
-        "milliseconds": {
-            name: {"best": 1000 * min(taken), "median": 1000 * median(taken)}
-            for name, taken in seconds.items()
-        },
-        "ratio_best": min(seconds["ort"]) / min(seconds["native"]),
-        "ratio_median": median(seconds["ort"]) / median(seconds["native"]),
-        "auto": auto,
+    found = {
+        "milliseconds": times,
+        "ratio_best": times["ort"]["best"] / times["native"]["best"],
+        "ratio_median": times["ort"]["median"] / times["native"]["median"],
         "relative_difference": float(np.abs(outputs["native"] - outputs["ort"]).max()) / largest,
         "weight_bytes": {name: session.weight_bytes for name, session in sessions.items()},
-        "kernels": sorted({choice.kernel for choice in sessions["native"].explain()}),
+        "file_bytes": path.stat().st_size,
+        "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "kernels": sorted({c.kernel for c in sessions["native"].explain() if "within" not in c.kernel}),
     }
+    if row.module is not None:
+        with InferenceSession(path, threads=threads) as chosen:
+            found["auto"] = chosen.engine
     for session in sessions.values():
         session.close()
-    return row
-
-
-def cold_start(path: Path, rounds: int) -> dict[str, float]:
-    """CPU seconds of a new process from its start to the first output, by engine."""
-    found = {}
-    for engine in ("native", "ort"):
-        taken = []
-        for _ in range(rounds):
-            command = [sys.executable, "-c", _FIRST_OUTPUT, str(path), engine]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ)
-            taken.append(float(done.stdout))
-        found[engine] = median(taken)
     return found
 
 
-def main() -> None:
-    """Time everything and write the results."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a few rounds, one thread")
-    quick = parser.parse_args().quick
-    rounds, all_threads = (5, (1,)) if quick else (ROUNDS, (1, 2))
-    rows: dict[str, Any] = {}
-    cold: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        files = []
-        for layer, (operator, shape, density, x) in LAYERS.items():
-            path = folder / f"layer{len(files)}.nqz"
-            layer_file(path, operator, shape, density, x)
-            files.append((layer, path))
-        files += list(networks(folder))
-        for label, path in files:
-            rows[label] = {str(threads): timed(path, threads, rounds) for threads in all_threads}
-            shown = ", ".join(
-                f"{threads} thread: {row['ratio_best']:.2f} ({row['ratio_median']:.2f}) x ONNX Runtime, "
-                f"auto {row['auto']}"
-                for threads, row in rows[label].items()
-            )
-            print(f"{label}: {shown}", flush=True)
-            if "batch 1" in label and "Net" in label:
-                cold[label] = cold_start(path, 3 if quick else 7)
-    results = {
-        "machine": machine("numpy", "numba", "onnx", "onnxruntime"),
+def process(row: Row, path: Path, rounds: int) -> dict[str, dict[str, float]]:
+    """CPU seconds of a new process from its start to the first output, and its memory in bytes, by engine."""
+    found = {}
+    engines = ("native", "ort", "torch") if row.module is not None else ("native", "ort")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    for engine in engines:
+        taken = []
+        for _ in range(rounds if engine != "torch" else 1):
+            command = [sys.executable, "-c", _PROCESS, engine, str(path), row.label]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
+            taken.append([float(word) for word in done.stdout.split()])
+        seconds, peak, steady = (median(column) for column in zip(*taken, strict=True))
+        found[engine] = {"cpu_seconds": seconds, "peak_bytes": peak, "steady_bytes": steady}
+    return found
+
+
+def _wants_process(row: Row) -> bool:
+    return row.module is not None or (row.linear is not None and row.linear[:2] == (1, 9216))
+
+
+def _shown(label: str, threads: int, row: dict[str, Any]) -> str:
+    ours = row["milliseconds"]["native"]["best"]
+    rest = ", ".join(
+        f"{name} {cell['best'] / ours:.2f}"
+        for name, cell in row["milliseconds"].items()
+        if name not in ("native", "ort")
+    )
+    return (
+        f"{label}, {threads} threads: {1000 * ours:.1f} us, ONNX Runtime {row['ratio_best']:.2f} "
+        f"({row['ratio_median']:.2f}) times as long; {rest}; difference {row['relative_difference']:.1g}"
+    )
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("pattern", nargs="?", default="", help="regular expression for labels")
+    parser.add_argument("--quick", action="store_true", help="a few rounds, ONNX Runtime alone")
+    parser.add_argument("--threads", default="1,2", help="numbers of threads")
+    parser.add_argument("--missing", action="store_true", help="leave out rows that have been measured")
+    parser.add_argument("--times-only", action="store_true", help="no cold starts and memory of processes")
+    parser.add_argument("--prepare", action="store_true", help="write the files and measure nothing")
+    parser.add_argument("--files", type=Path, default=Path(tempfile.gettempdir()) / "nqz-inference")
+    return parser.parse_args()
+
+
+def _merge(rounds: int, order: list[str], label: str, threads: int | None, found: dict[str, Any]) -> None:
+    """Write one more result: times with some threads, or of processes."""
+    results = read("inference")
+    rows: dict[str, Any] = results.get("rows", {})
+    processes: dict[str, Any] = results.get("processes", {})
+    if threads is None:
+        processes[label] = found
+    else:
+        rows.setdefault(label, {})[str(threads)] = found
+    merged = {
+        "machine": machine("numpy", "numba", "onnx", "onnxruntime", "torch", "scipy"),
         "rounds": rounds,
-        "rows": rows,
-        "cold_start_cpu_seconds": cold,
+        "rows": {name: rows[name] for name in order if name in rows},
+        "processes": {name: processes[name] for name in order if name in processes},
     }
-    print(json.dumps(cold, indent=2))
-    print(f"wrote {write('inference', results)}")
+    write("inference", merged)
+
+
+def main() -> None:
+    """Time what is asked for; every result is written when it is there."""
+    arguments = _arguments()
+    arguments.files.mkdir(parents=True, exist_ok=True)
+    if not compile_kernels():
+        raise SystemExit("there are no compiled kernels on this machine: is Numba installed?")
+    rounds = QUICK_ROUNDS if arguments.quick else ROUNDS
+    everything = [*layer_rows(), *network_rows()]
+    order = [row.label for row in everything]
+    for row in (row for row in everything if re.search(arguments.pattern, row.label)):
+        path = prepared(row, arguments.files)
+        if arguments.prepare:
+            continue
+        known = read("inference") if arguments.missing else {}
+        for threads in map(int, arguments.threads.split(",")):
+            if str(threads) in known.get("rows", {}).get(row.label, {}):
+                continue
+            found = measure(row, path, threads, rounds, with_peers=not arguments.quick)
+            _merge(rounds, order, row.label, threads, found)
+            print(_shown(row.label, threads, found), flush=True)
+        times_only = arguments.quick or arguments.times_only
+        if _wants_process(row) and not times_only and row.label not in known.get("processes", {}):
+            found = process(row, path, PROCESSES)
+            _merge(rounds, order, row.label, None, found)
+            print(json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":

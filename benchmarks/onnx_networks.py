@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from networks import LeNet5, ResNet32
+from networks import CifarResNet, LeNet5
 from torch import nn
 
 
@@ -66,13 +66,13 @@ class Layer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Like BERT: two layers of 128."""
+    """Like BERT: two layers."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = 128) -> None:
         super().__init__()
-        self.words, self.places = nn.Embedding(4000, 128), nn.Embedding(64, 128)
-        self.layers = nn.Sequential(Layer(128), Layer(128))
-        self.head = nn.Linear(128, 2)
+        self.words, self.places = nn.Embedding(4000, width), nn.Embedding(64, width)
+        self.layers = nn.Sequential(Layer(width), Layer(width))
+        self.head = nn.Linear(width, 2)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         x = self.words(ids) + self.places(torch.arange(ids.shape[1]))
@@ -132,7 +132,7 @@ def _ids(*shape: int, below: int) -> torch.Tensor:
 
 TORCH_NETWORKS: dict[str, tuple[Callable[[], nn.Module], torch.Tensor]] = {
     "LeNet-5": (LeNet5, _noise(2, 1, 28, 28)),
-    "ResNet-32": (ResNet32, _noise(2, 3, 32, 32)),
+    "ResNet-32": (lambda: CifarResNet(5), _noise(2, 3, 32, 32)),
     "MobileNetV2-like": (mobile_net, _noise(2, 3, 64, 64)),
     "BERT-like encoder": (Encoder, _ids(2, 24, below=4000)),
     "BiLSTM": (lambda: Recurrent(nn.LSTM, bidirectional=True), _noise(2, 20, 40)),

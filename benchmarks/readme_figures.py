@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import read
+from inference_tables import inference
 from posttraining_goals import before, bytes_at, curves, goal_rows, nncodec_bytes
 
 _SHOWN_FORMS = ("dense", "codebook", "sparse", "auto", "qdq", "ort-nbits")
@@ -15,6 +16,7 @@ START, STOP = "<!-- figures: start -->", "<!-- figures: stop -->"
 POSTTRAINING_MARKS = "<!-- posttraining: start -->", "<!-- posttraining: stop -->"
 RETRAINING_MARKS = "<!-- retraining: start -->", "<!-- retraining: stop -->"
 RELIABILITY_MARKS = "<!-- reliability: start -->", "<!-- reliability: stop -->"
+INFERENCE_MARKS = "<!-- inference: start -->", "<!-- inference: stop -->"
 ONNX_MARKS = "<!-- onnx: start -->", "<!-- onnx: stop -->"
 POSTTRAINING_DROPS = {
     "lenet300_p8": (0.1, 0.3),
@@ -461,6 +463,8 @@ def main() -> None:
         text = replaced(text, *QUANTIZER_MARKS, measured)
     if (measured := read("papers")).get("rows"):
         text = replaced(text, *RETRAINING_MARKS, retraining(measured))
+    if (measured := read("inference")).get("rows"):
+        text = replaced(text, *INFERENCE_MARKS, inference(measured))
     if measured := read("fuzz"):
         text = replaced(text, *RELIABILITY_MARKS, reliability(measured, read("reading")))
     if lines := [*onnx_forms(read("onnx_models")), *onnx_consumers(read("onnx_consumers"))]:

@@ -118,8 +118,8 @@ def bench_file(
     ----------
     path : path-like
     inputs : ndarray or mapping of str to ndarray, optional
-        For the runs; None: random numbers of the declared shapes, open axes being 1. A single array is the
-        input of a model that takes one.
+        For the runs; None: as :meth:`nqruntime.InferenceSession.made_up_inputs`. A single array is the input
+        of a model that takes one.
     threads : sequence of int
         Each is timed.
     repeats : int
@@ -136,7 +136,7 @@ def bench_file(
     OSError, FormatError, UnsupportedFeatureError, MissingDependencyError
         As :func:`nqformat.safe_open` and :class:`nqruntime.InferenceSession`.
     ConversionError
-        If random numbers cannot be made for an input.
+        If inputs cannot be made up.
     ValueError
         If a number is below one or the inputs do not fit.
     """
@@ -222,17 +222,7 @@ def _feeds(session: Any, inputs: np.ndarray | Mapping[str, np.ndarray] | None) -
         if len(described) != 1:
             raise ValueError(f"the model has {len(described)} inputs; give them by name")
         return {described[0].name: inputs}
-    return {value.name: _random_input(value) for value in described}
-
-
-def _random_input(value: Any) -> np.ndarray:
-    if value.shape is None:
-        raise ConversionError(f"input {value.name!r} has no known rank: give inputs to run on")
-    shape = [dim if isinstance(dim, int) and dim > 0 else 1 for dim in value.shape]
-    kind = value.type.removeprefix("tensor(").removesuffix(")")
-    rng = np.random.default_rng(0)
-    if kind in ("float", "double", "float16"):
-        return rng.normal(size=shape).astype({"float": "float32", "double": "float64"}.get(kind, kind))
-    if kind in ("int64", "int32", "uint8", "int8"):
-        return np.zeros(shape, dtype=kind)
-    raise ConversionError(f"input {value.name!r} is {value.type}: give inputs to run on")
+    try:
+        return dict(session.made_up_inputs())
+    except ValueError as error:
+        raise ConversionError(str(error)) from error

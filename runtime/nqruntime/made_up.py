@@ -3,48 +3,72 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Sequence
 
 import numpy as np
 
-from .element_types import STRING, element_type
+from nqformat.dtypes import DType, bfloat16_array, float32_to_bfloat16
+from nqformat.errors import MissingDependencyError
+
+from .element_types import element_type
 from .graph import GraphValue
 
 MOST_ELEMENTS = 1 << 25
-
-_FIRST_SIZE, _OTHER_SIZES = 1, 16
+OPEN_SIZE = 16
 _SEED = 0
 
 
-def made_up_feeds(inputs: Sequence[GraphValue], given: Mapping[str, object]) -> dict[str, np.ndarray] | None:
-    """Return arrays to try a graph with: noise, zeros for integers; None if an input has no known type.
+def made_up_feeds(
+    inputs: Sequence[GraphValue], given: Container[str], *, batch: int = 1, open_size: int = OPEN_SIZE
+) -> dict[str, np.ndarray] | None:
+    """Return arrays to try a graph with: noise, for integers 0 and 1, the same each time.
 
-    Axes without a size get 1 if they are the first (the batch), else 16. None also for inputs of more than
-    `MOST_ELEMENTS`.
+    None if an input is no tensor of known rank and element type, or has more than `MOST_ELEMENTS`, or is of
+    bfloat16 where ml_dtypes is not installed.
 
     Parameters
     ----------
     inputs : sequence of GraphValue
-    given : mapping of str to object
+    given : container of str
         Names that need no array, since they have an initializer.
+    batch : int
+        Size of first axes that are open, and of open axes with the symbol of one.
+    open_size : int
+        Size of other open axes.
     """
     rng = np.random.default_rng(_SEED)
+    wanted = [value for value in inputs if value.name not in given]
+    symbols = {value.shape[0] for value in wanted if value.shape is not None and len(value.shape) > 1}
     feeds = {}
-    for value in inputs:
-        if value.name in given:
-            continue
-        element = element_type(value.element_number)
-        if element is None or element.dtype is None or element.number == STRING or value.shape is None:
+    for value in wanted:
+        if value.shape is None or not value.is_tensor:
             return None
-        shape = [
-            size if isinstance(size, int) else (_OTHER_SIZES if axis else _FIRST_SIZE)
+        shape = tuple(
+            size if isinstance(size, int) else (open_size if axis and _other(size, symbols) else batch)
             for axis, size in enumerate(value.shape)
-        ]
-        if math.prod(shape) > MOST_ELEMENTS:
+        )
+        array = _array(value, shape, rng)
+        if array is None:
             return None
-        dtype = element.dtype.storage_dtype
-        if dtype.kind == "f":
-            feeds[value.name] = rng.standard_normal(shape).astype(dtype)
-        else:
-            feeds[value.name] = np.zeros(shape, dtype=dtype)
+        feeds[value.name] = array
     return feeds
+
+
+def _other(symbol: str | None, symbols: Container[int | str | None]) -> bool:
+    """Whether an axis is none of the batch."""
+    return not symbol or symbol not in symbols
+
+
+def _array(value: GraphValue, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray | None:
+    element = element_type(value.element_number)
+    if element is None or element.dtype is None or math.prod(shape) > MOST_ELEMENTS:
+        return None
+    if element.dtype is DType.BFLOAT16:
+        try:
+            bits = float32_to_bfloat16(rng.standard_normal(shape, dtype=np.float32))
+            return bfloat16_array(bits, "ml_dtypes")
+        except MissingDependencyError:
+            return None
+    if element.dtype.is_float:
+        return np.asarray(rng.standard_normal(shape)).astype(element.dtype.storage_dtype)
+    return np.asarray(rng.integers(0, 2, size=shape)).astype(element.dtype.storage_dtype)

@@ -24,6 +24,7 @@ from nqformat.limits import Limits
 from .engines.engine import Engine, EngineSettings, KernelChoice
 from .graph import Model
 from .graph_reader import read_model
+from .made_up import made_up_feeds
 from .values import ValueDescription, check_feeds, check_output_names, describe, input_checks
 
 if TYPE_CHECKING:
@@ -93,6 +94,8 @@ class InferenceSession:
             self._metadata = file.metadata()
             graph_bytes, model = _read_graph(file, path)
             self._checks = input_checks(model.graph)
+            given = frozenset(model.graph.initializers)
+            self._make_up = partial(made_up_feeds, model.graph.inputs, given)
             self._outputs = [describe(value) for value in model.graph.outputs]
             self._output_names = tuple(value.name for value in self._outputs)
             self._fallback_reason: str | None = None
@@ -222,9 +225,41 @@ class InferenceSession:
         """Metadata of the file."""
         return dict(self._metadata)
 
-    def explain(self) -> list[KernelChoice]:
-        """Say for each node which kernel runs it, and why the native engine does not where it does not."""
-        return self._open_engine.explain()
+    def explain(
+        self, *, timed: bool = False, feeds: Mapping[str, np.ndarray] | None = None
+    ) -> list[KernelChoice]:
+        """Say for each node which kernel runs it, and why the native engine does not where it does not.
+
+        Parameters
+        ----------
+        timed : bool
+            Also run each node some times, on one thread if it is machine code. ONNX Runtime's engine does not
+            know the times of nodes.
+        feeds : mapping of str to ndarray, optional
+            Inputs to time the nodes on; by default :meth:`made_up_inputs`.
+
+        Raises
+        ------
+        TypeError, ValueError, FormatError
+            As :meth:`run`; ValueError also if no inputs can be made up.
+        """
+        if not timed:
+            return self._open_engine.explain()
+        given = self.made_up_inputs() if feeds is None else feeds
+        return self._open_engine.explain(check_feeds(given, self._checks))
+
+    def made_up_inputs(self) -> dict[str, np.ndarray]:
+        """Make inputs to try the network with: noise, integers 0 and 1; open axes get 1 (the batch) or 16.
+
+        Raises
+        ------
+        ValueError
+            If the graph does not declare the rank or the element type of an input, or an input is too large.
+        """
+        feeds = self._make_up()
+        if feeds is None:
+            raise ValueError("no inputs can be made up from what the graph declares; give some")
+        return feeds
 
 
 def _check_choice(what: str, choice: str, allowed: tuple[str, ...]) -> None:

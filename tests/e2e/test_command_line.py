@@ -277,6 +277,30 @@ def test_wrong_feeds_are_named(
     assert words in capsys.readouterr().err
 
 
+def test_a_run_is_explained_with_inputs_and_without(
+    mlp_onnx: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["convert", str(mlp_onnx), "-q"]) == 0
+    for options in ([], ["-i", "x.npy"]):
+        ran = run_json(capsys, "run", "mlp.nqz", "--explain", "--compare", "--engine", "native", *options)
+        explained = ran["explain"]
+        assert explained["run_seconds"] > 0 and explained["ort_seconds"] > 0
+        assert all(row["kernel"] for row in explained["rows"])
+    assert main(["run", "mlp.nqz", "--explain", "--engine", "ort"]) == 0
+    assert "times and memory of nodes are not known" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "words"), [([], "--explain"), (["-i", "x.npy", "--compare"], "--explain")]
+)
+def test_a_run_needs_inputs_or_a_question(
+    options: list[str], words: str, mlp_onnx: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["convert", str(mlp_onnx), "-q"]) == 0
+    assert main(["run", "mlp.nqz", *options]) == 2
+    assert words in capsys.readouterr().err
+
+
 def test_a_missing_extra_is_named(
     mlp_onnx: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

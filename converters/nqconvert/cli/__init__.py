@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 import traceback
@@ -52,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     1
     """
     arguments = _parser(sys.argv[1:] if argv is None else list(argv))
+    if not arguments.quiet:
+        _show_compilations()
     try:
         code = int(arguments.run(arguments))
         sys.stdout.flush()
@@ -67,6 +70,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("nqz: interrupted", file=sys.stderr)
         return 130
+
+
+def _show_compilations() -> None:
+    """Print a line on standard error when kernels are compiled, which takes seconds."""
+    log = logging.getLogger("nqformat.kernels")
+    if not log.handlers:
+        handler = _StandardError()
+        handler.setFormatter(logging.Formatter("nqz: %(message)s"))
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+
+
+class _StandardError(logging.Handler):
+    """Writes to what standard error is at the time."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one message."""
+        print(self.format(record), file=sys.stderr, flush=True)
 
 
 def _parser(argv: list[str]) -> argparse.Namespace:

@@ -11,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("file")
     parser.add_argument(
-        "-i", "--input", help=".npy, .npz or shape=1,1,28,28; default: random numbers, open axes 1"
+        "-i", "--input", help=".npy, .npz or shape=1,1,28,28; default: random numbers, open axes 1 or 16"
     )
     parser.add_argument("--threads", default="1,2", help="numbers of threads, separated by commas")
     parser.add_argument("--repeats", type=int, default=7, help="rounds that count")

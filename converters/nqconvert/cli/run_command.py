@@ -5,13 +5,17 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nqconvert.cli.console import emit, finite_or_none, read_arrays
 from nqconvert.cli.limit_options import add_limit_options, limits_of
 from nqconvert.report import SCHEMA_VERSION
+
+if TYPE_CHECKING:
+    from nqruntime import InferenceSession
+    from nqruntime.explanation import Explanation
 
 _SHOWN_VALUES = 10
 
@@ -22,64 +26,95 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-i",
         "--input",
-        required=True,
-        help=".npy, .npz with inputs by name, or shape=1,1,28,28 for random numbers",
+        help=".npy, .npz with inputs by name, or shape=1,1,28,28 for random numbers; may be left out with "
+        "--explain",
     )
     parser.add_argument("-o", "--output", help="write the outputs to this .npz file")
     parser.add_argument("--engine", default="auto", choices=("auto", "native", "ort"))
     parser.add_argument("--threads", type=int)
     parser.add_argument("--memory", default="default", choices=("default", "low"))
     parser.add_argument("--repeat", type=int, default=1, help="run so often and show the median time")
-    parser.add_argument("--explain", action="store_true", help="show which kernel runs each node")
+    parser.add_argument(
+        "--explain", action="store_true", help="show for each node its kernel, its time and its memory"
+    )
+    parser.add_argument(
+        "--compare", action="store_true", help="with --explain: show the time of ONNX Runtime as well"
+    )
     add_limit_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the file on the inputs."""
-    from nqruntime import InferenceSession
-
-    if arguments.repeat < 1:
-        raise ValueError("--repeat must be at least 1")
-    given = read_arrays(arguments.input)
-    with InferenceSession(
-        arguments.file,
-        engine=arguments.engine,
-        threads=arguments.threads,
-        memory=arguments.memory,
-        limits=limits_of(arguments),
-    ) as session:
+    _check(arguments)
+    given = read_arrays(arguments.input) if arguments.input else None
+    with _session(arguments, arguments.engine) as session:
         names = [value.name for value in session.get_inputs()]
-        feeds = given if isinstance(given, dict) else _single_feed(names, given)
+        feeds = session.made_up_inputs() if given is None else _named_feeds(names, given)
         seconds = []
         for _ in range(arguments.repeat):
             started = time.perf_counter()
             outputs = session.run(None, feeds)
             seconds.append(time.perf_counter() - started)
         output_names = [value.name for value in session.get_outputs()]
-        rows = session.explain() if arguments.explain else []
+        explanation = _explanation(arguments, session, feeds) if arguments.explain else None
         engine = session.engine
     if arguments.output:
         named: dict[str, Any] = dict(zip(output_names, outputs, strict=True))
         np.savez(arguments.output, **named)
     median_ms = 1e3 * statistics.median(seconds)
     described = [_describe(n, o) for n, o in zip(output_names, outputs, strict=True)]
-    lines = [_output_line(d) for d in described]
-    lines += [str(row) for row in rows]
-    lines.append(
-        f"engine {engine}, {median_ms:.3f} ms" + (f" (median of {len(seconds)})" if len(seconds) > 1 else "")
-    )
+    lines = [_output_line(d) for d in described] if given is not None else ["made-up inputs"]
+    if explanation is None:
+        median = f" (median of {len(seconds)})" if len(seconds) > 1 else ""
+        lines.append(f"engine {engine}, {median_ms:.3f} ms{median}")
+    else:
+        lines.append(str(explanation))
     as_json = {
         "schema_version": SCHEMA_VERSION,
         "engine": engine,
         "milliseconds": median_ms,
         "outputs": described,
-        "explain": [str(row) for row in rows],
+        "explain": None if explanation is None else explanation.to_json(),
     }
     emit(arguments, "\n".join(lines), as_json)
     return 0
 
 
-def _single_feed(names: list[str], array: np.ndarray) -> dict[str, np.ndarray]:
+def _check(arguments: argparse.Namespace) -> None:
+    if arguments.repeat < 1:
+        raise ValueError("--repeat must be at least 1")
+    if not arguments.input and not arguments.explain:
+        raise ValueError("give inputs with -i, or --explain")
+    if arguments.compare and not arguments.explain:
+        raise ValueError("--compare goes with --explain")
+
+
+def _session(arguments: argparse.Namespace, engine: str) -> InferenceSession:
+    from nqruntime import InferenceSession
+
+    return InferenceSession(
+        arguments.file,
+        engine=engine,
+        threads=arguments.threads,
+        memory=arguments.memory,
+        limits=limits_of(arguments),
+    )
+
+
+def _explanation(
+    arguments: argparse.Namespace, session: InferenceSession, feeds: dict[str, np.ndarray]
+) -> Explanation:
+    from nqruntime.explanation import explain_session
+
+    if not arguments.compare or session.engine == "ort":
+        return explain_session(session, feeds)
+    with _session(arguments, "ort") as rival:
+        return explain_session(session, feeds, rival=rival)
+
+
+def _named_feeds(names: list[str], array: Any) -> dict[str, np.ndarray]:
+    if isinstance(array, dict):
+        return array
     if len(names) != 1:
         raise ValueError(
             f"the model has {len(names)} inputs ({', '.join(names)}); give them by name in an .npz file"

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from nqconvert.graphs.onnx_tensor import DTYPE_OF_ONNX, ONNX_OF_DTYPE
+from nqconvert.graphs.onnx_tensor import ONNX_OF_DTYPE
 from nqconvert.graphs.ort_session import ExternalValue, open_session, relative_difference, run_session
-from nqformat.dtypes import DType, float32_to_bfloat16
 from nqformat.errors import ConversionError
 from nqformat.optional_packages import require_package
+from nqruntime.graph import GraphValue
+from nqruntime.made_up import made_up_feeds
 
 from .model_file import declare_external
 from .opset import with_tensors_as_inputs
@@ -22,7 +23,7 @@ from .pending import known_dtype
 from .restore import StoredModel, TensorFile
 
 TOLERANCE = 1e-5
-_SEED = 20
+_BATCH = 2
 _OPEN_AXES = (2, 8, 32, 64, 224, 512)
 
 
@@ -142,21 +143,23 @@ def check_outputs(outputs: list[np.ndarray], reference: ReferenceRun) -> None:
         )
 
 
-def random_feeds(model: Any, *, open_axis: int = 2) -> dict[str, np.ndarray]:
-    """Return reproducible random inputs: normal floats, integers 0 and 1.
-
-    Open axes get `open_axis` elements, an open first axis, and others with its symbol, two.
+def random_feeds(model: Any, *, open_axis: int) -> dict[str, np.ndarray]:
+    """Return reproducible inputs; open axes get `open_axis` elements, those of the batch two.
 
     Raises
     ------
     ConversionError
         If an input is not a tensor of known rank and element type.
     """
-    rng = np.random.default_rng(_SEED)
-    inline = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in inline]
-    batch = {value.type.tensor_type.shape.dim[0].dim_param for value in inputs if _rank(value) > 1} - {""}
-    return {value.name: _random_array(value, rng, open_axis, batch) for value in inputs}
+    feeds = made_up_feeds(
+        [_declared(value) for value in model.graph.input],
+        {tensor.name for tensor in model.graph.initializer},
+        batch=_BATCH,
+        open_size=open_axis,
+    )
+    if feeds is None:
+        raise ConversionError("no random values can be made for the inputs as declared, give feeds")
+    return feeds
 
 
 def _random_trials(model: Any) -> Iterator[dict[str, np.ndarray]]:
@@ -170,33 +173,17 @@ def _random_trials(model: Any) -> Iterator[dict[str, np.ndarray]]:
         previous = shapes
 
 
-def _rank(value: Any) -> int:
-    """Return the number of axes of a declared input, 0 if it is unknown."""
-    return len(value.type.tensor_type.shape.dim) if value.type.HasField("tensor_type") else 0
-
-
-def _random_array(value: Any, rng: np.random.Generator, open_axis: int, batch: set[str]) -> np.ndarray:
-    """Return a random array for one declared input; axes with a symbol in `batch` have two elements."""
+def _declared(value: Any) -> GraphValue:
+    """Return a declared input of a model as the runtime reads it."""
     kind = value.type.tensor_type
-    dtype = DTYPE_OF_ONNX.get(kind.elem_type)
-    if not value.type.HasField("tensor_type") or not kind.HasField("shape") or dtype is None:
-        raise ConversionError(f"no random values can be made for input {value.name!r}, give feeds")
-    shape = tuple(
-        d.dim_value if d.HasField("dim_value") else (open_axis if axis and d.dim_param not in batch else 2)
-        for axis, d in enumerate(kind.shape.dim)
+    has_shape = value.type.HasField("tensor_type") and kind.HasField("shape")
+    sizes = [d.dim_value if d.HasField("dim_value") else (d.dim_param or None) for d in kind.shape.dim]
+    return GraphValue(
+        name=value.name,
+        element_number=kind.elem_type,
+        shape=tuple(sizes) if has_shape else None,
+        is_tensor=value.type.HasField("tensor_type"),
     )
-    if dtype is DType.BFLOAT16:
-        return _bfloat16(rng.standard_normal(shape, dtype=np.float32))
-    if dtype.is_float:
-        return np.asarray(rng.standard_normal(shape)).astype(dtype.storage_dtype)
-    return np.asarray(rng.integers(0, 2, size=shape)).astype(dtype.storage_dtype)
-
-
-def _bfloat16(values: np.ndarray) -> np.ndarray:
-    """Return float32 values as an ml_dtypes bfloat16 array."""
-    from nqformat.dtypes import bfloat16_array
-
-    return bfloat16_array(float32_to_bfloat16(values), "ml_dtypes")
 
 
 def _reference_session(file: TensorFile, stored: StoredModel, changed: Mapping[str, np.ndarray]) -> Any:

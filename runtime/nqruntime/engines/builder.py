@@ -214,6 +214,7 @@ class Builder:
 
     def _add_if(self, index: int, node: Node, label: str) -> None:
         """Add a node that runs one of two branches."""
+        held = self.weight_bytes
         bodies = [self._branch(node, name, label) for name in ("then_branch", "else_branch")]
         captured = tuple(dict.fromkeys(name for body in bodies for name in body.captured))
         inputs = tuple(self._use(name, label) for name in (*node.inputs[:1], *captured))
@@ -223,8 +224,9 @@ class Builder:
             return body.run(dict(zip(captured, values, strict=True)))
 
         outputs = self._define_outputs(node)
-        self.steps.append(Step(run=run, label=label, inputs=inputs, outputs=outputs))
-        self._explain(index, node, " or ".join(f"{body.n_nodes} nodes" for body in bodies))
+        self.steps.append(Step(run=run, label=label, inputs=inputs, outputs=outputs, node=index))
+        kernel = " or ".join(f"{body.n_nodes} nodes" for body in bodies)
+        self._explain(index, node, kernel, self.weight_bytes - held)
 
     def _branch(self, node: Node, name: str, label: str) -> Branch:
         attribute = node.attributes.get(name)
@@ -261,6 +263,7 @@ class Builder:
             self._explain(index, node, "constant")
             return
         self._close_segment()
+        held = self.weight_bytes
         if node.op_type == "If":
             self._add_if(index, node, label)
             return
@@ -280,8 +283,8 @@ class Builder:
             ABSENT if i in prepared.taken else self._use(name, label) for i, name in enumerate(node.inputs)
         )
         outputs = self._define_outputs(node)
-        self.steps.append(Step(run=prepared.run, label=label, inputs=inputs, outputs=outputs))
-        self._explain(index, node, prepared.kernel)
+        self.steps.append(Step(run=prepared.run, label=label, inputs=inputs, outputs=outputs, node=index))
+        self._explain(index, node, prepared.kernel, self.weight_bytes - held)
 
     def _join_segment(self, index: int, node: Node) -> bool:
         """Let a node join the open segment; False if it runs on its own."""
@@ -319,7 +322,16 @@ class Builder:
         )
         self.segments.append(segment)
         output_slots = tuple(self.slots[name] for name in outputs)
-        self.steps.append(Step(run=segment.run, label=label, inputs=input_slots, outputs=output_slots))
+        self.steps.append(
+            Step(
+                run=segment.run,
+                label=label,
+                inputs=input_slots,
+                outputs=output_slots,
+                node=min(nodes),
+                node_seconds=segment.node_seconds,
+            )
+        )
 
     def _fault_finder(
         self, nodes: Mapping[int, Node], inputs: Sequence[str], found: SegmentReader
@@ -357,9 +369,12 @@ class Builder:
             limits=self._settings.limits,
         )
 
-    def _explain(self, index: int, node: Node, kernel: str) -> None:
+    def _explain(self, index: int, node: Node, kernel: str, weight_bytes: int = 0) -> None:
         self.choices[index] = KernelChoice(
-            node=node_label(index, node), operator=operator_label(node), kernel=kernel
+            node=node_label(index, node),
+            operator=operator_label(node),
+            kernel=kernel,
+            weight_bytes=weight_bytes,
         )
 
     def _fold(self, node: Node, label: str) -> Constant | None:

@@ -42,12 +42,18 @@ class KernelChoice:
         What computes it.
     reason : str
         Why the native engine does not run it, or an empty string.
+    seconds : float or None
+        Shortest time of one run; None if it was not timed, or runs as a part of another node.
+    weight_bytes : int
+        Held for its weights; 0 if another node holds them.
     """
 
     node: str
     operator: str
     kernel: str
     reason: str = ""
+    seconds: float | None = None
+    weight_bytes: int = 0
 
     def __str__(self) -> str:
         """Return one line for people."""
@@ -69,8 +75,8 @@ class Engine(Protocol):
         """Compute the named outputs from checked inputs."""
         ...
 
-    def explain(self) -> list[KernelChoice]:
-        """Say for each node how it runs."""
+    def explain(self, feeds: Mapping[str, np.ndarray] | None = None) -> list[KernelChoice]:
+        """Say for each node how it runs; with inputs, also how long it takes on them, if that is known."""
         ...
 
     def close(self) -> None:

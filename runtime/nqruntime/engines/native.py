@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 import numpy as np
 
@@ -112,9 +113,11 @@ class NativeEngine:
         """Bytes held for weights; those of machine code are known after the first run."""
         return self._network.weight_bytes
 
-    def explain(self) -> list[KernelChoice]:
-        """Say for each node which kernel runs it."""
-        return self._network.explain()
+    def explain(self, feeds: Mapping[str, np.ndarray] | None = None) -> list[KernelChoice]:
+        """Say for each node which kernel runs it; with inputs, also how long it takes on them."""
+        if feeds is not None:
+            self.run([value.name for value in self._model.graph.outputs], feeds)
+        return self._network.explain(feeds)
 
     def close(self) -> None:
         """Drop the weights."""
@@ -173,9 +176,7 @@ class Network:
         if whole is not None and output_names == whole.outputs and len(feeds) == len(whole.inputs):
             return list(whole.run(*[feeds[name] for name in whole.inputs]))
         program = self._program(tuple(output_names))
-        values = list(self._initial)
-        for name, array in feeds.items():
-            values[self._input_slots[name]] = array
+        values = self._values(feeds)
         lent = {id(value) for value in values if value is not None}
         with np.errstate(all="ignore"):
             program.execute(values)
@@ -187,6 +188,13 @@ class Network:
             results.append(value if owned else value.copy())
             lent.add(id(value))
         return results
+
+    def _values(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray | None]:
+        """Return the values of all slots before the first step."""
+        values = list(self._initial)
+        for name, array in feeds.items():
+            values[self._input_slots[name]] = array
+        return values
 
     def _program(self, output_names: tuple[str, ...]) -> Program:
         program = self._programs.get(output_names)
@@ -200,16 +208,26 @@ class Network:
         """Bytes held for weights."""
         return self._held_bytes + sum(segment.weight_bytes for segment in self._segments)
 
-    def explain(self) -> list[KernelChoice]:
-        """Say for each node which kernel runs it."""
+    def explain(self, feeds: Mapping[str, np.ndarray] | None = None) -> list[KernelChoice]:
+        """Say for each node which kernel runs it; with inputs, also how long it takes on them."""
         found = dict(self._choices)
         for segment in self._segments:
+            held = {operation.nodes[0]: operation.weight_bytes for operation in segment.operations}
             for index, kernel in segment.kernels().items():
                 node = self._graph.nodes[index]
                 found[index] = KernelChoice(
-                    node=node_label(index, node), operator=operator_label(node), kernel=kernel
+                    node=node_label(index, node),
+                    operator=operator_label(node),
+                    kernel=kernel,
+                    weight_bytes=held.get(index, 0),
                 )
-        return [found[index] for index in sorted(found)]
+        seconds = {} if feeds is None else self._node_seconds(feeds)
+        return [replace(found[index], seconds=seconds.get(index)) for index in sorted(found)]
+
+    def _node_seconds(self, feeds: Mapping[str, np.ndarray]) -> dict[int, float]:
+        program = self._program(tuple(value.name for value in self._graph.outputs))
+        with np.errstate(all="ignore"):
+            return program.node_seconds(self._values(feeds))
 
     def close(self) -> None:
         """Drop the weights."""

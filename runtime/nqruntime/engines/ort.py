@@ -86,8 +86,8 @@ class OrtEngine:
                 f"ONNX Runtime cannot run the graph: {_first_line(error)}", section="GRAPH"
             ) from error
 
-    def explain(self) -> list[KernelChoice]:
-        """Say that ONNX Runtime runs every node, and why the native engine does not."""
+    def explain(self, feeds: Mapping[str, np.ndarray] | None = None) -> list[KernelChoice]:
+        """Say that ONNX Runtime runs every node, and why the native engine does not; nodes are not timed."""
         return explain_nodes(self._model, "onnxruntime", self._reasons)
 
     def close(self) -> None:

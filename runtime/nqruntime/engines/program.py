@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from nqformat.errors import FormatError, LimitExceededError
+from nqruntime.lowering.context import best_seconds
 from nqruntime.operators import Run
 
 ABSENT = -1
@@ -25,12 +27,18 @@ class Step:
         Node and operator, for messages.
     inputs, outputs : tuple of int
         Slots of values; -1 for one that is left out.
+    node : int
+        Place in the graph; of the first node, if the step is several.
+    node_seconds : callable, optional
+        If the step is several nodes: times each on such inputs, by its place in the graph.
     """
 
     run: Run
     label: str
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    node: int
+    node_seconds: Callable[..., dict[int, float]] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +54,18 @@ class Program:
             _run_step(step, values)
             for slot in released:
                 values[slot] = None
+
+    def node_seconds(self, values: list[np.ndarray | None]) -> dict[int, float]:
+        """Run each step some times, in order; the shortest times by place in the graph."""
+        found: dict[int, float] = {}
+        for step, released in self.steps:
+            best = best_seconds(partial(_run_step, step, values))
+            arrays = [None if slot == ABSENT else values[slot] for slot in step.inputs]
+            inner = step.node_seconds(*arrays) if step.node_seconds is not None else {}
+            found.update(inner or {step.node: best})
+            for slot in released:
+                values[slot] = None
+        return found
 
 
 def _run_step(step: Step, values: list[np.ndarray | None]) -> None:

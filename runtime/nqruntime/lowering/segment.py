@@ -135,13 +135,21 @@ class Segment:
             found.update((index, f"within #{first}") for index in others)
         return found
 
-    def step_seconds(self) -> list[tuple[Step, float]]:
-        """Time each step of the plan that was made last; empty before the first run."""
-        plans = [prepared for prepared in self._prepared.values() if prepared.plan is not None]
-        if not plans or plans[-1].plan is None:
+    def step_seconds(self, *arrays: np.ndarray) -> list[tuple[Step, float]]:
+        """Time each step on one thread, for inputs on which the segment has run; empty without a plan."""
+        prepared = self._prepared.get(tuple([array.shape for array in arrays]))
+        if prepared is None or prepared.plan is None:
             return []
-        context = Context(plans[-1].plan, plans[-1].out_shapes, self._library, shared=False)
+        context = Context(prepared.plan, prepared.out_shapes, self._library, shared=False)
+        context.run(arrays)
         return context.step_seconds()
+
+    def node_seconds(self, *arrays: np.ndarray) -> dict[int, float]:
+        """Add up :meth:`step_seconds` by the place in the graph of the node they are done for."""
+        found = {operation.nodes[0]: 0.0 for operation in self.operations}
+        for step, seconds in self.step_seconds(*arrays):
+            found[step.node] = found.get(step.node, 0.0) + seconds
+        return found
 
     def _prepare(self, shapes: tuple[Shape, ...]) -> _Prepared:
         with self._lock:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import ml_dtypes
 import numpy as np
 import pytest
 from onnx import helper
@@ -12,8 +13,10 @@ import nqformat
 from nqformat.kernels import compiled
 from nqruntime import InferenceSession, remembering, session
 from nqruntime.engines import choice
+from nqruntime.graph import GraphValue
 from nqruntime.graph_reader import read_model
 from nqruntime.machine_code.library import COMPUTE
+from nqruntime.made_up import made_up_feeds
 
 from .conftest import build_model, quantized
 
@@ -139,11 +142,39 @@ def test_made_up_inputs_fit_what_is_declared():
         ["y"],
     )
     graph = read_model(model.SerializeToString()).graph
-    feeds = choice.made_up_feeds(graph.inputs, {})
+    feeds = made_up_feeds(graph.inputs, {})
     assert {name: (feed.shape, feed.dtype.str) for name, feed in feeds.items()} == {
         "a": ((1, 3, 16), "<f4"),
         "b": ((1,), "<i8"),
         "c": ((), "|b1"),
     }
-    assert not feeds["b"].any() and feeds["a"].std() > 0.5
-    assert set(choice.made_up_feeds(graph.inputs, {"a": None})) == {"b", "c"}
+    assert set(feeds["b"]) <= {0, 1} and feeds["a"].std() > 0.5
+    assert set(made_up_feeds(graph.inputs, {"a": None})) == {"b", "c"}
+
+
+def test_axes_with_the_symbol_of_the_batch_are_of_its_size():
+    bfloat16 = np.dtype(ml_dtypes.bfloat16)
+    inputs = [
+        GraphValue(name="a", element_number=1, shape=("n", "t")),
+        GraphValue(name="b", element_number=16, shape=("t", "n", None)),
+    ]
+    feeds = made_up_feeds(inputs, (), batch=3, open_size=5)
+    assert (feeds["a"].shape, feeds["b"].shape, feeds["b"].dtype) == ((3, 3), (3, 3, 5), bfloat16)
+    feeds = made_up_feeds(inputs[:1], (), batch=3, open_size=5)
+    assert feeds["a"].shape == (3, 5)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        GraphValue(name="a", element_number=1, shape=None),
+        GraphValue(name="a", element_number=8, shape=(1,)),
+        GraphValue(name="a", element_number=99, shape=(1,)),
+        GraphValue(name="a", element_number=1, shape=(1 << 26,)),
+        GraphValue(name="a", element_number=1, shape=(1,), is_tensor=False),
+    ],
+    ids=["rank", "string", "type", "size", "sequence"],
+)
+def test_nothing_is_made_up_for_inputs_without_known_shape_or_type(value):
+    assert made_up_feeds([value], ()) is None
+    assert made_up_feeds([value], ("a",)) == {}

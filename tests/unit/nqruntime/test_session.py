@@ -53,8 +53,8 @@ SHIFT = np.arange(4, dtype=np.float32)
 FEEDS = {"image": IMAGE, "shift": SHIFT}
 
 
-def test_the_package_exports_the_session_only():
-    assert nqruntime.__all__ == ["InferenceSession"]
+def test_the_package_exports_the_session_and_how_to_prepare_a_machine():
+    assert nqruntime.__all__ == ["InferenceSession", "compile_kernels"]
 
 
 def test_all_outputs_come_in_the_order_of_the_graph(session, two_inputs):

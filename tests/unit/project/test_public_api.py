@@ -14,7 +14,7 @@ PUBLIC = {
         TruncatedError UnsupportedFeatureError UnsupportedVersionError ViewSource ViewTensor
         from_bytes load load_file safe_open save save_file
     """,
-    "nqruntime": "InferenceSession",
+    "nqruntime": "InferenceSession compile_kernels",
     "nqconvert": """
         Comparison FineTuning ImageFolder ModelSource RepairSettings Report Training compare
         convert         export_onnx load_source measure_sensitivities
