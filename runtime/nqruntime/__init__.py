@@ -9,7 +9,7 @@ Examples
 
 from __future__ import annotations
 
-from .machine_code.library import compile_kernels
+from .kernels.library import compile_kernels
 from .session import InferenceSession
 
 __all__ = ["InferenceSession", "compile_kernels"]

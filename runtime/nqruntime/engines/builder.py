@@ -12,10 +12,10 @@ from nqformat.errors import CorruptError, FormatError, UnsupportedFeatureError
 from nqformat.kernels.objects import KernelLibrary
 from nqruntime.constants import ArrayConstant, Constant, StoredConstant, inline_constant
 from nqruntime.graph import Graph, GraphValue, Node
+from nqruntime.kernels.library import compute_library
 from nqruntime.lowering.measuring import Chooser
 from nqruntime.lowering.reader import SegmentReader
 from nqruntime.lowering.segment import FindFault, Segment
-from nqruntime.machine_code.library import compute_library
 from nqruntime.operators import NodeContext, Prepared, find_operator
 from nqruntime.operators.creation import constant_value
 from nqruntime.team import available_processors

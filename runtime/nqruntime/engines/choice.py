@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from nqformat import __version__
 from nqformat.errors import FormatError
 from nqruntime.graph import Model
-from nqruntime.machine_code.library import COMPUTE
+from nqruntime.kernels.library import COMPUTE
 from nqruntime.made_up import made_up_feeds
 from nqruntime.remembering import keep, recall
 

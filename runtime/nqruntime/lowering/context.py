@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from nqformat.kernels.objects import KernelLibrary
-from nqruntime.machine_code.blocks import MEET, PROGRAM
+from nqruntime.kernels.blocks import MEET, PROGRAM
 from nqruntime.packing.areas import address, aligned
 from nqruntime.team import TEAM, yield_address
 

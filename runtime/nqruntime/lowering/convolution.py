@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from nqruntime.machine_code.blocks import (
+from nqruntime.kernels.blocks import (
     COPY_ROWS,
     DENSE_PLANES,
     DEPTHWISE_PLANES,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nqformat.errors import LimitExceededError
-from nqruntime.machine_code.blocks import COPY_ROWS, GRAINS, SKIP_COLUMNS
+from nqruntime.kernels.blocks import COPY_ROWS, GRAINS, SKIP_COLUMNS
 from nqruntime.packing.areas import LINE, round_up
 from nqruntime.packing.copy_steps import ChannelsCall, copy_from_planes, copy_to_planes
 from nqruntime.packing.plane_layout import Area, PlaneLayout

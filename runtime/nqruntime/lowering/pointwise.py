@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from nqruntime.machine_code.blocks import SCALE_PLANES
+from nqruntime.kernels.blocks import SCALE_PLANES
 from nqruntime.packing.areas import address, aligned_copy
 from nqruntime.packing.plane_layout import Area, PlaneLayout
 from nqruntime.packing.plane_steps import PlanesCall, scale_planes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nqruntime.machine_code.blocks import AVERAGE_CHANNELS, POOL_AVERAGE, POOL_LARGEST
+from nqruntime.kernels.blocks import AVERAGE_CHANNELS, POOL_AVERAGE, POOL_LARGEST
 from nqruntime.operators.windows import WindowRule, plan_windows
 from nqruntime.packing.copy_steps import ChannelsCall, average_channels
 from nqruntime.packing.plane_layout import Area

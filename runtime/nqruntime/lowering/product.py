@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from nqruntime.machine_code.blocks import SKIP_COLUMNS, SLICE_ROWS, SPARSE_PLANES, TRANSPOSE
+from nqruntime.kernels.blocks import SKIP_COLUMNS, SLICE_ROWS, SPARSE_PLANES, TRANSPOSE
 from nqruntime.packing.areas import address, aligned_copy
 from nqruntime.packing.choice import row_candidates
 from nqruntime.packing.columns import PackedColumns, pack_columns

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from nqruntime.machine_code.blocks import COPY_ROWS
+from nqruntime.kernels.blocks import COPY_ROWS
 from nqruntime.packing.copy_steps import ChannelsCall, copy_phase, copy_to_planes
 
 from .layouts import image_size

@@ -1,1 +1,1 @@
-"""Weights in the order in which the kernels of `nqruntime.machine_code` read them; NumPy only."""
+"""Weights in the order in which the kernels of `nqruntime.kernels` read them; NumPy only."""

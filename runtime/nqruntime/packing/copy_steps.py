@@ -1,4 +1,4 @@
-"""Parameter blocks of the copies of planes; places as in `machine_code.blocks`."""
+"""Parameter blocks of the copies of planes; places as in `kernels.blocks`."""
 
 from __future__ import annotations
 

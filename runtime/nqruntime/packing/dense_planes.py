@@ -1,4 +1,4 @@
-"""Dense and depthwise weights of convolutions for the kernels of `nqruntime.machine_code.dense_planes`."""
+"""Dense and depthwise weights of convolutions for the kernels of `nqruntime.kernels.dense_planes`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nqruntime.machine_code.blocks import BYTE_WEIGHTS, FLOAT_WEIGHTS, NIBBLE_WEIGHTS, OUTPUTS_TOGETHER
+from nqruntime.kernels.blocks import BYTE_WEIGHTS, FLOAT_WEIGHTS, NIBBLE_WEIGHTS, OUTPUTS_TOGETHER
 
 from .areas import aligned, aligned_copy, round_up
 from .plane_layout import LANES

@@ -1,4 +1,4 @@
-"""Depthwise convolutions for the kernels of `nqruntime.machine_code.depthwise`."""
+"""Depthwise convolutions for the kernels of `nqruntime.kernels.depthwise`."""
 
 from __future__ import annotations
 

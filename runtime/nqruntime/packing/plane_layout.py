@@ -1,4 +1,4 @@
-"""Where the channels of images lie for the kernels of planes (`nqruntime.machine_code.planes`)."""
+"""Where the channels of images lie for the kernels of planes (`nqruntime.kernels.planes`)."""
 
 from __future__ import annotations
 

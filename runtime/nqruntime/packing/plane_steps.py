@@ -1,4 +1,4 @@
-"""Parameter blocks of the kernels of planes, from areas and weights; places as in `machine_code.blocks`."""
+"""Parameter blocks of the kernels of planes, from areas and weights; places as in `kernels.blocks`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nqruntime.machine_code.blocks import TILE_VECTORS
+from nqruntime.kernels.blocks import TILE_VECTORS
 
 from .areas import address, float_bits
 from .dense_planes import DensePlanes

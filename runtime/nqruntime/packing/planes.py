@@ -1,4 +1,4 @@
-"""Weights of convolutions for the kernels of planes (`nqruntime.machine_code.planes`)."""
+"""Weights of convolutions for the kernels of planes (`nqruntime.kernels.planes`)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nqruntime.machine_code.blocks import TILE_VECTORS
+from nqruntime.kernels.blocks import TILE_VECTORS
 
 from .areas import aligned_copy
 from .plane_layout import LANES, PlaneLayout

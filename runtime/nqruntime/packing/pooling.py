@@ -1,4 +1,4 @@
-"""Windows of pooling for the kernels of `nqruntime.machine_code.pooling`."""
+"""Windows of pooling for the kernels of `nqruntime.kernels.pooling`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Matrices for products with 16 rows in the lanes of a vector (`nqruntime.machine_code.rows`)."""
+"""Matrices for products with 16 rows in the lanes of a vector (`nqruntime.kernels.rows`)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from nqruntime.machine_code.blocks import (
+from nqruntime.kernels.blocks import (
     BYTE_ROWS,
     FLOAT_ROWS,
     GAP_ROWS,

@@ -1,4 +1,4 @@
-"""Sparse matrices by columns, for vectors with many zeros (`nqruntime.machine_code.skipping`)."""
+"""Sparse matrices by columns, for vectors with many zeros (`nqruntime.kernels.skipping`)."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nqruntime.machine_code.blocks import TILE_VECTORS
+from nqruntime.kernels.blocks import TILE_VECTORS
 
 from .copy_steps import ChannelsCall, copy_phase
 from .plane_layout import LANES, Area, PlaneLayout

@@ -15,7 +15,7 @@ from nqruntime import InferenceSession, remembering, session
 from nqruntime.engines import choice
 from nqruntime.graph import GraphValue
 from nqruntime.graph_reader import read_model
-from nqruntime.machine_code.library import COMPUTE
+from nqruntime.kernels.library import COMPUTE
 from nqruntime.made_up import made_up_feeds
 
 from .conftest import build_model, quantized

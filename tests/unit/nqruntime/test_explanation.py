@@ -12,7 +12,7 @@ from nqformat.kernels import compiled, objects
 from nqruntime import InferenceSession
 from nqruntime.engines.engine import KernelChoice
 from nqruntime.explanation import Explanation, explain_session
-from nqruntime.machine_code.library import COMPUTE
+from nqruntime.kernels.library import COMPUTE
 
 from .conftest import build_model, quantized
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from nqformat.kernels.objects import kernel_library
-from nqruntime.machine_code.blocks import DENSE_PLANES, DEPTHWISE_PLANES, OUTPUTS_TOGETHER, SPARSE_PLANES
-from nqruntime.machine_code.library import COMPUTE
+from nqruntime.kernels.blocks import DENSE_PLANES, DEPTHWISE_PLANES, OUTPUTS_TOGETHER, SPARSE_PLANES
+from nqruntime.kernels.library import COMPUTE
 from nqruntime.packing.areas import address, aligned, aligned_copy
 from nqruntime.packing.dense_planes import pack_dense_planes
 from nqruntime.packing.depthwise import pack_depthwise_planes

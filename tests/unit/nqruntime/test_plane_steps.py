@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nqformat.kernels.objects import kernel_library
-from nqruntime.machine_code.blocks import (
+from nqruntime.kernels.blocks import (
     AVERAGE_CHANNELS,
     COPY_ROWS,
     DEPTHWISE_ROWS,
@@ -16,7 +16,7 @@ from nqruntime.machine_code.blocks import (
     SPARSE_PLANES,
     TRANSPOSE,
 )
-from nqruntime.machine_code.library import COMPUTE
+from nqruntime.kernels.library import COMPUTE
 from nqruntime.packing import copy_steps
 from nqruntime.packing.areas import address, aligned, aligned_copy
 from nqruntime.packing.copy_steps import ChannelsCall

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from nqformat.kernels import compiled
-from nqruntime.machine_code.blocks import SKIP_COLUMNS
-from nqruntime.machine_code.library import COMPUTE
+from nqruntime.kernels.blocks import SKIP_COLUMNS
+from nqruntime.kernels.library import COMPUTE
 from nqruntime.packing.areas import address, aligned
 from nqruntime.packing.rows import (
     BUFFER_FLOATS,

@@ -11,14 +11,14 @@ from onnx import helper
 from nqformat.errors import FormatError, LimitExceededError
 from nqformat.kernels import compiled
 from nqruntime import InferenceSession
+from nqruntime.kernels.library import COMPUTE
 from nqruntime.lowering.segment import Segment
-from nqruntime.machine_code.library import COMPUTE
 
 from .conftest import assert_close, build_model, quantized, run_in_ort
 
 
 @pytest.fixture(autouse=True)
-def machine_code(monkeypatch):
+def kernels(monkeypatch):
     if compiled(COMPUTE, 0, worth_loading=0, worth_compiling=0) is None:
         pytest.skip("no compiled kernels on this machine")
     monkeypatch.setenv("NQFORMAT_KERNELS", "numba")

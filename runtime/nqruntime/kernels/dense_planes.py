@@ -114,7 +114,7 @@ def _decoded(block, piece, n_bytes):  # type: ignore[no-untyped-def]
 
 
 @helper
-def _tiles_of_image(block, image, output, n, weights, n_taps, moved, begin, end):  # type: ignore[no-untyped-def]  # noqa: PLR0917
+def _tiles_of_image(block, image, output, n, weights, n_taps, moved, begin, end):  # type: ignore[no-untyped-def]
     """Add one block of input channels, `moved` bytes from the first, to `n` outputs from `output` on."""
     source = load_parameter(block, 3) + image * load_parameter(block, 4) + moved
     out = load_parameter(block, 5) + image * load_parameter(block, 7) + output * load_parameter(block, 6)

@@ -7,7 +7,7 @@ from nqformat.kernels.objects import KernelLibrary, Part
 
 COMPUTE = Part(
     name="compute",
-    entry="nqruntime.machine_code.entry",
+    entry="nqruntime.kernels.entry",
     helpers=(
         "blocks",
         "copies",

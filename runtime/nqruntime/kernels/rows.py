@@ -165,7 +165,7 @@ def _tiles(kind: _Weights) -> Any:
     half_weights, half_out = U64(kind.step_bytes // 2), U64(2 * LANES * ROW_VECTORS)
 
     @helper
-    def multiply(inputs, weights, book, source, pitch, n, out, step, start, add, scale, bias, low, high):  # type: ignore[no-untyped-def]  # noqa: PLR0917
+    def multiply(inputs, weights, book, source, pitch, n, out, step, start, add, scale, bias, low, high):  # type: ignore[no-untyped-def]
         if n == U8:  # each half of the block once, instead of the whole block twice
             for _ in range(2):
                 eight(inputs, weights, book, source, pitch, out, step, start, add, scale, bias, low, high)

@@ -21,7 +21,7 @@ _SPINS = U64(2000)
 STOPPED = np.int64(-3)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def _add_to(typing_context: Any, address: Any, value: Any) -> Any:
     """Add to a word and return what it held before, as one action."""
 
@@ -32,7 +32,7 @@ def _add_to(typing_context: Any, address: Any, value: Any) -> Any:
     return types.uint64(types.uint64, types.uint64), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def _read(typing_context: Any, address: Any) -> Any:
     """Load a word that another thread may be storing."""
 
@@ -43,7 +43,7 @@ def _read(typing_context: Any, address: Any) -> Any:
     return types.uint64(types.uint64), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def _write(typing_context: Any, address: Any, value: Any) -> Any:
     """Store a word that another thread may be loading."""
 
@@ -55,7 +55,7 @@ def _write(typing_context: Any, address: Any, value: Any) -> Any:
     return types.none(types.uint64, types.uint64), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def _call(typing_context: Any, address: Any) -> Any:
     """Call a C function without arguments."""
 
