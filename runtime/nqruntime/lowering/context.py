@@ -55,9 +55,15 @@ class Context:
         self._meeting = np.zeros(2, dtype=np.int64)
         self._alone = self._program(0, meet=0)
         self._parts = [self._program(thread + 1, meet=len(threads)) for thread in threads]
-        self._outputs = [
-            (self._floats(value), shape) for value, shape in zip(plan.outputs, shapes, strict=True)
-        ]
+        self._shapes = tuple(shapes)
+        self._given: list[tuple[int, np.ndarray]] = []
+        self._made: list[tuple[int, np.ndarray, np.ndarray]] = []
+        for i, value in enumerate(plan.outputs):
+            if plan.is_borrowed(value):
+                places = plan.words_of(value)
+                self._made.append((i, places, self._words[:, places]))
+            else:
+                self._given.append((i, self._floats(value)))
 
     def _program(self, row: int, *, meet: int) -> Callable[[], int]:
         """Return what runs the steps with a row of the words, meeting other threads after each."""
@@ -90,11 +96,17 @@ class Context:
             array = np.ascontiguousarray(arrays[i])
             kept.append(array)
             self._words[:, places] = offsets + address(array)
+        outputs = [np.empty(0, dtype=np.float32)] * len(self._shapes)
+        for i, places, offsets in self._made:
+            outputs[i] = np.empty(self._shapes[i], dtype=np.float32)
+            self._words[:, places] = offsets + address(outputs[i])
         statuses = TEAM.run(self._parts, self._stop) if self._parts else None
         status = self._alone() if statuses is None else min(statuses)
         if status != 0:
             raise AssertionError(f"a kernel refused its block with status {status}")
-        return tuple([area.reshape(shape, copy=True) for area, shape in self._outputs])
+        for i, area in self._given:
+            outputs[i] = area.reshape(self._shapes[i], copy=True)
+        return tuple(outputs)
 
     def fill(self, value: float) -> None:
         """Let every value be `value`, for a trial."""
@@ -105,13 +117,17 @@ class Context:
         self._meeting[1] = _STOPPED
         self._parts = []
 
-    def step_seconds(self) -> list[tuple[Step, float]]:
-        """Return the shortest time of each step on one thread, on whatever the memory holds."""
+    def step_seconds(self, arrays: Sequence[np.ndarray]) -> list[tuple[Step, float]]:
+        """Run once, and return the shortest time of each step on one thread."""
+        held = [np.ascontiguousarray(array) for array in arrays]
+        outputs = self.run(held)  # the steps read and write the same memory again
         blocks = address(self._words[0]) + 8 * self._plan.starts[:-1]
-        return [
+        found = [
             (step, best_seconds(self._library.prepare(step.kernel, int(block))))
             for step, block in zip(self._plan.steps, blocks, strict=True)
         ]
+        del outputs
+        return found
 
 
 def best_seconds(run: Callable[[], object]) -> float:

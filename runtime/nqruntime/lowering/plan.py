@@ -242,10 +242,19 @@ class PlanBuilder:
         """Append a step."""
         self.steps.append(Step(kernel=kernel, block=block, label=label, node=self.node))
 
+    def _output(self, name: str) -> PlacedRows:
+        """Return where an output lies as vectors; planes are copied to where the caller wants them."""
+        value = self._values[name]
+        if isinstance(value, PlacedRows) or name in self._packed:
+            return self.rows(name)
+        copy = PlacedRows(layout=packed_rows(value.layout.shape), address=self._new_area(0))
+        self._copy_out(value, copy.address)
+        return copy
+
     def finish(self, inputs: Sequence[str], outputs: Sequence[str]) -> Plan:
         """Return the plan."""
         given = tuple(self.rows(name) for name in inputs)
-        placed = tuple(self.rows(name) for name in outputs)
+        placed = tuple(self._output(name) for name in outputs)
         lengths = [step.block.size for step in self.steps]
         words = np.concatenate([step.block for step in self.steps])
         areas = (words >> _VIRTUAL_BITS) - 1

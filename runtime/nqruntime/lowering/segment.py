@@ -141,8 +141,7 @@ class Segment:
         if prepared is None or prepared.plan is None:
             return []
         context = Context(prepared.plan, prepared.out_shapes, self._library, shared=False)
-        context.run(arrays)
-        return context.step_seconds()
+        return context.step_seconds(arrays)
 
     def node_seconds(self, *arrays: np.ndarray) -> dict[int, float]:
         """Add up :meth:`step_seconds` by the place in the graph of the node they are done for."""
