@@ -67,7 +67,7 @@ _WORTH_COMPILING_SYMBOLS = 20_000_000
 _WORTH_NUMBA_SYMBOLS = 2_000_000
 
 _asked_symbols: dict[Part, int] = {}
-"""Symbols of all work large enough to load kernels for: many tensors are worth compiling as one large is."""
+"""Symbols of all work so far: many tensors are worth loading and compiling kernels as one large one is."""
 
 
 def _choice() -> str:
@@ -82,11 +82,11 @@ def _choice() -> str:
 
 def native(n_symbols: int, part: Part = DECODER) -> KernelLibrary | None:
     """Return the compiled kernels of a part if work on `n_symbols` shall use them, else None."""
-    before = _asked_symbols.get(part, 0)
-    if n_symbols >= _WORTH_LOADING_SYMBOLS:
-        _asked_symbols[part] = before + n_symbols
-    worth_compiling = _WORTH_COMPILING_SYMBOLS - before
-    return compiled(part, n_symbols, worth_loading=_WORTH_LOADING_SYMBOLS, worth_compiling=worth_compiling)
+    asked = _asked_symbols[part] = _asked_symbols.get(part, 0) + n_symbols
+    worth_loading = _WORTH_LOADING_SYMBOLS
+    if "llvmlite.binding" in sys.modules:  # most of the time that loading takes
+        worth_loading //= 10
+    return compiled(part, asked, worth_loading=worth_loading, worth_compiling=_WORTH_COMPILING_SYMBOLS)
 
 
 def compiled(part: Part, work: int, *, worth_loading: int, worth_compiling: int) -> KernelLibrary | None:
