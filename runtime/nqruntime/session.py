@@ -120,17 +120,18 @@ class InferenceSession:
         from .engines.choice import choice_key
         from .engines.native import NativeEngine
 
-        key = cache(partial(choice_key, file.header.to_bytes(), settings))
+        header = file.header.to_bytes()
+        kernels_key = cache(partial(choice_key, header, None))
         try:
             wants_native = engine == "native" or settings.memory == "low"
             if wants_native or multiplications(model.graph, file) < _WORTH_COMPARING:
-                return NativeEngine(model, file, settings, reopen=reopen, choice_key=key)
+                return NativeEngine(model, file, settings, reopen=reopen, choice_key=kernels_key)
             from .engines.choice import faster
 
             chosen, self._fallback_reason = faster(
                 model,
-                key(),
-                lambda: NativeEngine(model, file, settings, reopen=reopen, choice_key=key),
+                choice_key(header, settings),
+                lambda: NativeEngine(model, file, settings, reopen=reopen, choice_key=kernels_key),
                 lambda: _ort_or_none(graph_bytes, model, file, settings),
             )
             return chosen

@@ -149,7 +149,8 @@ def test_a_network_gives_what_onnx_runtime_gives(
 def test_native_weights_take_less_memory_than_decoded_ones(network, tmp_path):
     path = network.save(tmp_path / "net.nqz")
     decoded = InferenceSession(path, engine="ort").weight_bytes
-    assert InferenceSession(path, engine="native").weight_bytes < decoded / 2
+    assert InferenceSession(path, engine="native").weight_bytes < decoded
+    assert InferenceSession(path, engine="native", memory="low").weight_bytes < decoded / 2
 
 
 def test_the_number_of_threads_does_not_change_results(network, tmp_path):

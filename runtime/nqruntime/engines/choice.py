@@ -80,15 +80,18 @@ def remember(key: str, timings: Timings) -> None:
     keep(_WHAT, key, asdict(timings))
 
 
-def choice_key(file_header: bytes, settings: EngineSettings) -> str:
+def choice_key(file_header: bytes, settings: EngineSettings | None) -> str:
     """Return what a measurement depends on: the file, the machine, the versions and the settings.
 
     Parameters
     ----------
     file_header : bytes
         The header of the .nqz file, whose checksum stands for the checksums of all other bytes.
+    settings : EngineSettings or None
+        None for what must be the same at any number of threads: which kernels run.
     """
-    words = [platform.machine(), platform.processor(), platform.node(), str(settings.threads)]
+    threads = "" if settings is None else str(settings.threads)
+    words = [platform.machine(), platform.processor(), platform.node(), threads]
     words.append(COMPUTE.digest())
     words += [__version__, *(_stamp(package) for package in ("numpy", "numba", "onnxruntime"))]
     return hashlib.sha256(file_header + "\0".join(words).encode()).hexdigest()
