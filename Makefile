@@ -27,7 +27,7 @@ test-installed: $(STAMP)
 # Numba's own check of every array index, in the kernels that take arrays; those on addresses have guard pages.
 test-bounds: $(STAMP)
 	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(CURDIR)/$(VENV)/bounds $(BIN)/python -m pytest -q \
-		tests/unit/nqruntime/test_kernels.py tests/unit/nqconvert/quantizers
+		tests/unit/nqconvert/quantizers
 
 # The safety tests without compilation, and with Numba's checks on.
 test-lanes: $(STAMP)
