@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from nqformat.kernels.objects import KernelLibrary
@@ -81,7 +80,7 @@ class Chooser:
         for form in by_size:
             if form.label == known:
                 return form
-        seconds = [_plan_seconds(self._library, partial(_append_form, append, form)) for form in by_size]
+        seconds = [_plan_seconds(self._library, append, form) for form in by_size]
         best = min(seconds)
         large = by_size[seconds.index(best)].weight_bytes > _LARGE_BYTES
         limit = best * (_SLOWER if large else 1)
@@ -110,10 +109,7 @@ class Chooser:
             return 0
         known = self._known.get(question)
         if not isinstance(known, int) or not 0 <= known <= n_inputs:
-            full, other = (
-                _plan_seconds(self._library, partial(_append_form, append, form))
-                for form in (skipping, plain)
-            )
+            full, other = (_plan_seconds(self._library, append, form) for form in (skipping, plain))
             known = self._known[question] = int(n_inputs * min(1.0, _SURE * other / full))
         return known
 
@@ -123,14 +119,10 @@ class Chooser:
             keep(_WHAT, self._key, self._known)
 
 
-def _append_form(append: Callable[[PlanBuilder, Form], None], form: Form, plan: PlanBuilder) -> None:
-    append(plan, form)
-
-
-def _plan_seconds(library: KernelLibrary, append: Callable[[PlanBuilder], None]) -> float:
+def _plan_seconds(library: KernelLibrary, append: Callable[[PlanBuilder, Form], None], form: Form) -> float:
     """Time the steps of a form."""
     builder = PlanBuilder(PlaneChoice())
-    append(builder)
+    append(builder, form)
     context = Context(builder.finish((), ()), (), library, shared=False)
     context.fill(1.0)
     return best_seconds(lambda: context.run(()))

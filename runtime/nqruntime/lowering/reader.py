@@ -12,7 +12,7 @@ from nqruntime.constants import Constant
 from nqruntime.graph import Node
 from nqruntime.operators import NodeContext
 from nqruntime.operators.windows import read_window_rule
-from nqruntime.symbols import read_matrix
+from nqruntime.symbols import MatrixWeights, read_matrix
 
 from .convolution import Convolution
 from .measuring import Chooser
@@ -98,7 +98,8 @@ class SegmentReader:
             bias = None if constant is None else _vector(constant, n_rows)
             if bias is None:
                 return False
-        if not _is_float32(matrix):
+        weights = _float32_matrix(matrix, (n_rows, n_columns))
+        if weights is None:
             return False
         self.weight_shapes[node.inputs[1]] = weight.shape
         self.operations.append(
@@ -106,7 +107,7 @@ class SegmentReader:
                 inputs=[node.inputs[0]],
                 output=node.outputs[0],
                 nodes=[index],
-                weights=read_matrix(matrix, (n_rows, n_columns)).detached(),
+                weights=weights,
                 chooser=self._chooser,
                 rank=2 if is_gemm else None,
                 bias=bias,
@@ -140,7 +141,7 @@ class SegmentReader:
         kernel, groups = weight.shape[2:], context.integer("group", 1)
         if context.integers("kernel_shape") not in (None, kernel) or context.constant(0) is not None:
             return False
-        if groups < 1 or weight.shape[0] % groups or not _is_float32(weight):
+        if groups < 1 or weight.shape[0] % groups:
             return False
         bias: np.ndarray | None = None
         if context.has_input(2):
@@ -148,14 +149,16 @@ class SegmentReader:
             bias = None if constant is None else _vector(constant, weight.shape[0])
             if bias is None:
                 return False
+        weights = _float32_matrix(weight, (weight.shape[0], math.prod(weight.shape[1:])))
+        if weights is None:
+            return False
         self.weight_shapes[node.inputs[1]] = weight.shape
-        matrix = read_matrix(weight, (weight.shape[0], math.prod(weight.shape[1:])))
         self.operations.append(
             Convolution(
                 inputs=[node.inputs[0]],
                 output=node.outputs[0],
                 nodes=[index],
-                weights=matrix.detached(),
+                weights=weights,
                 rule=read_window_rule(context, kernel),
                 n_groups=groups,
                 chooser=self._chooser,
@@ -364,8 +367,10 @@ def _read_clamp(context: NodeContext) -> Clamp | None:
     return Clamp(low=bounds[0], high=bounds[1]) if bounds[0] <= bounds[1] else None
 
 
-def _is_float32(constant: Constant) -> bool:
-    return constant.packed() is not None or constant.array().dtype == np.float32
+def _float32_matrix(constant: Constant, shape: tuple[int, int]) -> MatrixWeights | None:
+    """Return a constant as a matrix that needs no file, its coding undone once; None if it is not float32."""
+    weights = read_matrix(constant, shape).detached()
+    return weights if weights.floats is None or weights.floats.dtype == np.float32 else None
 
 
 def _integers(constant: Constant | None) -> list[int] | None:

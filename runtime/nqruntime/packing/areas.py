@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from nqformat.kernels import address
+
+__all__ = ["LINE", "address", "aligned", "aligned_copy", "float_bits", "round_up"]
+
 LINE = 64
 
 
@@ -25,12 +29,6 @@ def aligned_copy(array: np.ndarray) -> np.ndarray:
     out = aligned(array.size, array.dtype.type)
     out.reshape(array.shape)[...] = array
     return out
-
-
-def address(array: np.ndarray) -> int:
-    """Address of an array's first element."""
-    pointer: int = array.__array_interface__["data"][0]
-    return pointer
 
 
 def float_bits(value: float) -> int:

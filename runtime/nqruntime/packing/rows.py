@@ -18,8 +18,8 @@ from nqruntime.kernels.blocks import (
 )
 
 from .areas import address, aligned, aligned_copy, float_bits, round_up
+from .plane_layout import LANES
 
-LANES = 16
 _BLOCK_ROWS = LANES * ROW_VECTORS
 _MOST_COLUMNS = 1 << 16
 _MOST_GAP = 255
