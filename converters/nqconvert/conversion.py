@@ -257,6 +257,10 @@ def convert(
                 verification = verify_file(staged, network, feeds, evaluate)
                 file = measure_file(staged)
     after = verification.score
+    drop = None if before is None or after is None else drop_between(before, after)
+    warnings = () if settings.method == "none" else verification.warnings
+    if max_drop is None and drop is not None and drop.warning:
+        warnings = (*warnings, drop.warning)
     notes = (
         *network.source.notes,
         *network.notes,
@@ -278,12 +282,12 @@ def convert(
         accuracy=None if before is None or after is None else (before.mean, after.mean),
         exact={**quantized.model.exact, **network.source.reasons},
         notes=(*notes, *verification.notes, *_compared_with(examples, feeds)),
-        warnings=() if settings.method == "none" else verification.warnings,
+        warnings=warnings,
         seconds=time.perf_counter() - started,
         stage_seconds=clock.seconds,
         peak_bytes=memory.peak_bytes,
         loss_check=losses.found,
-        drop=None if before is None or after is None else drop_between(before, after),
+        drop=drop,
     )
 
 
