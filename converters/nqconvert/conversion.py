@@ -26,6 +26,7 @@ from .network import (
     network_surgeon,
     settings_with_calibration,
 )
+from .obs.surgeon import NoProductsError
 from .presets import ConvertSettings, preset_settings
 from .quantization import QuantizedModel, is_weight
 from .quantizers import get_quantizer
@@ -200,6 +201,7 @@ def convert(
             examples = network.feeds(example_inputs)
             feeds = examples or measured.feeds
             return_freed_memory()
+        without_hessians = settings
         if preset == "auto" and method is None and sensitivity is None and calibration is not None:
             settings = settings_with_calibration(settings, network)
         with clock.stage("sensitivities"):
@@ -212,8 +214,16 @@ def convert(
                 progress=say,
             )
         source = network.pruned(None if settings.method == "obs" else settings.density)
+        surgeon_notes: tuple[str, ...] = ()
         with clock.stage("Hessians"):
-            surgeon = network_surgeon(measured.source(source), settings, calibration, say)
+            try:
+                surgeon = network_surgeon(measured.source(source), settings, calibration, say)
+            except NoProductsError as error:
+                if settings.method == without_hessians.method:
+                    raise
+                settings, surgeon = without_hessians, None
+                source = network.pruned(settings.density)
+                surgeon_notes = (f"{error}, so method {settings.method!r} was taken",)
             return_freed_memory()
         encoding = Encoding(
             source=source,
@@ -265,7 +275,7 @@ def convert(
         *network.source.notes,
         *network.notes,
         *sensitivity_notes,
-        *(surgeon.notes if surgeon else ()),
+        *(surgeon.notes if surgeon else surgeon_notes),
         *quantized.model.notes,
         *quantized.notes,
         *losses.notes,
