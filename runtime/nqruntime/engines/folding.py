@@ -27,10 +27,13 @@ def folded(context: NodeContext) -> Constant | None:
     if not constants or any(constant is None for constant in constants):
         return None
     known = [constant for constant in constants if constant is not None]
-    if sum(math.prod(constant.shape) for constant in known) > _MOST_COMPUTED:
-        mover = _MOVERS.get(node.op_type)
-        return None if mover is None else mover(context, known)
-    return _computed(context, known) if node.op_type in _COMPUTED else None
+    mover = _MOVERS.get(context.node.op_type)
+    if mover is not None and not isinstance(known[0], ArrayConstant):
+        found = mover(context, known)
+        if found is not None:
+            return found
+    is_small = sum(math.prod(constant.shape) for constant in known) <= _MOST_COMPUTED
+    return _computed(context, known) if is_small and context.node.op_type in _COMPUTED else None
 
 
 def _computed(context: NodeContext, constants: list[Constant]) -> Constant | None:

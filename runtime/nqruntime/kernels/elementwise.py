@@ -12,24 +12,24 @@ from nqformat.kernels.words import U0, U1, helper
 
 from .blocks import ADD, DIVIDE, DIVIDE_BY_FIRST, LARGEST, MULTIPLY, SMALLEST, SUBTRACT, SUBTRACT_FIRST
 from .emitter import LANES, Emitter, kernel_intrinsic
-from .functions import choose, functions
+from .functions import apply_function, choose
 from .lanes import first_lanes, larger, less, load_lanes, load_spread, store_lanes
 
 _SCALE, _ALPHA, _BETA, _LOW, _HIGH = (8 * place for place in (21, 22, 23, 24, 25))
 
 
-def _operations(e: Emitter, x: Any, y: Any) -> dict[int, Callable[[], Any]]:
+def _operations(e: Emitter, x: Any, y: Any) -> dict[tuple[int], Callable[[], Any]]:
     """Return what writes each operation of two vectors, by its number."""
     b = e.builder
     return {
-        ADD: lambda: b.fadd(x, y),
-        SUBTRACT: lambda: b.fsub(x, y),
-        SUBTRACT_FIRST: lambda: b.fsub(y, x),
-        MULTIPLY: lambda: b.fmul(x, y),
-        DIVIDE: lambda: b.fdiv(x, y),
-        DIVIDE_BY_FIRST: lambda: b.fdiv(y, x),
-        SMALLEST: lambda: _smaller(e, x, y),
-        LARGEST: lambda: larger(e, x, y),
+        (ADD,): lambda: b.fadd(x, y),
+        (SUBTRACT,): lambda: b.fsub(x, y),
+        (SUBTRACT_FIRST,): lambda: b.fsub(y, x),
+        (MULTIPLY,): lambda: b.fmul(x, y),
+        (DIVIDE,): lambda: b.fdiv(x, y),
+        (DIVIDE_BY_FIRST,): lambda: b.fdiv(y, x),
+        (SMALLEST,): lambda: _smaller(e, x, y),
+        (LARGEST,): lambda: larger(e, x, y),
     }
 
 
@@ -62,7 +62,7 @@ def _emit_row(e: Emitter, *arguments: Any) -> None:
             with otherwise:
                 b.store(load_lanes(e, b.add(second, moved), lanes), other)
         x = choose(e, operation, _operations(e, x, b.load(other)), x)
-        x = choose(e, function, functions(e, x, alpha, beta), x)
+        x = apply_function(e, function, x, alpha, beta)
         store_lanes(e, e.clamp(x, low, high), b.add(out, moved), lanes)
 
 

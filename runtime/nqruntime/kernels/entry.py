@@ -11,45 +11,36 @@ import numpy as np
 from nqformat.kernels.memory import load64, load_parameter
 from nqformat.kernels.words import U0, U1, U4, U8, U64, helper
 
-from .batched import multiply_batches
 from .blocks import (
     AVERAGE_CHANNELS,
-    AVERAGE_ROWS,
-    BATCHED,
     BYTE_ROWS,
     COPY_ROWS,
     DENSE_PLANES,
     DEPTHWISE_PLANES,
     DEPTHWISE_ROWS,
-    ELEMENTWISE,
     FLOAT_ROWS,
     GAP_ROWS,
     MEET,
     NIBBLE_ROWS,
-    NORMAL_ROWS,
     POOL_AVERAGE,
     POOL_LARGEST,
     PROGRAM,
-    RECURRENT,
     SCALE_PLANES,
     SKIP_COLUMNS,
     SLICE_ROWS,
-    SOFTMAX_ROWS,
     SPARSE_PLANES,
     TRANSPOSE,
 )
 from .copies import copy_rows, transpose
 from .dense_planes import convolve_dense
 from .depthwise import convolve_depthwise, convolve_depthwise_rows
-from .elementwise import compute_rows
 from .gaps import multiply_gaps
 from .planes import convolve_sparse
 from .pointwise import scale_channels
 from .pooling import average_channels, pool
-from .recurrent import run_recurrent
 from .rows import multiply_bytes, multiply_floats, multiply_nibbles, multiply_slices
+from .sequence_entry import run_sequence_step
 from .skipping import multiply_skipping
-from .statistics import average_rows, normalize_rows, softmax_rows
 from .threads import meet
 
 
@@ -89,19 +80,7 @@ def _run_step(kernel, block):  # type: ignore[no-untyped-def]
         return convolve_depthwise_rows(block)
     if kernel == U64(TRANSPOSE):
         return transpose(block)
-    if kernel == U64(ELEMENTWISE):
-        return compute_rows(block)
-    if kernel == U64(SOFTMAX_ROWS):
-        return softmax_rows(block)
-    if kernel == U64(NORMAL_ROWS):
-        return normalize_rows(block)
-    if kernel == U64(AVERAGE_ROWS):
-        return average_rows(block)
-    if kernel == U64(BATCHED):
-        return multiply_batches(block)
-    if kernel == U64(RECURRENT):
-        return run_recurrent(block)
-    return np.int64(-2)
+    return run_sequence_step(kernel, block)
 
 
 def run_kernel(kernel, block):  # type: ignore[no-untyped-def]

@@ -7,7 +7,7 @@ sigmoid 2e-7, tanh 3e-7, erf 4e-7; below 1.2e-38 the sigmoid is zero.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -125,59 +125,71 @@ def _negative(e: Emitter, x: Any) -> Any:
     return e.builder.bitcast(e.builder.xor(e.builder.bitcast(x, INDICES), _integers(_SIGN)), VECTOR)
 
 
-def _gated(e: Emitter, x: Any, opened: Any) -> Any:
-    """Return x / 2 * (1 + opened)."""
-    half = e.builder.fmul(x, constant_vector(0.5))
-    return e.multiply_add(half, opened, half)
-
-
-def _gelu(e: Emitter, x: Any) -> Any:
-    return _gated(e, x, erf(e, e.builder.fmul(x, constant_vector(math.sqrt(0.5)))))
-
-
-def _gelu_tanh(e: Emitter, x: Any) -> Any:
-    factor = math.sqrt(2 / math.pi)
-    square = e.builder.fmul(x, x)
-    inner = e.multiply_add(square, constant_vector(0.044715 * factor), constant_vector(factor))
-    return _gated(e, x, tanh(e, e.builder.fmul(x, inner)))
-
-
 def _where_negative(e: Emitter, x: Any, other: Any) -> Any:
     return e.builder.select(e.builder.fcmp_ordered("<", x, e.zeros()), other, x)
 
 
-def functions(e: Emitter, x: Any, alpha: Any, beta: Any) -> dict[int, Callable[[], Any]]:
-    """Return what writes each function of `x`, by its number; `alpha` and `beta` are vectors."""
+def apply_function(e: Emitter, number: Any, x: Any, alpha: Any, beta: Any) -> Any:
+    """Return the function of the i64 `number` of each float; `alpha` and `beta` are vectors.
+
+    Functions that are made of the same one share its instructions, which take long to compile.
+    """
     b = e.builder
-    zero, one = e.zeros(), constant_vector(1)
-    return {
-        EXPONENTIAL: lambda: exponential(e, x),
-        TANH: lambda: tanh(e, x),
-        SIGMOID: lambda: sigmoid(e, x),
-        ERF: lambda: erf(e, x),
-        GELU: lambda: _gelu(e, x),
-        GELU_TANH: lambda: _gelu_tanh(e, x),
-        SILU: lambda: b.fmul(x, sigmoid(e, b.fmul(alpha, x))),
-        HARD_SIGMOID: lambda: e.clamp(e.multiply_add(alpha, x, beta), zero, one),
-        HARD_SWISH: lambda: b.fmul(x, e.clamp(e.multiply_add(alpha, x, beta), zero, one)),
-        SQUARE_ROOT: lambda: square_root(e, x),
-        RECIPROCAL: lambda: b.fdiv(one, x),
-        ABSOLUTE: lambda: absolute(e, x),
-        NEGATIVE: lambda: _negative(e, x),
-        LEAKY_RELU: lambda: _where_negative(e, x, b.fmul(alpha, x)),
-        ELU: lambda: _where_negative(e, x, b.fmul(alpha, _exponential_less_one(e, e.clamp(x, x, zero)))),
+    zero, one, half = e.zeros(), constant_vector(1), b.fmul(x, constant_vector(0.5))
+    factor = math.sqrt(2 / math.pi)
+
+    def by_tanh() -> Any:
+        square = b.fmul(x, x)
+        inner = e.multiply_add(square, constant_vector(0.044715 * factor), constant_vector(factor))
+        return b.fmul(x, inner)
+
+    inner = choose(
+        e,
+        number,
+        {
+            (GELU,): lambda: b.fmul(x, constant_vector(math.sqrt(0.5))),
+            (GELU_TANH,): by_tanh,
+            (SILU,): lambda: b.fmul(alpha, x),
+        },
+        x,
+    )
+    found = choose(
+        e,
+        number,
+        {
+            (EXPONENTIAL,): lambda: exponential(e, x),
+            (TANH, GELU_TANH): lambda: tanh(e, inner),
+            (SIGMOID, SILU): lambda: sigmoid(e, inner),
+            (ERF, GELU): lambda: erf(e, inner),
+            (HARD_SIGMOID, HARD_SWISH): lambda: e.clamp(e.multiply_add(alpha, x, beta), zero, one),
+            (SQUARE_ROOT,): lambda: square_root(e, x),
+            (RECIPROCAL,): lambda: b.fdiv(one, x),
+            (ABSOLUTE,): lambda: absolute(e, x),
+            (NEGATIVE,): lambda: _negative(e, x),
+            (LEAKY_RELU,): lambda: _where_negative(e, x, b.fmul(alpha, x)),
+            (ELU,): lambda: _where_negative(
+                e, x, b.fmul(alpha, _exponential_less_one(e, e.clamp(x, x, zero)))
+            ),
+        },
+        x,
+    )
+    gates = {
+        (GELU, GELU_TANH): lambda: e.multiply_add(half, found, half),
+        (SILU, HARD_SWISH): lambda: b.fmul(x, found),
     }
+    return choose(e, number, gates, found)
 
 
-def choose(e: Emitter, number: Any, ways: dict[int, Callable[[], Any]], otherwise: Any) -> Any:
+def choose(e: Emitter, number: Any, ways: Mapping[tuple[int, ...], Callable[[], Any]], otherwise: Any) -> Any:
     """Return the vector that the way of the i64 `number` writes, or `otherwise`."""
     b = e.builder
     before, after = b.block, b.append_basic_block("chosen")
     jump = b.switch(number, after)
     found = [(otherwise, before)]
-    for key, way in ways.items():
+    for keys, way in ways.items():
         block = b.append_basic_block("way")
-        jump.add_case(e.number(key), block)
+        for key in keys:
+            jump.add_case(e.number(key), block)
         b.position_at_end(block)
         found.append((way(), b.block))
         b.branch(after)

@@ -25,6 +25,7 @@ COMPUTE = Part(
         "pooling",
         "recurrent",
         "rows",
+        "sequence_entry",
         "skipping",
         "statistics",
         "threads",

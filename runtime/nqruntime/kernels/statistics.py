@@ -152,7 +152,8 @@ def normalize_rows(block):  # type: ignore[no-untyped-def]
             addend += row * load_parameter(block, 8)
         _normal_row(
             load_parameter(block, 6), source, addend, out,
-            load_parameter(block, 9), load_parameter(block, 10), block + _U(8 * 11), block + _U(8 * 12), load_parameter(block, 13),
+            load_parameter(block, 9), load_parameter(block, 10),
+            block + _U(8 * 11), block + _U(8 * 12), load_parameter(block, 13),
         )  # fmt: skip
         row += U1
     return np.int64(0)

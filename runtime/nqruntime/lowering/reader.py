@@ -24,8 +24,8 @@ from .operation import Clamp, Operation
 from .pointwise import Pointwise
 from .pooling import GlobalAverage, Pool
 from .product import Product
-from .recurrent import Recurrent
 from .rearrangement import Concatenation, Crop
+from .recurrent import Recurrent
 from .view import View
 
 

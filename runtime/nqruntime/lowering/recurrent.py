@@ -224,8 +224,9 @@ class Recurrent:
         for number, direction in enumerate(self.directions):
             moved = 4 * number * batch * pitch
             places = [state.address + moved for state in states]
+            first = out.address + 4 * number * target.steps[2 if self.batch_first else 1]
             part = self._part(plan, direction, batch, places, pitch)
-            part[49:55] = self._ends(plan, direction, (steps, batch), number, out.address, target)
+            part[49:55] = self._ends(plan, direction, steps, first, target)
             start = FIRST_DIRECTION + DIRECTION_PLACES * number
             block[start : start + DIRECTION_PLACES] = part
         plan.step(RECURRENT, block, self.label)
@@ -251,22 +252,23 @@ class Recurrent:
         self,
         plan: PlanBuilder,
         direction: Direction,
-        sizes: tuple[int, int],
-        number: int,
+        steps: int,
         out: int,
         target: Strides,
     ) -> list[int]:
-        """Return where products of inputs and outputs begin, and the bytes between steps and vectors."""
-        steps = sizes[0]
+        """Return where products of inputs and outputs begin, and the bytes between steps and vectors.
+
+        `out` is the address of the direction's first output.
+        """
         products = plan.strides(direction.inputs.output)
-        over_time, over_batch, over_directions = (1, 0, 2) if self.batch_first else (0, 2, 1)
+        over_time, over_batch = (1, 0) if self.batch_first else (0, 2)
         given = products.layout.steps
         input_steps = (given[1], given[0]) if self.batch_first else (given[0], given[1])
         found = []
         for start, (step, vector) in (
             (products.address, input_steps),
             (
-                out + 4 * number * target.steps[over_directions],
+                out,
                 (target.steps[over_time], target.steps[over_batch]),
             ),
         ):
@@ -323,8 +325,8 @@ class LastState:
 
     @property
     def weight_bytes(self) -> int:
-        """Those of the layer, of the same node."""
-        return self.layer.weight_bytes
+        """None: the layer has them."""
+        return 0
 
     def shape(self, shapes: dict[str, Shape]) -> Shape:
         """Return the shape of the states."""

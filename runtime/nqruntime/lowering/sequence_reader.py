@@ -16,8 +16,9 @@ from nqruntime.packing.sequences import Formula
 
 from .batched import Batched
 from .elementwise import Elementwise
-from .moved import Axes, Parts, Share, Transposed
+from .joined import Joined
 from .known import MOST_ELEMENTS, OF_KNOWN, OF_SHAPES, Known
+from .moved import Axes, Parts, Share, Transposed
 from .operation import Operation
 from .recurrent import Recurrent
 from .recurrent_reader import read_recurrent
@@ -480,6 +481,15 @@ def _axes(reader: SegmentReader, context: NodeContext, index: int) -> bool:
     )
 
 
+def _joined(reader: SegmentReader, context: NodeContext, index: int) -> bool:
+    """Take a Concat of values."""
+    node = context.node
+    if not all(reader.is_float(name) for name in node.inputs) or "axis" not in node.attributes:
+        return False
+    axis = context.integer("axis", 0)
+    return _add(reader, Joined(inputs=list(node.inputs), output=node.outputs[0], nodes=[index], axis=axis))
+
+
 def read_known(reader: SegmentReader, context: NodeContext, index: int) -> bool:
     """Take what follows from shapes, and from what follows from them."""
     node = context.node
@@ -538,6 +548,7 @@ READERS: dict[str, Read] = {
     "RMSNormalization": _normal,
     "ReduceMean": _mean,
     "ReduceSum": _mean,
+    "Concat": _joined,
     "Transpose": _transposed,
     "Gather": _gathered,
     "Slice": _sliced,
