@@ -31,6 +31,11 @@ _RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 _USES_OF_RECURRENT_WEIGHT = 16
 _RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 _FLOAT32_NUMBER = 1
+_KEEPS_FLOATS = frozenset(
+    {"ConvTranspose", "Expand", "GroupNormalization", "InstanceNormalization", "LogSoftmax", "Pad", "PRelu"}
+    | {"Resize", "Softplus", "Tile"}
+)
+"""Operators whose output has the dtype of their first input."""
 
 
 class UnsupportedNodesError(UnsupportedFeatureError):
@@ -291,7 +296,8 @@ class Builder:
         )
         outputs = self._define_outputs(node)
         self.steps.append(Step(run=prepared.run, label=label, inputs=inputs, outputs=outputs, node=index))
-        if node.op_type == "Gather" and prepared.taken:
+        is_float = node.op_type in _KEEPS_FLOATS and node.inputs[0] in self._floats
+        if is_float or (node.op_type == "Gather" and prepared.taken):
             self._floats.update(node.outputs)
         self._explain(index, node, prepared.kernel, self.weight_bytes - held)
 

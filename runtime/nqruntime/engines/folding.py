@@ -15,7 +15,7 @@ from nqruntime.operators import NodeContext, Prepared, find_operator
 _MOST_COMPUTED = 1 << 12
 _COMPUTED = frozenset(
     {"Add", "Cast", "Concat", "Div", "Gather", "Mul", "Neg", "Reshape", "Slice", "Sqrt", "Squeeze", "Sub"}
-    | {"Unsqueeze", "Transpose", "Pow", "Equal", "Where"}
+    | {"Unsqueeze", "Transpose", "Pow", "Equal", "Where", "ConstantOfShape"}
 )
 _ERRORS = (ValueError, TypeError, IndexError, ArithmeticError)
 
@@ -41,7 +41,10 @@ def _computed(context: NodeContext, constants: list[Constant]) -> Constant | Non
     operator = find_operator(context.node.op_type, context.opset)
     if operator is None:
         return None
-    arrays = iter([constant.array() for constant in constants])
+    values = [constant.array() for constant in constants]
+    if context.node.op_type == "ConstantOfShape" and not 0 <= math.prod(values[0].tolist()) <= _MOST_COMPUTED:
+        return None
+    arrays = iter(values)
     given = [next(arrays) if name else None for name in context.node.inputs]
     try:
         with np.errstate(all="ignore"):

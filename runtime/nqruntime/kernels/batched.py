@@ -11,18 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from nqformat.kernels.memory import load_parameter
-from nqformat.kernels.words import U0, U1, U4, U8, U64, helper
+from nqformat.kernels.words import helper
 
-from .copies import transpose_square
+from .arrays import items, moved, parameters, three_axes
+from .copies import emit_square
 from .emitter import LANES, VECTOR, Emitter, kernel_intrinsic
 from .lanes import first_lanes, less, load_lanes, store_lanes
 
 _PANEL_VECTORS = 2
 _PANEL_BYTES = 4 * LANES * _PANEL_VECTORS
-_LANES = U64(LANES)
-_PANEL = U64(LANES * _PANEL_VECTORS)
-_PITCH = U64(_PANEL_BYTES)
+_TILES = (8, 4, 1)
 
 
 def _emit_panel(e: Emitter, *arguments: Any) -> None:
@@ -48,10 +46,10 @@ def _emit_tile(n_sources: int) -> Callable[..., None]:
             targets.append(b.add(targets[-1], out_pitch))
         sums = [[e.variable(e.zeros()) for _ in range(_PANEL_VECTORS)] for _ in range(n_sources)]
         with e.loop(inputs) as i:
-            place, moved = b.add(panel, b.mul(i, e.number(_PANEL_BYTES))), b.shl(i, e.number(2))
+            place, distance = b.add(panel, b.mul(i, e.number(_PANEL_BYTES))), b.shl(i, e.number(2))
             weights = [e.load(VECTOR, place, 4 * LANES * r) for r in range(_PANEL_VECTORS)]
             for row, totals in zip(sources, sums, strict=True):
-                x = e.load_splat(b.add(row, moved))
+                x = e.load_splat(b.add(row, distance))
                 for weight, total in zip(weights, totals, strict=True):
                     b.store(e.multiply_add(weight, x, b.load(total)), total)
         scale = e.load_splat(factor)
@@ -64,73 +62,58 @@ def _emit_tile(n_sources: int) -> Callable[..., None]:
     return emit
 
 
-_copy_panel = kernel_intrinsic(_emit_panel, 5)
-_tile_of_1, _tile_of_4, _tile_of_8 = (kernel_intrinsic(_emit_tile(n), 8) for n in (1, 4, 8))
-_FACTOR = U64(8 * 25)
+def _emit_transposed_panel(e: Emitter, *arguments: Any) -> None:
+    """Copy a panel whose columns lie along the sum: inputs, columns, source, between columns, out."""
+    inputs, columns, source, pitch, out = arguments
+    b = e.builder
+    groups = b.udiv(b.add(inputs, e.number(LANES - 1)), e.number(LANES))
+    with e.loop(b.mul(groups, e.number(_PANEL_VECTORS))) as i:
+        group, part = b.udiv(i, e.number(_PANEL_VECTORS)), b.urem(i, e.number(_PANEL_VECTORS))
+        first, column = b.shl(group, e.number(4)), b.shl(part, e.number(4))
+        place = b.add(b.add(source, b.mul(column, pitch)), b.shl(first, e.number(2)))
+        target = b.add(b.add(out, b.mul(first, e.number(_PANEL_BYTES))), b.shl(column, e.number(2)))
+        emit_square(
+            e, less(e, columns, column), b.sub(inputs, first), e.number(LANES),
+            place, pitch, target, e.number(_PANEL_BYTES),
+        )  # fmt: skip
 
 
-@helper
-def _fill_panel(block, source, columns, panel):  # type: ignore[no-untyped-def]
-    """Copy the columns of a panel, each input's after the other's."""
-    inputs = load_parameter(block, 6)
-    step = load_parameter(block, 20)
-    column_step = load_parameter(block, 21)
-    if column_step == U4:
-        _copy_panel(inputs, columns, source, step, panel)
-        return
-    first = U0
-    while first < inputs:
-        column = U0
-        while column < _PANEL:
-            left = columns - column if column < columns else U0
-            place = source + column * column_step + first * step
-            target = panel + first * _PITCH + (column << np.uint64(2))
-            transpose_square(left, inputs - first, _LANES, place, column_step, target, _PITCH)
-            column += _LANES
-        first += _LANES
+def _emit_products(e: Emitter, block: Any) -> None:
+    """Multiply the panels of a block."""
+    b = e.builder
+    first, second, out, rows, inputs, columns, n_middle, n_inner = parameters(e, block, 2, 8)
+    first_steps, second_steps, out_steps = (parameters(e, block, place, 3) for place in (10, 13, 16))
+    pitch, step, column_step, out_pitch, n_panels, panel = parameters(e, block, 19, 6)
+    factor = b.add(block, e.number(8 * 25))
+    along_sum = b.icmp_unsigned("!=", column_step, e.number(4))
+    with items(e, block) as item:
+        places = three_axes(e, b.udiv(item, n_panels), n_middle, n_inner)
+        column = b.mul(b.urem(item, n_panels), e.number(LANES * _PANEL_VECTORS))
+        left = b.sub(columns, column)
+        source = b.add(moved(e, second, places, second_steps), b.mul(column, column_step))
+        with b.if_else(along_sum) as (then, otherwise):
+            with then:
+                _emit_transposed_panel(e, inputs, left, source, column_step, panel)
+            with otherwise:
+                _emit_panel(e, inputs, left, source, step, panel)
+        source = e.variable(moved(e, first, places, first_steps))
+        target = e.variable(b.add(moved(e, out, places, out_steps), b.shl(column, e.number(2))))
+        remaining = rows
+        for n_rows in _TILES:
+            count = b.udiv(remaining, e.number(n_rows))
+            with e.loop(count):
+                tile = _emit_tile(n_rows)
+                tile(e, inputs, panel, b.load(source), pitch, b.load(target), out_pitch, left, factor)
+                b.store(b.add(b.load(source), b.mul(pitch, e.number(n_rows))), source)
+                b.store(b.add(b.load(target), b.mul(out_pitch, e.number(n_rows))), target)
+            remaining = b.urem(remaining, e.number(n_rows))
+
+
+_multiply_batches = kernel_intrinsic(_emit_products, 1)
 
 
 @helper
 def multiply_batches(block):  # type: ignore[no-untyped-def]
     """Multiply pairs of matrices, 32 columns after 32 columns; the block vouches for every area."""
-    item = load_parameter(block, 0)
-    inputs = load_parameter(block, 6)
-    n_middle = load_parameter(block, 8)
-    n_inner = load_parameter(block, 9)
-    pitch = load_parameter(block, 19)
-    out_pitch = load_parameter(block, 22)
-    n_panels = load_parameter(block, 23)
-    panel = load_parameter(block, 24)
-    factor = block + _FACTOR
-    while item < load_parameter(block, 1):
-        first = item % n_panels * _PANEL
-        pair = item // n_panels
-        inner = pair % n_inner
-        middle = pair // n_inner % n_middle
-        outer = pair // n_inner // n_middle
-        columns = load_parameter(block, 7) - first
-        source = load_parameter(block, 3) + outer * load_parameter(block, 13)
-        source += middle * load_parameter(block, 14) + inner * load_parameter(block, 15)
-        _fill_panel(block, source + first * load_parameter(block, 21), columns, panel)
-        source = load_parameter(block, 2) + outer * load_parameter(block, 10)
-        source += middle * load_parameter(block, 11) + inner * load_parameter(block, 12)
-        out = load_parameter(block, 4) + outer * load_parameter(block, 16)
-        out += (
-            middle * load_parameter(block, 17) + inner * load_parameter(block, 18) + (first << np.uint64(2))
-        )
-        rows = load_parameter(block, 5)
-        while rows > U0:
-            taken = U1
-            if rows >= U8:
-                taken = U8
-                _tile_of_8(inputs, panel, source, pitch, out, out_pitch, columns, factor)
-            elif rows >= U4:
-                taken = U4
-                _tile_of_4(inputs, panel, source, pitch, out, out_pitch, columns, factor)
-            else:
-                _tile_of_1(inputs, panel, source, pitch, out, out_pitch, columns, factor)
-            source += taken * pitch
-            out += taken * out_pitch
-            rows -= taken
-        item += U1
+    _multiply_batches(block)
     return np.int64(0)

@@ -100,7 +100,7 @@ def copy_rows(block):  # type: ignore[no-untyped-def]
     return np.int64(0)
 
 
-def _emit_square(e: Emitter, *arguments: Any) -> None:
+def emit_square(e: Emitter, *arguments: Any) -> None:
     """Transpose up to 16 rows and columns.
 
     The arguments: rows, columns, columns written with zeros, source, its pitch, out, its pitch.
@@ -116,7 +116,7 @@ def _emit_square(e: Emitter, *arguments: Any) -> None:
         store_lanes(e, column, b.add(out, b.mul(e.number(k), out_pitch)), first_lanes(e, there))
 
 
-transpose_square = kernel_intrinsic(_emit_square, 7)
+_transpose_square = kernel_intrinsic(emit_square, 7)
 _LANES = U64(LANES)
 
 
@@ -136,7 +136,7 @@ def transpose(block):  # type: ignore[no-untyped-def]
             source = load_parameter(block, 2) + row * pitch + (first << U2)
             out = load_parameter(block, 4) + first * out_pitch + (row << U2)
             left = rows - row if row < rows else U0
-            transpose_square(left, columns, written - row, source, pitch, out, out_pitch)
+            _transpose_square(left, columns, written - row, source, pitch, out, out_pitch)
             row += _LANES
         group += U1
     return np.int64(0)

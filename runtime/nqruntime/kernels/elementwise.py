@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from nqformat.kernels.memory import load_parameter
-from nqformat.kernels.words import U0, U1, helper
+from nqformat.kernels.words import helper
 
+from .arrays import items, moved, parameters, three_axes
 from .blocks import ADD, DIVIDE, DIVIDE_BY_FIRST, LARGEST, MULTIPLY, SMALLEST, SUBTRACT, SUBTRACT_FIRST
 from .emitter import LANES, Emitter, kernel_intrinsic
 from .functions import apply_function, choose
@@ -46,13 +46,13 @@ def _emit_row(e: Emitter, *arguments: Any) -> None:
     has_second = b.icmp_unsigned("!=", second, e.number(0))
     with e.loop(b.udiv(b.add(columns, e.number(LANES - 1)), e.number(LANES))) as i:
         lanes = first_lanes(e, less(e, columns, b.shl(i, e.number(4))))
-        moved = b.shl(i, e.number(6))
+        distance = b.shl(i, e.number(6))
         variable = e.variable(e.zeros())
         with e.builder.if_else(dense) as (then, otherwise):
             with then:
-                b.store(load_lanes(e, b.add(first, moved), lanes), variable)
+                b.store(load_lanes(e, b.add(first, distance), lanes), variable)
             with otherwise:
-                place = b.add(first, b.mul(moved, first_step))
+                place = b.add(first, b.mul(distance, first_step))
                 b.store(load_spread(e, place, first_step, lanes), variable)
         x = b.fmul(b.load(variable), scale)
         other = e.variable(e.zeros())
@@ -60,10 +60,10 @@ def _emit_row(e: Emitter, *arguments: Any) -> None:
             with then:
                 b.store(e.load_splat(second), other)
             with otherwise:
-                b.store(load_lanes(e, b.add(second, moved), lanes), other)
+                b.store(load_lanes(e, b.add(second, distance), lanes), other)
         x = choose(e, operation, _operations(e, x, b.load(other)), x)
         x = apply_function(e, function, x, alpha, beta)
-        store_lanes(e, e.clamp(x, low, high), b.add(out, moved), lanes)
+        store_lanes(e, e.clamp(x, low, high), b.add(out, distance), lanes)
 
 
 def _smaller(e: Emitter, a: Any, b: Any) -> Any:
@@ -72,28 +72,27 @@ def _smaller(e: Emitter, a: Any, b: Any) -> Any:
     return e.builder.select(e.builder.fcmp_unordered("uno", a, a), a, found)
 
 
-_compute_row = kernel_intrinsic(_emit_row, 6)
+def _emit_rows(e: Emitter, block: Any) -> None:
+    """Compute the rows of a block."""
+    b = e.builder
+    first, out, n_middle, n_inner = parameters(e, block, 2, 4)
+    first_steps, out_steps = parameters(e, block, 6, 3), parameters(e, block, 9, 3)
+    second, *second_steps = parameters(e, block, 12, 4)
+    steps = parameters(e, block, 16, 2)
+    with items(e, block) as row:
+        places = three_axes(e, row, n_middle, n_inner)
+        other = b.select(
+            b.icmp_unsigned("!=", second, e.number(0)), moved(e, second, places, second_steps), second
+        )
+        source, target = moved(e, first, places, first_steps), moved(e, out, places, out_steps)
+        _emit_row(e, block, source, steps[0], other, steps[1], target)
+
+
+_compute_rows = kernel_intrinsic(_emit_rows, 1)
 
 
 @helper
 def compute_rows(block):  # type: ignore[no-untyped-def]
     """Compute rows of an array of four axes; the block vouches for every area."""
-    row = load_parameter(block, 0)
-    n_middle = load_parameter(block, 4)
-    n_inner = load_parameter(block, 5)
-    second = load_parameter(block, 12)
-    while row < load_parameter(block, 1):
-        inner = row % n_inner
-        middle = row // n_inner % n_middle
-        outer = row // n_inner // n_middle
-        first = load_parameter(block, 2) + outer * load_parameter(block, 6)
-        first += middle * load_parameter(block, 7) + inner * load_parameter(block, 8)
-        out = load_parameter(block, 3) + outer * load_parameter(block, 9)
-        out += middle * load_parameter(block, 10) + inner * load_parameter(block, 11)
-        other = second
-        if second != U0:
-            other += outer * load_parameter(block, 13)
-            other += middle * load_parameter(block, 14) + inner * load_parameter(block, 15)
-        _compute_row(block, first, load_parameter(block, 16), other, load_parameter(block, 17), out)
-        row += U1
+    _compute_rows(block)
     return np.int64(0)

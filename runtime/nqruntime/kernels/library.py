@@ -9,6 +9,7 @@ COMPUTE = Part(
     name="compute",
     entry="nqruntime.kernels.entry",
     helpers=(
+        "arrays",
         "batched",
         "blocks",
         "coefficients",

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
-from nqformat.kernels.memory import load_parameter
-from nqformat.kernels.words import U0, U1, helper
+from nqformat.kernels.words import helper
 
+from .arrays import items, moved, parameter, parameters, three_axes
 from .emitter import LANES, VECTOR, Emitter, kernel_intrinsic
 from .functions import exponential, square_root
 from .lanes import constant_vector, first_lanes, keep, larger, less, load_lanes, pick, store_lanes
@@ -46,23 +46,23 @@ def _emit_softmax(e: Emitter, *arguments: Any) -> None:
     has_addend = b.icmp_unsigned("!=", addend, e.number(0))
     most = e.variable(lowest)
     with e.loop(vectors) as i:
-        lanes, moved = _lanes(e, columns, i)
-        value = e.variable(b.fmul(load_lanes(e, b.add(source, moved), lanes), scale))
+        lanes, distance = _lanes(e, columns, i)
+        value = e.variable(b.fmul(load_lanes(e, b.add(source, distance), lanes), scale))
         with e.when(has_addend):
-            b.store(b.fadd(b.load(value), load_lanes(e, b.add(addend, moved), lanes)), value)
-        store_lanes(e, b.load(value), b.add(out, moved), lanes)
+            b.store(b.fadd(b.load(value), load_lanes(e, b.add(addend, distance), lanes)), value)
+        store_lanes(e, b.load(value), b.add(out, distance), lanes)
         b.store(larger(e, b.select(lanes, b.load(value), lowest), b.load(most)), most)
     top = _across(e, b.load(most), lambda x, y: larger(e, x, y))
     total = e.variable(e.zeros())
     with e.loop(vectors) as i:
-        lanes, moved = _lanes(e, columns, i)
-        raised = exponential(e, b.fsub(load_lanes(e, b.add(out, moved), lanes), top))
-        store_lanes(e, raised, b.add(out, moved), lanes)
+        lanes, distance = _lanes(e, columns, i)
+        raised = exponential(e, b.fsub(load_lanes(e, b.add(out, distance), lanes), top))
+        store_lanes(e, raised, b.add(out, distance), lanes)
         b.store(b.fadd(b.load(total), keep(e, raised, lanes)), total)
     share = b.fdiv(constant_vector(1), _across(e, b.load(total), b.fadd))
     with e.loop(vectors) as i:
-        lanes, moved = _lanes(e, columns, i)
-        place = b.add(out, moved)
+        lanes, distance = _lanes(e, columns, i)
+        place = b.add(out, distance)
         store_lanes(e, b.fmul(load_lanes(e, place, lanes), share), place, lanes)
 
 
@@ -74,11 +74,11 @@ def _emit_normal(e: Emitter, *arguments: Any) -> None:
     has_addend = b.icmp_unsigned("!=", addend, e.number(0))
     total = e.variable(e.zeros())
     with e.loop(vectors) as i:
-        lanes, moved = _lanes(e, columns, i)
-        value = e.variable(load_lanes(e, b.add(source, moved), lanes))
+        lanes, distance = _lanes(e, columns, i)
+        value = e.variable(load_lanes(e, b.add(source, distance), lanes))
         with e.when(has_addend):
-            b.store(b.fadd(b.load(value), load_lanes(e, b.add(addend, moved), lanes)), value)
-        store_lanes(e, b.load(value), b.add(out, moved), lanes)
+            b.store(b.fadd(b.load(value), load_lanes(e, b.add(addend, distance), lanes)), value)
+        store_lanes(e, b.load(value), b.add(out, distance), lanes)
         b.store(b.fadd(b.load(total), b.load(value)), total)
     mean = b.fmul(_across(e, b.load(total), b.fadd), each)
     is_centred = b.icmp_unsigned(
@@ -87,16 +87,16 @@ def _emit_normal(e: Emitter, *arguments: Any) -> None:
     mean = b.select(is_centred, mean, e.zeros())
     squares = e.variable(e.zeros())
     with e.loop(vectors) as i:
-        lanes, moved = _lanes(e, columns, i)
-        rest = keep(e, b.fsub(load_lanes(e, b.add(out, moved), lanes), mean), lanes)
+        lanes, distance = _lanes(e, columns, i)
+        rest = keep(e, b.fsub(load_lanes(e, b.add(out, distance), lanes), mean), lanes)
         b.store(e.multiply_add(rest, rest, b.load(squares)), squares)
     power = e.multiply_add(_across(e, b.load(squares), b.fadd), each, e.load_splat(epsilon))
     scale = b.fdiv(constant_vector(1), square_root(e, power))
     with e.loop(vectors) as i:
-        lanes, moved = _lanes(e, columns, i)
-        place = b.add(out, moved)
+        lanes, distance = _lanes(e, columns, i)
+        place = b.add(out, distance)
         normal = b.fmul(b.fsub(load_lanes(e, place, lanes), mean), scale)
-        factor, added = (load_lanes(e, b.add(each, moved), lanes) for each in (factors, bias))
+        factor, added = (load_lanes(e, b.add(each, distance), lanes) for each in (factors, bias))
         store_lanes(e, e.multiply_add(normal, factor, added), place, lanes)
 
 
@@ -106,69 +106,67 @@ def _emit_mean(e: Emitter, *arguments: Any) -> None:
     b = e.builder
     scale = e.load_splat(factor)
     with e.loop(_vectors(e, columns)) as i:
-        lanes, moved = _lanes(e, columns, i)
+        lanes, distance = _lanes(e, columns, i)
         total = e.variable(e.zeros(VECTOR))
-        start = b.add(source, moved)
+        start = b.add(source, distance)
         with e.loop(rows) as row:
             value = load_lanes(e, b.add(start, b.mul(row, pitch)), lanes)
             b.store(b.fadd(b.load(total), value), total)
-        store_lanes(e, b.fmul(b.load(total), scale), b.add(out, moved), lanes)
+        store_lanes(e, b.fmul(b.load(total), scale), b.add(out, distance), lanes)
 
 
-_softmax_row = kernel_intrinsic(_emit_softmax, 5)
-_normal_row = kernel_intrinsic(_emit_normal, 9)
-_mean_of_rows = kernel_intrinsic(_emit_mean, 6)
-_U = np.uint64
+def _emit_softmax_rows(e: Emitter, block: Any) -> None:
+    b = e.builder
+    source, pitch, out, out_pitch, columns, addend, n_middle, n_inner = parameters(e, block, 2, 8)
+    steps, factor = parameters(e, block, 10, 3), b.add(block, e.number(8 * 13))
+    with items(e, block) as row:
+        other = moved(e, addend, three_axes(e, row, n_middle, n_inner), steps)
+        other = b.select(b.icmp_unsigned("!=", addend, e.number(0)), other, addend)
+        place, target = moved(e, source, [row], [pitch]), moved(e, out, [row], [out_pitch])
+        _emit_softmax(e, columns, place, other, target, factor)
+
+
+def _emit_normal_rows(e: Emitter, block: Any) -> None:
+    b = e.builder
+    source, pitch, out, out_pitch, columns, addend, addend_pitch, factors, bias = parameters(e, block, 2, 9)
+    epsilon, share = (b.add(block, e.number(8 * place)) for place in (11, 12))
+    centred = parameter(e, block, 13)
+    with items(e, block) as row:
+        other = moved(e, addend, [row], [addend_pitch])
+        place, target = moved(e, source, [row], [pitch]), moved(e, out, [row], [out_pitch])
+        other = b.select(b.icmp_unsigned("!=", addend, e.number(0)), other, addend)
+        _emit_normal(e, columns, place, other, target, factors, bias, epsilon, share, centred)
+
+
+def _emit_means(e: Emitter, block: Any) -> None:
+    source, step, out, out_step, columns, pitch, rows = parameters(e, block, 2, 7)
+    factor = e.builder.add(block, e.number(8 * 9))
+    with items(e, block) as group:
+        place, target = moved(e, source, [group], [step]), moved(e, out, [group], [out_step])
+        _emit_mean(e, columns, place, pitch, rows, target, factor)
+
+
+_softmax_rows, _normal_rows, _means = (
+    kernel_intrinsic(emit, 1) for emit in (_emit_softmax_rows, _emit_normal_rows, _emit_means)
+)
 
 
 @helper
 def softmax_rows(block):  # type: ignore[no-untyped-def]
     """Compute the softmax of rows; the block vouches for every area."""
-    row = load_parameter(block, 0)
-    n_middle = load_parameter(block, 8)
-    n_inner = load_parameter(block, 9)
-    while row < load_parameter(block, 1):
-        source = load_parameter(block, 2) + row * load_parameter(block, 3)
-        out = load_parameter(block, 4) + row * load_parameter(block, 5)
-        addend = load_parameter(block, 7)
-        if addend != U0:
-            addend += row // n_inner // n_middle * load_parameter(block, 10)
-            addend += row // n_inner % n_middle * load_parameter(block, 11)
-            addend += row % n_inner * load_parameter(block, 12)
-        _softmax_row(load_parameter(block, 6), source, addend, out, block + _U(8 * 13))
-        row += U1
+    _softmax_rows(block)
     return np.int64(0)
 
 
 @helper
 def normalize_rows(block):  # type: ignore[no-untyped-def]
     """Normalize rows; the block vouches for every area."""
-    row = load_parameter(block, 0)
-    while row < load_parameter(block, 1):
-        source = load_parameter(block, 2) + row * load_parameter(block, 3)
-        out = load_parameter(block, 4) + row * load_parameter(block, 5)
-        addend = load_parameter(block, 7)
-        if addend != U0:
-            addend += row * load_parameter(block, 8)
-        _normal_row(
-            load_parameter(block, 6), source, addend, out,
-            load_parameter(block, 9), load_parameter(block, 10),
-            block + _U(8 * 11), block + _U(8 * 12), load_parameter(block, 13),
-        )  # fmt: skip
-        row += U1
+    _normal_rows(block)
     return np.int64(0)
 
 
 @helper
 def average_rows(block):  # type: ignore[no-untyped-def]
     """Add up groups of rows; the block vouches for every area."""
-    group = load_parameter(block, 0)
-    while group < load_parameter(block, 1):
-        source = load_parameter(block, 2) + group * load_parameter(block, 3)
-        out = load_parameter(block, 4) + group * load_parameter(block, 5)
-        _mean_of_rows(
-            load_parameter(block, 6), source, load_parameter(block, 7), load_parameter(block, 8), out,
-            block + _U(8 * 9),
-        )  # fmt: skip
-        group += U1
+    _means(block)
     return np.int64(0)

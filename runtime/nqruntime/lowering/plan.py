@@ -213,6 +213,8 @@ class PlanBuilder:
         if found is None:
             raise UnplannableError
         sizes, steps = found
+        if sizes[-1] == 1:
+            steps = [[*each[:-1], 1] for each in steps]
         placed = [Operand(address=v.address, steps=s) for v, s in zip(operands, steps, strict=True)]
         other = placed[2] if second is not None else None
         if placed[1].steps[-1] != 1 or (other is not None and other.steps[-1] not in (0, 1)):
