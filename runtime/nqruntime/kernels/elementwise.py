@@ -18,7 +18,7 @@ from .lanes import first_lanes, larger, less, load_lanes, load_spread, store_lan
 _SCALE, _ALPHA, _BETA, _LOW, _HIGH = (8 * place for place in (21, 22, 23, 24, 25))
 
 
-def _operations(e: Emitter, x: Any, y: Any) -> dict[tuple[int], Callable[[], Any]]:
+def _operations(e: Emitter, x: Any, y: Any) -> dict[tuple[int, ...], Callable[[], Any]]:
     """Return what writes each operation of two vectors, by its number."""
     b = e.builder
     return {

@@ -173,7 +173,7 @@ def apply_function(e: Emitter, number: Any, x: Any, alpha: Any, beta: Any) -> An
         },
         x,
     )
-    gates = {
+    gates: dict[tuple[int, ...], Callable[[], Any]] = {
         (GELU, GELU_TANH): lambda: e.multiply_add(half, found, half),
         (SILU, HARD_SWISH): lambda: b.fmul(x, found),
     }

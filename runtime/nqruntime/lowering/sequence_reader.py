@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,11 +15,10 @@ from nqruntime.packing.sequences import Formula
 
 from .batched import Batched
 from .elementwise import Elementwise
-from .joined import Joined
 from .known import MOST_ELEMENTS, OF_KNOWN, OF_SHAPES, Known
-from .moved import Axes, Parts, Share, Transposed
+from .moved_reader import READERS as MOVED_READERS
+from .moved_reader import Read, add_operation, integers_of
 from .operation import Operation
-from .recurrent import Recurrent
 from .recurrent_reader import read_recurrent
 from .statistics import Mean, Normal, Softmax
 
@@ -30,8 +28,6 @@ if TYPE_CHECKING:
 _HARD_SWISH = (1 / 6, 0.5)
 _FLAT_BEFORE = 13
 _MOST_CONSTANT_BYTES = 1 << 22
-
-Read = Callable[["SegmentReader", NodeContext, int], bool]
 
 
 def _floats(constant: Constant | None) -> np.ndarray | None:
@@ -48,26 +44,12 @@ def _number(constant: Constant | None) -> float | None:
     return float(array.reshape(())) if array is not None and array.size == 1 and array.ndim <= 1 else None
 
 
-def _integers(context: NodeContext, place: int, name: str) -> tuple[int, ...] | None:
-    """Return integers of an attribute or, in newer opsets, of a constant input."""
-    found = context.integers(name)
-    constant = context.constant(place)
-    if found is None and constant is not None:
-        found = tuple(int(number) for number in constant.array().reshape(-1))
-    return found
-
-
-def _add(reader: SegmentReader, operation: Operation) -> bool:
-    reader.operations.append(operation)
-    return True
-
-
 def _replace(reader: SegmentReader, old: list[Operation], new: Operation, index: int) -> bool:
     """Put an operation in the place of others that only it reads."""
     nodes = sorted({node for operation in old for node in operation.nodes} | {index})
     reader.operations = [o for o in reader.operations if all(o is not each for each in old)]
     new.nodes = nodes
-    return _add(reader, new)
+    return add_operation(reader, new)
 
 
 def _function(number: int, *, alpha: float = 1.0, beta: float = 0.0) -> Read:
@@ -88,7 +70,9 @@ def _function(number: int, *, alpha: float = 1.0, beta: float = 0.0) -> Read:
             producer.output = node.outputs[0]
             producer.nodes.append(index)
             return True
-        return _add(reader, Elementwise(inputs=[name], output=node.outputs[0], nodes=[index], formula=given))
+        return add_operation(
+            reader, Elementwise(inputs=[name], output=node.outputs[0], nodes=[index], formula=given)
+        )
 
     return read
 
@@ -110,7 +94,7 @@ def _read_clamp(reader: SegmentReader, context: NodeContext, index: int) -> bool
         return False
     found = Elementwise(inputs=[node.inputs[0]], output=node.outputs[0], nodes=[index], formula=Formula())
     found.clamp = clamp
-    return _add(reader, found)
+    return add_operation(reader, found)
 
 
 def _operation(number: int, reversed_number: int) -> Read:
@@ -154,10 +138,12 @@ def _with_constant(
         if number == 0.5 and _joins_gelu(reader, data, output, index):
             return True
         formula = Formula(scale=number)
-        return _add(reader, Elementwise(inputs=[data], output=output, nodes=[index], formula=formula))
+        return add_operation(
+            reader, Elementwise(inputs=[data], output=output, nodes=[index], formula=formula)
+        )
     formula = Formula(operation=operation)
     found = Elementwise(inputs=[data], output=output, nodes=[index], formula=formula, constant=values)
-    return _add(reader, found)
+    return add_operation(reader, found)
 
 
 def _joins_normal(normal: Normal, operation: int, values: np.ndarray) -> bool:
@@ -217,7 +203,7 @@ def _of_two(reader: SegmentReader, context: NodeContext, index: int, operation: 
     )
     if operation in (blocks.MULTIPLY, blocks.ADD):
         _join_factor(reader, found)
-    return _add(reader, found)
+    return add_operation(reader, found)
 
 
 def _join_factor(reader: SegmentReader, found: Elementwise) -> None:
@@ -303,7 +289,7 @@ def _power(reader: SegmentReader, context: NodeContext, index: int) -> bool:
     formula = Formula(operation=blocks.MULTIPLY)
     square = Elementwise(inputs=[node.inputs[0]] * 2, output=node.outputs[0], nodes=[index], formula=formula)
     square.n_reads = 1
-    return _add(reader, square)
+    return add_operation(reader, square)
 
 
 def _product(reader: SegmentReader, context: NodeContext, index: int) -> bool:
@@ -321,7 +307,7 @@ def _product(reader: SegmentReader, context: NodeContext, index: int) -> bool:
             found.inputs[i] = producer.inputs[0]
             found.scale *= producer.formula.scale
             found.nodes = [*producer.nodes, *found.nodes]
-    return _add(reader, found)
+    return add_operation(reader, found)
 
 
 def _softmax(reader: SegmentReader, context: NodeContext, index: int) -> bool:
@@ -341,7 +327,7 @@ def _softmax(reader: SegmentReader, context: NodeContext, index: int) -> bool:
         reader.operations = [o for o in reader.operations if o is not total]
         found.inputs, found.addend = list(total.inputs), total.constant
         found.scale, found.nodes = total.formula.scale, [*total.nodes, index]
-    return _add(reader, found)
+    return add_operation(reader, found)
 
 
 def _join_sum(reader: SegmentReader, normal: Normal) -> None:
@@ -373,12 +359,12 @@ def _normal(reader: SegmentReader, context: NodeContext, index: int) -> bool:
     if math.prod(factors.shape[:-1]) != 1 or (bias is not None and math.prod(bias.shape[:-1]) != 1):
         return False
     _join_sum(reader, found)
-    return _add(reader, found)
+    return add_operation(reader, found)
 
 
 def _mean(reader: SegmentReader, context: NodeContext, index: int) -> bool:
     """Take a mean or a sum over constant axes."""
-    node, axes = context.node, _integers(context, 1, "axes")
+    node, axes = context.node, integers_of(context, 1, "axes")
     if not axes or not reader.is_float(node.inputs[0]):
         return False
     keeps, is_sum = bool(context.integer("keepdims", 1)), node.op_type == "ReduceSum"
@@ -390,104 +376,7 @@ def _mean(reader: SegmentReader, context: NodeContext, index: int) -> bool:
         keeps_axes=keeps,
         is_sum=is_sum,
     )
-    return _add(reader, found)
-
-
-def _transposed(reader: SegmentReader, context: NodeContext, index: int) -> bool:
-    """Take a Transpose; that of a product becomes the order in which it is stored."""
-    node, order = context.node, context.integers("perm")
-    if not reader.is_float(node.inputs[0]):
-        return False
-    producer = reader.producer(node.inputs[0])
-    stored = isinstance(producer, Batched | Recurrent) and producer.order is None
-    if stored and order and order[-1] == len(order) - 1:
-        assert isinstance(producer, Batched | Recurrent)
-        producer.order = order
-        reader.absorb(producer, node.outputs[0], index)
-        return True
-    return _add(
-        reader, Transposed(inputs=[node.inputs[0]], output=node.outputs[0], nodes=[index], order=order)
-    )
-
-
-def _gathered(reader: SegmentReader, context: NodeContext, index: int) -> bool:
-    """Take a Gather of one constant place."""
-    node, place = context.node, context.constant(1)
-    if place is None or math.prod(place.shape) != 1 or len(place.shape) > 1:
-        return False
-    if context.constant(0) is not None or reader.inside(node.inputs[0]) is None:
-        return False
-    axis, number = context.integer("axis", 0), int(place.array().reshape(()))
-    part = slice(number, number + 1 if number != -1 else None)
-    found = Parts(inputs=[node.inputs[0]], output=node.outputs[0], nodes=[index], ranges={axis: part})
-    found.dropped = () if place.shape else (axis,)
-    return _add(reader, found)
-
-
-def _sliced(reader: SegmentReader, context: NodeContext, index: int) -> bool:
-    """Take a Slice between constant bounds."""
-    node = context.node
-    if reader.inside(node.inputs[0]) is None or len(node.inputs) < 3:
-        return False
-    constants = [context.constant(i) if context.has_input(i) else None for i in range(1, 5)]
-    if any(context.has_input(i) and constants[i - 1] is None for i in range(1, 5)):
-        return False
-    starts, ends, axes, steps = (
-        None if c is None else [int(number) for number in c.array().reshape(-1)] for c in constants
-    )
-    if starts is None or ends is None:
-        return False
-    axes = list(range(len(starts))) if axes is None else axes
-    steps = [1] * len(starts) if steps is None else steps
-    if min(steps, default=1) < 1 or len({len(each) for each in (starts, ends, axes, steps)}) != 1:
-        return False
-    ranges = {axis: slice(*own) for axis, *own in zip(axes, starts, ends, steps, strict=True)}
-    if len(ranges) != len(axes) or (min(axes) < 0 <= max(axes)):
-        return False
-    return _add(reader, Parts(inputs=[node.inputs[0]], output=node.outputs[0], nodes=[index], ranges=ranges))
-
-
-def _split(reader: SegmentReader, context: NodeContext, index: int) -> bool:
-    """Take a Split into constant or equal sizes."""
-    node = context.node
-    if reader.inside(node.inputs[0]) is None or (context.has_input(1) and context.constant(1) is None):
-        return False
-    sizes = _integers(context, 1, "split")
-    count = len(node.outputs)
-    for number, output in enumerate(node.outputs):
-        if output:
-            share = Share(
-                inputs=[node.inputs[0]],
-                output=output,
-                nodes=[index],
-                axis=context.integer("axis", 0),
-                number=number,
-                count=count,
-                sizes=None if sizes is None else list(sizes),
-            )
-            reader.operations.append(share)
-    return True
-
-
-def _axes(reader: SegmentReader, context: NodeContext, index: int) -> bool:
-    """Take a Squeeze or an Unsqueeze along constant axes."""
-    node = context.node
-    axes = _integers(context, 1, "axes")
-    adds = node.op_type == "Unsqueeze"
-    if reader.inside(node.inputs[0]) is None or (axes is None and (adds or context.has_input(1))):
-        return False
-    return _add(
-        reader, Axes(inputs=[node.inputs[0]], output=node.outputs[0], nodes=[index], axes=axes, adds=adds)
-    )
-
-
-def _joined(reader: SegmentReader, context: NodeContext, index: int) -> bool:
-    """Take a Concat of values."""
-    node = context.node
-    if not all(reader.is_float(name) for name in node.inputs) or "axis" not in node.attributes:
-        return False
-    axis = context.integer("axis", 0)
-    return _add(reader, Joined(inputs=list(node.inputs), output=node.outputs[0], nodes=[index], axis=axis))
+    return add_operation(reader, found)
 
 
 def read_known(reader: SegmentReader, context: NodeContext, index: int) -> bool:
@@ -511,7 +400,7 @@ def read_known(reader: SegmentReader, context: NodeContext, index: int) -> bool:
         operands.append((name or None) if constant is None else constant.array())
     found = Known(inputs=given, output=node.outputs[0], nodes=[index], run=prepared)
     found.operands, found.reads_shape = operands, of_shape
-    return _add(reader, found)
+    return add_operation(reader, found)
 
 
 SEVERAL_OUTPUTS = frozenset({"Split", "LSTM", "GRU", "RNN"})
@@ -548,11 +437,5 @@ READERS: dict[str, Read] = {
     "RMSNormalization": _normal,
     "ReduceMean": _mean,
     "ReduceSum": _mean,
-    "Concat": _joined,
-    "Transpose": _transposed,
-    "Gather": _gathered,
-    "Slice": _sliced,
-    "Split": _split,
-    "Squeeze": _axes,
-    "Unsqueeze": _axes,
+    **MOVED_READERS,
 }
