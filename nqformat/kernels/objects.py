@@ -75,12 +75,19 @@ ENCODER = Part(name="encoder", entry="nqformat.kernels.encoder", helpers=("packi
 
 
 class KernelLibrary:
-    """The kernels in memory; they run without holding the interpreter lock."""
+    """The kernels in memory; they run without holding the interpreter lock.
+
+    Attributes
+    ----------
+    entry : int
+        Address of the C function.
+    """
 
     def __init__(self, entry: int, owner: Any) -> None:
         prototype = ctypes.CFUNCTYPE(
             ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64
         )
+        self.entry = entry
         self._call = prototype(entry)
         self._owner = owner
 

@@ -22,9 +22,20 @@ from nqruntime.team import available_processors
 from nqruntime.tensor_file import TensorFile
 
 from .engine import EngineSettings, KernelChoice, node_label, operator_label
+from .folding import folded
 from .program import ABSENT, Program, Step, plan_program
 
 _USES_OF_CONV_WEIGHT = 64
+_USES_OF_RECURRENT_WEIGHT = 16
+_RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
+_USES_OF_RECURRENT_WEIGHT = 16
+_RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
+_FLOAT32_NUMBER = 1
+_KEEPS_FLOATS = frozenset(
+    {"ConvTranspose", "Expand", "GroupNormalization", "InstanceNormalization", "LogSoftmax", "Pad", "PRelu"}
+    | {"Resize", "Softplus", "Tile"}
+)
+"""Operators whose output has the dtype of their first input."""
 
 
 class UnsupportedNodesError(UnsupportedFeatureError):
@@ -119,6 +130,7 @@ class Builder:
         self.matrix_library: KernelLibrary | None = None
         self._library: KernelLibrary | None = None
         self._uses: Counter[str] = Counter()
+        self._floats = {value.name for value in graph.inputs if value.element_number == _FLOAT32_NUMBER}
         self._open: SegmentReader | None = None
         self.chooser: Chooser | None = None
         self.excluded: frozenset[int] = frozenset()
@@ -284,6 +296,9 @@ class Builder:
         )
         outputs = self._define_outputs(node)
         self.steps.append(Step(run=prepared.run, label=label, inputs=inputs, outputs=outputs, node=index))
+        is_float = node.op_type in _KEEPS_FLOATS and node.inputs[0] in self._floats
+        if is_float or (node.op_type == "Gather" and prepared.taken):
+            self._floats.update(node.outputs)
         self._explain(index, node, prepared.kernel, self.weight_bytes - held)
 
     def _join_segment(self, index: int, node: Node) -> bool:
@@ -294,7 +309,7 @@ class Builder:
             if self.chooser is None:
                 low_memory = self._settings.memory == "low"
                 self.chooser = Chooser(self._library, low_memory=low_memory, key=self._choice_key())
-            self._open = SegmentReader(self.chooser, self._uses)
+            self._open = SegmentReader(self.chooser, self._uses, self._floats)
         return self._open.take(index, self._context(node, _step_label(index, node)))
 
     def _close_segment(self) -> None:
@@ -321,6 +336,7 @@ class Builder:
             found.operations, inputs, outputs, library, find_fault, n_threads=n_threads, most_bytes=most_bytes
         )
         self.segments.append(segment)
+        self._floats.update(outputs)
         output_slots = tuple(self.slots[name] for name in outputs)
         self.steps.append(
             Step(
@@ -384,8 +400,8 @@ class Builder:
         if node.op_type == "Constant":
             return constant_value(self._context(node, label))
         operand = self._constants.get(node.inputs[0]) if len(node.inputs) == 1 else None
-        if operand is None:
-            return None
+        if operand is None or node.op_type not in ("Identity", "Transpose"):
+            return folded(self._context(node, label))
         if node.op_type == "Identity":
             return operand
         if node.op_type == "Transpose":
@@ -420,9 +436,11 @@ def count_uses(graph: Graph) -> Counter[str]:
 
 
 def multiplications(graph: Graph, file: TensorFile) -> int:
-    """Estimate the multiplications of one run from the weights, a convolution using each many times."""
+    """Estimate the multiplications of one run from the weights, which some layers use many times."""
     kernels = {node.inputs[1] for node in graph.nodes if node.op_type == "Conv" and len(node.inputs) > 1}
+    recurrent = any(node.op_type in _RECURRENT for node in graph.nodes)
+    others = _USES_OF_RECURRENT_WEIGHT if recurrent else 1
     return sum(
-        file.info(name).n_stored * (_USES_OF_CONV_WEIGHT if name in kernels else 1)
+        file.info(name).n_stored * (_USES_OF_CONV_WEIGHT if name in kernels else others)
         for name in graph.free_names
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -212,14 +213,16 @@ class Network:
         """Say for each node which kernel runs it; with inputs, also how long it takes on them."""
         found = dict(self._choices)
         for segment in self._segments:
-            held = {operation.nodes[0]: operation.weight_bytes for operation in segment.operations}
+            held: Counter[int] = Counter()
+            for operation in segment.operations:
+                held[operation.nodes[0]] += operation.weight_bytes
             for index, kernel in segment.kernels().items():
                 node = self._graph.nodes[index]
                 found[index] = KernelChoice(
                     node=node_label(index, node),
                     operator=operator_label(node),
                     kernel=kernel,
-                    weight_bytes=held.get(index, 0),
+                    weight_bytes=held[index],
                 )
         seconds = {} if feeds is None else self._node_seconds(feeds)
         return [replace(found[index], seconds=seconds.get(index)) for index in sorted(found)]

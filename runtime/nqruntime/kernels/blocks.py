@@ -23,6 +23,12 @@ so many of the next steps needless.
 | POOL_LARGEST, POOL_AVERAGE | 8 rows and 9 columns of the output, 10 columns written (zeros after the others), 11 columns of the source, 12 bytes from output row to row, 14 floats from a window's first column to the next one's, 15 columns of a window, 16 floats from one to the next, 17 bytes from one of its rows to the next, 18 floats of the buffer's left margin, 19 vectors of its right margin, 20 table of the output rows (bytes from the source to the window's first row that exists, number of its rows, count of elements of a column as float bits), 21 buffer, 22 count of elements of a row (float an output column; whole vectors are read), 23 and 24 as 15 and 16 of COPY_ROWS, 25 whether all windows stay inside the columns of the source |
 | DEPTHWISE_ROWS | 8 to 16 as of COPY_ROWS, the source being position 0 and the step between rows that of the outputs; 17 weights (floats, by output), 18 offsets of the taps in bytes (int32), 19 taps, 20 outputs that read the same input channel, 21 bias, 22 lowest and 23 highest output (float bits) |
 | AVERAGE_CHANNELS | 8 vectors of positions (zero outside of the image), 14 count of elements (float bits), 15 bytes cleared after the value written |
+| ELEMENTWISE | 0 first and 1 last row of an array of four axes, 2 first value, 3 out, 4 second and 5 third size of the array, bytes along its first three axes: 6, 7, 8 of the first value, 9, 10, 11 of the output, 13, 14, 15 of the second value; 12 second value or 0, floats from column to column: 16 of the first value and 17 of the second one (1 or 0), 18 columns, 19 operation and 20 function (0: none), float bits: 21 factor of the first value, 22 and 23 parameters of the function, 24 lowest and 25 highest output |
+| SOFTMAX_ROWS | 0 first and 1 last row, 2 source, 3 bytes from row to row, 4 out, 5 bytes from row to row, 6 columns, 7 addend or 0, 8 second and 9 third size of the array of rows, 10, 11, 12 bytes along its axes in the addend, 13 factor of the source (float bits) |
+| NORMAL_ROWS | 0 to 6 as of SOFTMAX_ROWS, 7 addend or 0, 8 its bytes from row to row, 9 factors and 10 bias by column, float bits: 11 what is added to the variance, 12 one over the columns; 13 whether the mean is subtracted |
+| AVERAGE_ROWS | 0 first and 1 last group of rows, 2 source, 3 bytes from group to group, 4 out, 5 bytes from group to group, 6 columns, 7 bytes from row to row, 8 rows of a group, 9 factor of the sums (float bits) |
+| BATCHED | 0 first and 1 last panel of 32 columns of all pairs of matrices, 2 first matrix, 3 second matrix, 4 out, 5 rows, 6 inputs, 7 columns, 8 second and 9 third size of the array of pairs, bytes along its three axes: 10, 11, 12 of the first, 13, 14, 15 of the second matrix, 16, 17, 18 of the output; 19 bytes from row to row of the first matrix, whose inputs lie side by side, of the second one 20 from input to input and 21 from column to column (one of them 4), 22 bytes from output row to row, 23 panels of a pair, 24 buffer of 32 floats for each input, rounded up to 16 inputs, 25 factor of the sums (float bits) |
+| RECURRENT | 0 first and 1 last direction, 2 cell, 3 steps, 4 vectors of the batch, 5 units, 6 address of the entry of the kernels; from FIRST_DIRECTION on for each direction: 0 to 23 block and 48 kernel of the product of the states, 24 to 47 and 61 of that of a GRU's reset states; 49 products of the inputs at the first step, 50 bytes from step to step (negative backwards) and 51 from vector to vector, 52 out at the first step, 53 its bytes from step to step and 54 from vector to vector, 55 states, 56 bytes from vector to vector, 57 cells, or reset states of a GRU, 58 the state's products, 59 bytes from vector to vector, 60 second products |
 | TRANSPOSE | 0 first and 1 last group of 16 columns, 2 source, 3 bytes from row to row, 4 out, 5 bytes from output row to row, 6 rows and 7 columns of the source, 8 columns written of an output row (zeros after those of the source) |
 
 Copies, rows of depthwise convolutions, transposition and the average of channels read and write their elements and nothing else. Pooling writes
@@ -42,6 +48,24 @@ PROGRAM, FLOAT_ROWS, NIBBLE_ROWS, BYTE_ROWS, SLICE_ROWS, SKIP_COLUMNS, MEET, GAP
 SPARSE_PLANES, DENSE_PLANES, DEPTHWISE_PLANES, SCALE_PLANES = range(32, 36)
 
 COPY_ROWS, POOL_LARGEST, POOL_AVERAGE, AVERAGE_CHANNELS, TRANSPOSE, DEPTHWISE_ROWS = range(36, 42)
+
+ELEMENTWISE, SOFTMAX_ROWS, NORMAL_ROWS, AVERAGE_ROWS, BATCHED, RECURRENT = range(64, 70)
+
+ADD, SUBTRACT, SUBTRACT_FIRST, MULTIPLY, DIVIDE, DIVIDE_BY_FIRST, SMALLEST, LARGEST = range(1, 9)
+"""Operations of two values."""
+
+EXPONENTIAL, TANH, SIGMOID, ERF, GELU, GELU_TANH, SILU, HARD_SIGMOID = range(1, 9)
+SQUARE_ROOT, RECIPROCAL, ABSOLUTE, NEGATIVE, LEAKY_RELU, ELU, HARD_SWISH = range(9, 16)
+"""Functions of one element."""
+
+LSTM, GRU, GRU_RESETS_PRODUCT, RNN_TANH, RNN_RELU, GRU_RESET = range(6)
+"""Cells of recurrent layers, and the part of a GRU before its second product."""
+
+FIRST_DIRECTION, DIRECTION_PLACES = 8, 64
+"""Place of the first direction in the block of a recurrent layer, and places of each."""
+
+PANEL_COLUMNS = 32
+"""Columns of the second matrix of a BATCHED product that are copied together."""
 
 FLOAT_WEIGHTS, NIBBLE_WEIGHTS, BYTE_WEIGHTS = range(3)
 """Forms of dense weights of planes."""

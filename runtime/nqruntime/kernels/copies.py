@@ -100,7 +100,7 @@ def copy_rows(block):  # type: ignore[no-untyped-def]
     return np.int64(0)
 
 
-def _emit_square(e: Emitter, *arguments: Any) -> None:
+def emit_square(e: Emitter, *arguments: Any) -> None:
     """Transpose up to 16 rows and columns.
 
     The arguments: rows, columns, columns written with zeros, source, its pitch, out, its pitch.
@@ -116,7 +116,7 @@ def _emit_square(e: Emitter, *arguments: Any) -> None:
         store_lanes(e, column, b.add(out, b.mul(e.number(k), out_pitch)), first_lanes(e, there))
 
 
-_transpose_square = kernel_intrinsic(_emit_square, 7)
+_transpose_square = kernel_intrinsic(emit_square, 7)
 _LANES = U64(LANES)
 
 

@@ -39,6 +39,7 @@ from .planes import convolve_sparse
 from .pointwise import scale_channels
 from .pooling import average_channels, pool
 from .rows import multiply_bytes, multiply_floats, multiply_nibbles, multiply_slices
+from .sequence_entry import run_sequence_step
 from .skipping import multiply_skipping
 from .threads import meet
 
@@ -79,7 +80,7 @@ def _run_step(kernel, block):  # type: ignore[no-untyped-def]
         return convolve_depthwise_rows(block)
     if kernel == U64(TRANSPOSE):
         return transpose(block)
-    return np.int64(-2)
+    return run_sequence_step(kernel, block)
 
 
 def run_kernel(kernel, block):  # type: ignore[no-untyped-def]

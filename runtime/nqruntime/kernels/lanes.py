@@ -49,14 +49,14 @@ def load_lanes(e: Emitter, address: Any, lanes: Any, offset: int = 0) -> Any:
     """Load those floats of a vector that are in `lanes`, zeros elsewhere; no other memory is read."""
     place = e.builder.inttoptr(e.builder.add(address, e.number(offset)), VECTOR.as_pointer())
     kinds = [place.type, I32, _MASK, VECTOR]
-    function = _declare(e, "llvm.masked.load.v16f32.p0", VECTOR, kinds)
+    function = declare(e, "llvm.masked.load.v16f32.p0", VECTOR, kinds)
     return e.builder.call(function, [place, _ALIGNMENT, lanes, e.zeros()])
 
 
 def store_lanes(e: Emitter, value: Any, address: Any, lanes: Any) -> None:
     """Store those floats of a vector that are in `lanes`; no other memory is written."""
     place = e.builder.inttoptr(address, VECTOR.as_pointer())
-    function = _declare(e, "llvm.masked.store.v16f32.p0", ir.VoidType(), [VECTOR, place.type, I32, _MASK])
+    function = declare(e, "llvm.masked.store.v16f32.p0", ir.VoidType(), [VECTOR, place.type, I32, _MASK])
     e.builder.call(function, [value, place, _ALIGNMENT, lanes])
 
 
@@ -115,7 +115,7 @@ def _halves(base: int, distance: int) -> list[int]:
     return [base + k for k in range(distance)] + [LANES + base + k for k in range(distance)]
 
 
-def _declare(e: Emitter, name: str, result: Any, kinds: Sequence[Any]) -> Any:
+def declare(e: Emitter, name: str, result: Any, kinds: Sequence[Any]) -> Any:
     """Return an LLVM intrinsic."""
     module = e.builder.module
     return module.globals.get(name) or ir.Function(module, ir.FunctionType(result, list(kinds)), name)
@@ -133,7 +133,7 @@ def look_up_among_256(e: Emitter, tables: list[Any], indices: Any) -> Any:
     """
     b = e.builder
     kinds = [VECTOR, INDICES, VECTOR]
-    permute = _declare(e, "llvm.x86.avx512.vpermi2var.ps.512", VECTOR, kinds)
+    permute = declare(e, "llvm.x86.avx512.vpermi2var.ps.512", VECTOR, kinds)
     found = [b.call(permute, [tables[k], indices, tables[k + 1]]) for k in range(0, len(tables), 2)]
     bit = 2 * LANES
     while len(found) > 1:

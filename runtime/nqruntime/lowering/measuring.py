@@ -59,6 +59,11 @@ class Chooser:
         self._key = key
         self._known = recall(_WHAT, key) if key else {}
 
+    @property
+    def entry(self) -> int:
+        """Address of the entry of the kernels."""
+        return self._library.entry
+
     def fastest(
         self, forms: Sequence[Form], append: Callable[[PlanBuilder, Form], None], question: str
     ) -> Form:

@@ -13,14 +13,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from nqformat.errors import LimitExceededError
-from nqruntime.kernels.blocks import COPY_ROWS, GRAINS, SKIP_COLUMNS
+from nqruntime.kernels.blocks import COPY_ROWS, ELEMENTWISE, GRAINS, SKIP_COLUMNS
 from nqruntime.packing.areas import LINE, round_up
 from nqruntime.packing.copy_steps import ChannelsCall, copy_from_planes, copy_to_planes
 from nqruntime.packing.plane_layout import Area, PlaneLayout
+from nqruntime.packing.sequences import Formula, Operand, elementwise
 from nqruntime.packing.skipping import SKIPS_PLACE
 
 from .layouts import Layout, Planes, Rows, image_size, packed_rows
 from .plane_choice import PlaneChoice
+from .strides import Strides, joined_axes, packed_strides
 
 _VIRTUAL_BITS = 48
 _OFFSET_MASK = (1 << _VIRTUAL_BITS) - 1
@@ -61,7 +63,7 @@ class Step:
 class Placed:
     """A value in an area."""
 
-    layout: Layout
+    layout: Layout | Strides
     address: int
 
 
@@ -81,6 +83,13 @@ class PlacedPlanes(Placed):
     def area(self, first_channel: int = 0) -> Area:
         """Return the planes as kernels take them."""
         return self.layout.area(self.address, first_channel)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacedStrides(Placed):
+    """A value whose elements lie at fixed distances along each axis."""
+
+    layout: Strides
 
 
 def _placed(layout: Layout, address: int) -> Placed:
@@ -161,6 +170,24 @@ class PlanBuilder:
         """Let a value lie where another does."""
         self._values[name] = PlacedRows(layout=layout, address=address)
 
+    def alias_strides(self, name: str, address: int, layout: Strides) -> None:
+        """Let a value lie within another."""
+        as_rows = layout.rows()
+        if as_rows is not None:
+            self.alias(name, address, as_rows)
+        else:
+            self._values[name] = PlacedStrides(layout=layout, address=address)
+
+    def strides(self, name: str) -> PlacedStrides:
+        """Return where the elements of a value lie; a copy if they are planes."""
+        placed = self._values[name]
+        if isinstance(placed, PlacedPlanes):
+            placed = self.packed(name)
+        if isinstance(placed, PlacedStrides):
+            return placed
+        assert isinstance(placed, PlacedRows)
+        return PlacedStrides(layout=Strides.of(placed.layout), address=placed.address)
+
     def is_planes(self, name: str) -> bool:
         """Whether a value was computed as planes."""
         return isinstance(self._values[name], PlacedPlanes)
@@ -169,6 +196,30 @@ class PlanBuilder:
         """Return where a value lies as vectors along its last axis."""
         placed = self._values[name]
         return placed if isinstance(placed, PlacedRows) else self.packed(name)
+
+    def compute(
+        self,
+        shape: Sequence[int],
+        first: PlacedStrides,
+        second: PlacedStrides | None,
+        out: PlacedStrides,
+        *,
+        formula: Formula,
+        label: str,
+    ) -> None:
+        """Append a computation element by element, of values that broadcast to `shape`."""
+        operands = [first, out] if second is None else [first, out, second]
+        found = joined_axes(shape, *[value.layout.expanded(shape).steps for value in operands], n_axes=4)
+        if found is None:
+            raise UnplannableError
+        sizes, steps = found
+        if sizes[-1] == 1:
+            steps = [[*each[:-1], 1] for each in steps]
+        placed = [Operand(address=v.address, steps=s) for v, s in zip(operands, steps, strict=True)]
+        other = placed[2] if second is not None else None
+        if placed[1].steps[-1] != 1 or (other is not None and other.steps[-1] not in (0, 1)):
+            raise UnplannableError
+        self.step(ELEMENTWISE, elementwise(sizes, placed[0], other, placed[1], formula), label)
 
     def packed(self, name: str) -> PlacedRows:
         """Return where a value lies in C order, without gaps; a copy if it does not yet."""
@@ -203,6 +254,11 @@ class PlanBuilder:
                 out=_array_area(target, height * width, layout.n_channels),
             )
             self.step(COPY_ROWS, copy_from_planes(call, layout=layout.plane), "copy from planes")
+            return
+        if isinstance(placed, PlacedStrides):
+            out = PlacedStrides(layout=packed_strides(placed.layout.shape), address=target)
+            shape = placed.layout.shape
+            self.compute(shape, placed, None, out, formula=Formula(), label="copy in another order")
             return
         assert isinstance(placed, PlacedRows)
         layout_of_rows = placed.layout
@@ -243,9 +299,10 @@ class PlanBuilder:
         self.steps.append(Step(kernel=kernel, block=block, label=label, node=self.node))
 
     def _output(self, name: str) -> PlacedRows:
-        """Return where an output lies as vectors; planes are copied to where the caller wants them."""
+        """Return where an output lies as vectors; others are copied to where the caller wants them."""
         value = self._values[name]
-        if isinstance(value, PlacedRows) or name in self._packed:
+        inside = self.sizes[_area_of(value)] > 0
+        if (isinstance(value, PlacedRows) and inside) or name in self._packed:
             return self.rows(name)
         copy = PlacedRows(layout=packed_rows(value.layout.shape), address=self._new_area(0))
         self._copy_out(value, copy.address)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 
@@ -14,13 +14,18 @@ from nqruntime.operators import NodeContext
 from nqruntime.operators.windows import read_window_rule
 from nqruntime.symbols import MatrixWeights, read_matrix
 
+from . import sequence_reader
+from .batched import Batched
 from .convolution import Convolution
+from .elementwise import Elementwise
+from .known import Known
 from .measuring import Chooser
 from .operation import Clamp, Operation
 from .pointwise import Pointwise
 from .pooling import GlobalAverage, Pool
 from .product import Product
 from .rearrangement import Concatenation, Crop
+from .recurrent import Recurrent
 from .view import View
 
 
@@ -32,11 +37,14 @@ class SegmentReader:
     chooser : Chooser
     uses : mapping of str to int
         How often a value of the graph is read.
+    floats : collection of str
+        Values from outside that are known to be float32.
     """
 
-    def __init__(self, chooser: Chooser, uses: Mapping[str, int]) -> None:
-        self._chooser = chooser
+    def __init__(self, chooser: Chooser, uses: Mapping[str, int], floats: Collection[str] = ()) -> None:
+        self.chooser = chooser
         self._uses = uses
+        self._floats = floats
         self.operations: list[Operation] = []
         self.nodes: dict[int, Node] = {}
         self.weight_shapes: dict[str, tuple[int, ...]] = {}
@@ -44,13 +52,18 @@ class SegmentReader:
     def take(self, index: int, context: NodeContext) -> bool:
         """Add a node; False if it is none of a segment."""
         node = context.node
-        read = _READERS.get(node.op_type)
-        if read is None or len(node.outputs) != 1 or not node.inputs:
+        several = node.op_type in sequence_reader.SEVERAL_OUTPUTS
+        if not node.inputs or (len(node.outputs) != 1 and not several):
             return False
-        if not read(self, context, index):
-            return False
-        self.nodes[index] = node
-        return True
+        if sequence_reader.read_known(self, context, index):
+            self.nodes[index] = node
+            return True
+        for readers in (_READERS, sequence_reader.READERS):
+            read = readers.get(node.op_type)
+            if read is not None and read(self, context, index):
+                self.nodes[index] = node
+                return True
+        return False
 
     def outside_inputs(self) -> list[str]:
         """Return the values that operations read and none computes."""
@@ -60,23 +73,44 @@ class SegmentReader:
 
     def outside_outputs(self) -> list[str]:
         """Return the values that something outside reads."""
-        inside = Counter(name for operation in self.operations for name in operation.inputs)
+        inside = Counter(name for node in self.nodes.values() for name in node.inputs)
         names = [operation.output for operation in self.operations]
         return [name for name in names if self._uses[name] > inside[name]]
 
     @property
     def is_worth_it(self) -> bool:
         """Whether any operation is more than moving numbers."""
-        views = {o.output for o in self.operations if isinstance(o, View)}
-        return views.isdisjoint(self.outside_outputs()) and any(
-            isinstance(operation, Product | Convolution) for operation in self.operations
-        )
+        return any(isinstance(o, Product | Convolution | Batched | Recurrent) for o in self.operations)
 
-    def _producer(self, name: str) -> Operation | None:
+    def uses(self, name: str) -> int:
+        """Return how often a value is read."""
+        return self._uses.get(name, 0)
+
+    def is_float(self, name: str) -> bool:
+        """Whether a value is known to be float32."""
+        return name in self._floats or self.inside(name) is not None
+
+    def absorb(self, operation: Operation, output: str, index: int) -> None:
+        """Let a node be a part of the operation before it."""
+        _absorb(operation, output, index)
+
+    @staticmethod
+    def clamp_of(context: NodeContext) -> Clamp | None:
+        """Return what a Relu or Clip clamps to; None if that is not known before the run."""
+        return _read_clamp(context)
+
+    def _gives_planes(self, name: str) -> bool:
+        """Whether an operation of the segment computes a value as planes."""
+        operation = self.inside(name)
+        if isinstance(operation, Pointwise):
+            return operation.factors is not None or any(map(self._gives_planes, operation.inputs))
+        return isinstance(operation, Convolution | Pool | Crop | Concatenation)
+
+    def producer(self, name: str) -> Operation | None:
         """Return the operation whose only reader is about to be added."""
         if self._uses.get(name, 0) != 1:
             return None
-        return self._inside(name)
+        return self.inside(name)
 
     def _product(self, context: NodeContext, index: int) -> bool:
         """Take a MatMul or a Gemm with a constant matrix."""
@@ -108,7 +142,7 @@ class SegmentReader:
                 output=node.outputs[0],
                 nodes=[index],
                 weights=weights,
-                chooser=self._chooser,
+                chooser=self.chooser,
                 rank=2 if is_gemm else None,
                 bias=bias,
             )
@@ -116,15 +150,21 @@ class SegmentReader:
         return True
 
     def _view(self, context: NodeContext, index: int) -> bool:
-        """Take a Flatten, or a Reshape to a constant shape, of a value that only it makes available."""
+        """Take a Flatten, or a Reshape to a constant shape."""
         node = context.node
-        if self._uses.get(node.outputs[0], 0) != 1 or context.constant(0) is not None:
+        if context.constant(0) is not None:
+            return False
+        if not self.is_float(node.inputs[0]) and self._uses.get(node.outputs[0], 0) != 1:
             return False
         view = View(inputs=[node.inputs[0]], output=node.outputs[0], nodes=[index])
         if node.op_type == "Flatten":
             view.axis = context.integer("axis", 1)
         else:
             target = context.constant(1)
+            if target is None and self.is_known(node.inputs[1]) and not context.integer("allowzero", 0):
+                view.known = node.inputs[1]
+                self.operations.append(view)
+                return True
             if target is None or len(target.shape) != 1:
                 return False
             view.target = tuple(int(size) for size in target.array())
@@ -161,7 +201,7 @@ class SegmentReader:
                 weights=weights,
                 rule=read_window_rule(context, kernel),
                 n_groups=groups,
-                chooser=self._chooser,
+                chooser=self.chooser,
                 bias=bias,
             )
         )
@@ -195,7 +235,7 @@ class SegmentReader:
                 axes = tuple(int(axis) for axis in constant.array().reshape(-1))
             if axes is None or sorted(axis % 4 for axis in axes) != [2, 3]:
                 return False
-        if self._inside(node.inputs[0]) is None:
+        if self.inside(node.inputs[0]) is None:
             return False
         reduces = node.op_type == "ReduceMean"
         self.operations.append(
@@ -212,7 +252,7 @@ class SegmentReader:
     def _slice(self, context: NodeContext, index: int) -> bool:
         """Take a Slice of rows and columns between constant bounds."""
         node = context.node
-        if self._inside(node.inputs[0]) is None or len(node.inputs) < 4 or not context.has_input(3):
+        if not self._gives_planes(node.inputs[0]) or len(node.inputs) < 4 or not context.has_input(3):
             return False
         found = [_integers(context.constant(i)) if context.has_input(i) else None for i in range(1, 5)]
         starts, ends, axes = found[:3]
@@ -225,7 +265,7 @@ class SegmentReader:
             axis: slice(start, end, step)
             for axis, start, end, step in zip(axes, starts, ends, steps, strict=True)
         }
-        producer = self._producer(node.inputs[0])
+        producer = self.producer(node.inputs[0])
         if isinstance(producer, Crop) and producer.takes(ranges):
             producer.ranges.update(ranges)
             _absorb(producer, node.outputs[0], index)
@@ -238,7 +278,7 @@ class SegmentReader:
     def _pad(self, context: NodeContext, index: int) -> bool:
         """Take a Pad that adds channels of zeros."""
         node, pads = context.node, _integers(context.constant(1))
-        if self._inside(node.inputs[0]) is None or pads is None or len(pads) != 8 or context.has_input(3):
+        if self.inside(node.inputs[0]) is None or pads is None or len(pads) != 8 or context.has_input(3):
             return False
         others = [pads[i] for i in (0, 2, 3, 4, 6, 7)]
         if any(others) or min(pads) < 0 or context.text("mode", "constant") != "constant":
@@ -247,7 +287,7 @@ class SegmentReader:
             value = context.constant(2)
             if value is None or math.prod(value.shape) != 1 or float(value.array().reshape(())) != 0:
                 return False
-        crop = self._producer(node.inputs[0])
+        crop = self.producer(node.inputs[0])
         if not isinstance(crop, Crop) or crop.before or crop.after:
             crop = Crop(inputs=[node.inputs[0]], output=node.outputs[0], nodes=[])
             self.operations.append(crop)
@@ -260,7 +300,7 @@ class SegmentReader:
         node = context.node
         if context.integer("axis", 0) != 1 or any(context.constant(i) for i in range(len(node.inputs))):
             return False
-        producers = [self._inside(name) for name in node.inputs]
+        producers = [self.inside(name) for name in node.inputs]
         planes = (Convolution, Pool, Pointwise, Crop, Concatenation)
         if not any(isinstance(producer, planes) for producer in producers):
             return False
@@ -274,7 +314,7 @@ class SegmentReader:
             constant = context.constant(other)
             if constant is None:
                 continue
-            producer = self._producer(node.inputs[data])
+            producer = self.producer(node.inputs[data])
             if not isinstance(producer, Product) or producer.bias is not None or not producer.clamp.is_open:
                 return False
             vector = _vector(constant, producer.matrix_shape[0])
@@ -287,10 +327,10 @@ class SegmentReader:
 
     def _sum(self, node: Node, index: int) -> bool:
         first, second = node.inputs
-        if first == second or (self._inside(first) is None and self._inside(second) is None):
+        if first == second or not (self._gives_planes(first) or self._gives_planes(second)):
             return False
         for data, other in ((first, second), (second, first)):
-            producer = self._producer(data)
+            producer = self.producer(data)
             if isinstance(producer, Convolution) and producer.takes_sum:
                 self.operations = [*(o for o in self.operations if o is not producer), producer]
                 producer.inputs.append(other)
@@ -302,7 +342,7 @@ class SegmentReader:
     def _batch_norm(self, context: NodeContext, index: int) -> bool:
         """Take a BatchNormalization with constant statistics."""
         node = context.node
-        if self._inside(node.inputs[0]) is None or context.integer("training_mode", 0):
+        if self.inside(node.inputs[0]) is None or context.integer("training_mode", 0):
             return False
         constants = [context.constant(i) for i in range(1, 5)]
         if any(c is None or len(c.shape) != 1 for c in constants) or not context.integer("spatial", 1):
@@ -328,21 +368,26 @@ class SegmentReader:
         clamp = _read_clamp(context)
         if clamp is None:
             return False
-        producer = self._producer(node.inputs[0])
-        if isinstance(producer, Product | Convolution | Pointwise) and producer.clamp.is_open:
+        producer = self.producer(node.inputs[0])
+        kinds = Product | Convolution | Pointwise | Elementwise
+        if isinstance(producer, kinds) and producer.clamp.is_open:
             producer.clamp = clamp
             _absorb(producer, node.outputs[0], index)
             return True
-        if self._inside(node.inputs[0]) is None:
+        if not self._gives_planes(node.inputs[0]):
             return False
         self.operations.append(
             Pointwise(inputs=[node.inputs[0]], output=node.outputs[0], nodes=[index], clamp=clamp)
         )
         return True
 
-    def _inside(self, name: str) -> Operation | None:
+    def inside(self, name: str) -> Operation | None:
         """Return the operation that computes a value in this segment."""
-        return next((o for o in self.operations if o.output == name), None)
+        return next((o for o in self.operations if o.output == name and not isinstance(o, Known)), None)
+
+    def is_known(self, name: str) -> bool:
+        """Whether a value follows from shapes."""
+        return any(o.output == name for o in self.operations if isinstance(o, Known))
 
 
 def _absorb(operation: Operation, output: str, index: int) -> None:

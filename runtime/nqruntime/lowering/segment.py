@@ -11,6 +11,7 @@ import numpy as np
 from nqformat.kernels.objects import KernelLibrary
 
 from .context import Context, best_seconds
+from .known import Known, Shapes
 from .operation import Operation, Shape
 from .plan import Plan, PlanBuilder, Step, UnplannableError
 from .plane_choice import PlaneChoice
@@ -47,12 +48,15 @@ class _Prepared:
         Without a plan: the nodes for which there is none.
     shared : bool
         Whether threads that share a run make it faster.
+    known : dict of int to ndarray
+        Outputs that follow from shapes, by their place.
     """
 
     plan: Plan | None
     out_shapes: tuple[Shape, ...] = ()
     declined: frozenset[int] = frozenset()
     shared: bool = False
+    known: dict[int, np.ndarray] = field(default_factory=dict)
     free: list[Context] = field(default_factory=list)
 
 
@@ -94,13 +98,14 @@ class Segment:
         self._most_bytes = most_bytes
         self._lock = threading.Lock()
         self._prepared: dict[tuple[Shape, ...], _Prepared] = {}
+        read = {name for o in operations if not isinstance(o, Known) for name in o.inputs}
+        self._data = tuple(i for i, name in enumerate(self.inputs) if name in read)
 
     def run(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
         """Compute the outputs; may be called from several threads at once."""
-        for array in arrays:
-            if array.dtype != _FLOAT32:
-                every = {node for operation in self.operations for node in operation.nodes}
-                return self._without_kernels(arrays, frozenset(every))
+        for i in self._data:
+            if arrays[i].dtype != _FLOAT32:
+                return self._without_kernels(arrays, self._readers_of_others(arrays))
         shapes = tuple([array.shape for array in arrays])
         prepared = self._prepared.get(shapes) or self._prepare(shapes)
         if prepared.plan is None:
@@ -109,9 +114,17 @@ class Segment:
             context = prepared.free.pop()
         except IndexError:
             context = Context(prepared.plan, prepared.out_shapes, self._library, shared=prepared.shared)
-        results = context.run(arrays)
+        results = context.run([arrays[i] for i in self._data])
         prepared.free.append(context)
-        return results
+        return results if not prepared.known else _merged(results, prepared.known)
+
+    def _readers_of_others(self, arrays: Sequence[np.ndarray]) -> frozenset[int]:
+        """Return the nodes of the operations that read inputs of another dtype than float32."""
+        others = {n for n, array in zip(self.inputs, arrays, strict=True) if array.dtype != _FLOAT32}
+        found = [
+            o.nodes for o in self.operations if not isinstance(o, Known) and others.intersection(o.inputs)
+        ]
+        return frozenset(node for nodes in found for node in nodes)
 
     def _without_kernels(
         self, arrays: Sequence[np.ndarray], declined: frozenset[int]
@@ -141,7 +154,7 @@ class Segment:
         if prepared is None or prepared.plan is None:
             return []
         context = Context(prepared.plan, prepared.out_shapes, self._library, shared=False)
-        return context.step_seconds(arrays)
+        return context.step_seconds([arrays[i] for i in self._data])
 
     def node_seconds(self, *arrays: np.ndarray) -> dict[int, float]:
         """Add up :meth:`step_seconds` by the place in the graph of the node they are done for."""
@@ -160,12 +173,12 @@ class Segment:
 
     def _plan(self, given: tuple[Shape, ...]) -> _Prepared:
         """Make the plan for inputs of some shapes; without one if they are beyond the kernels."""
-        shapes: dict[str, Shape] = dict(zip(self.inputs, given, strict=True))
+        shapes = Shapes(dict(zip(self.inputs, given, strict=True)))
         choice = PlaneChoice()
         builder = PlanBuilder(choice, self._n_threads, self._most_bytes)
         nodes: list[int] = [node for operation in self.operations for node in operation.nodes]
         try:
-            for name in self.inputs:
+            for name in (self.inputs[i] for i in self._data):
                 if 0 in shapes[name] or not shapes[name]:
                     raise UnplannableError
                 builder.add_input(name, shapes[name])
@@ -180,11 +193,13 @@ class Segment:
                 operation.lower(builder, shapes)
         except (UnplannableError, ValueError):  # packers refuse what does not fit their fields
             return _Prepared(plan=None, declined=frozenset(nodes))
-        plan = builder.finish(self.inputs, self.outputs)
-        out_shapes = tuple(shapes[name] for name in self.outputs)
-        arrays = [np.zeros(shape, dtype=np.float32) for shape in given]
+        known = {i: shapes.known[n] for i, n in enumerate(self.outputs) if n in shapes.known}
+        computed = [name for i, name in enumerate(self.outputs) if i not in known]
+        plan = builder.finish([self.inputs[i] for i in self._data], computed)
+        out_shapes = tuple(shapes[name] for name in computed)
+        arrays = [np.zeros(given[i], dtype=np.float32) for i in self._data]
         shared = self._n_threads > 1 and self._gains(plan, out_shapes, arrays)
-        return _Prepared(plan=plan, out_shapes=out_shapes, shared=shared)
+        return _Prepared(plan=plan, out_shapes=out_shapes, shared=shared, known=known)
 
     def _gains(self, plan: Plan, out_shapes: tuple[Shape, ...], arrays: list[np.ndarray]) -> bool:
         """Whether threads that share a run make it faster on this machine, now."""
@@ -193,3 +208,9 @@ class Segment:
         )
         seconds = best_seconds(lambda: alone.run(arrays))
         return seconds > _WORTH_SHARING and best_seconds(lambda: together.run(arrays)) < _GAIN * seconds
+
+
+def _merged(results: tuple[np.ndarray, ...], known: dict[int, np.ndarray]) -> tuple[np.ndarray, ...]:
+    """Return all outputs in order."""
+    computed = iter(results)
+    return tuple(known[i].copy() if i in known else next(computed) for i in range(len(results) + len(known)))

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from nqruntime.kernels.coefficients import ERF_ABOVE, ERF_BELOW
+
 from .registry import NodeContext, Run, operator, register_function
 
 Activation = Callable[[np.ndarray], np.ndarray]
@@ -15,13 +17,7 @@ _SELU_ALPHA = 1.67326319217681884765625
 _SELU_GAMMA = 1.05070102214813232421875
 
 
-# Fitted to erf(x) / x as a ratio of polynomials in x * x on 0 to 4, relative error 2.5e-8.
-_ERF_ABOVE = np.array(
-    [1.12837914, 0.193525449, 0.0530991663, 3.88251566e-3, 2.84549522e-4, 1.9869575e-6], dtype=np.float32
-)
-_ERF_BELOW = np.array(
-    [1.0, 0.504840022, 0.115341908, 0.0152055793, 1.18537515e-3, 3.74211426e-5], dtype=np.float32
-)
+_ERF_ABOVE, _ERF_BELOW = (np.array(each, dtype=np.float32) for each in (ERF_ABOVE, ERF_BELOW))
 _EXACT_ERF = np.frompyfunc(math.erf, 1, 1)
 
 

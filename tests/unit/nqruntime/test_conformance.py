@@ -10,7 +10,15 @@ import pytest
 
 import nqformat
 from nqformat.errors import UnsupportedFeatureError
+from nqformat.kernels import compiled
 from nqruntime import InferenceSession
+from nqruntime.engines import builder
+from nqruntime.kernels.library import COMPUTE
+from nqruntime.lowering.known import Known
+from nqruntime.lowering.moved import Moved
+from nqruntime.lowering.reader import SegmentReader
+from nqruntime.lowering.sequence_reader import READERS
+from nqruntime.lowering.view import View
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -62,3 +70,20 @@ def test_every_case_passes_or_is_declined_by_name(cases, tmp_path):
     found = Counter(verdict(case, tmp_path / "case.nqz") for case in cases)
     assert set(found) <= {"passed", "declined", "not arrays"}, found
     assert found["passed"] >= 900 and found["not arrays"] <= 10
+
+
+def computes(reader):
+    """Whether a segment has any step."""
+    return any(not isinstance(operation, Known | Moved | View) for operation in reader.operations)
+
+
+def test_the_same_with_machine_code_for_every_node_that_it_knows(cases, tmp_path, monkeypatch):
+    library = compiled(COMPUTE, 0, worth_loading=0, worth_compiling=0)
+    if library is None:
+        pytest.skip("no compiled kernels on this machine")
+    monkeypatch.setattr(builder, "compute_library", lambda n_multiplications: library)
+    monkeypatch.setattr(SegmentReader, "is_worth_it", property(computes))
+    known = [case for case in cases if any(node.op_type in READERS for node in case.model.graph.node)]
+    found = Counter(verdict(case, tmp_path / "case.nqz") for case in known)
+    assert set(found) <= {"passed", "declined", "not arrays"}, found
+    assert found["passed"] >= 300
