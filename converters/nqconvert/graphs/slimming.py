@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import count
 from typing import Any
 
 import numpy as np
@@ -20,9 +19,8 @@ from nqformat.tensor import ViewTensor
 from .binding import Binding, bind_tensors, equal_view, may_be_tied
 from .hoisting import belongs_in_table, large_attributes, shape_like_names, unsupported_reason
 from .onnx_tensor import array_of
-from .scope import all_names, count_uses, defined_names, node_subgraphs, rename_uses, walk_graphs
+from .scope import all_names, count_uses, defined_names, node_subgraphs, rename_uses, short_names, walk_graphs
 
-_LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _ANNOTATIONS = ("doc_string", "metadata_props", "value_info", "quantization_annotation")
 
 
@@ -214,19 +212,6 @@ def _clear_if_known(message: Any, name: str) -> None:
         message.ClearField(name)
 
 
-def _short_names(kept: set[str]) -> Iterator[str]:
-    """Yield a, b, ..., z, aa, ab, ... without the names in `kept`."""
-    for number in count():
-        name, rest = "", number
-        while True:
-            name = _LETTERS[rest % 26] + name
-            rest = rest // 26 - 1
-            if rest < 0:
-                break
-        if name not in kept:
-            yield name
-
-
 def _shorten_names(graph: Any, *, kept: set[str]) -> None:
     """Shorten names of values that nothing outside the graph can see.
 
@@ -238,7 +223,7 @@ def _shorten_names(graph: Any, *, kept: set[str]) -> None:
     undefined = fixed - set(defined_names(graph)) - kept
     if undefined:
         raise ConversionError(f"graph outputs that nothing computes: {', '.join(sorted(undefined))}")
-    _shorten_scope(graph, {name: name for name in fixed}, _short_names(fixed))
+    _shorten_scope(graph, {name: name for name in fixed}, short_names(fixed))
 
 
 def _shorten_scope(graph: Any, visible: dict[str, str], names: Iterator[str]) -> None:
