@@ -45,6 +45,8 @@ class SlimGraph:
         Tensors of the model that the graph does not read.
     changed : tuple of str
         Tensors of the model whose values the exporter changed.
+    unread : tuple of str
+        Weights of the graph that nothing reads, left out.
     """
 
     graph: bytes
@@ -55,9 +57,15 @@ class SlimGraph:
     equal: dict[str, str] = field(default_factory=dict)
     unused: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
 
 
-def slim_graph(model: Any, *, model_tensors: Mapping[str, np.ndarray] | None = None) -> SlimGraph:
+def slim_graph(
+    model: Any,
+    *,
+    model_tensors: Mapping[str, np.ndarray] | None = None,
+    large: Mapping[str, np.ndarray] | None = None,
+) -> SlimGraph:
     """Take the tensors out of `model` and reduce the rest to what computes.
 
     Parameters
@@ -66,6 +74,8 @@ def slim_graph(model: Any, *, model_tensors: Mapping[str, np.ndarray] | None = N
         With its weights in the initializers of the main graph; changed in place.
     model_tensors : mapping of str to ndarray, optional
         The model's own tensors, to which graph tensors are bound by content.
+    large : mapping of str to ndarray, optional
+        Content of initializers that have none in the model.
 
     Returns
     -------
@@ -74,7 +84,7 @@ def slim_graph(model: Any, *, model_tensors: Mapping[str, np.ndarray] | None = N
     """
     graph = model.graph
     outputs = {value.name for value in graph.output}
-    reasons, moved = _take_initializers(graph)
+    reasons, moved, unread = _take_initializers(graph, large or {})
     reserved = all_names(graph) - set(moved)
     bound = {name: array for name, array in moved.items() if name not in outputs}
     binding = bind_tensors(bound, model_tensors, reserved=reserved | (set(moved) & outputs))
@@ -93,6 +103,7 @@ def slim_graph(model: Any, *, model_tensors: Mapping[str, np.ndarray] | None = N
         equal=binding.equal,
         unused=binding.unused,
         changed=binding.changed,
+        unread=unread,
     )
 
 
@@ -106,28 +117,34 @@ def _further_names(binding: Binding, taken: set[str], *, own: bool) -> dict[str,
     }
 
 
-def _take_initializers(graph: Any) -> tuple[dict[str, str], dict[str, np.ndarray]]:
-    """Remove the initializers that go into the tensor table, and those that nothing reads."""
+def _take_initializers(
+    graph: Any, large: Mapping[str, np.ndarray]
+) -> tuple[dict[str, str], dict[str, np.ndarray], tuple[str, ...]]:
+    """Remove the initializers that go into the tensor table, and those that nothing reads.
+
+    Returns why others stay, what was moved, and the names of weights that nothing reads.
+    """
     uses = count_uses(graph)
     inputs = {value.name for value in graph.input}
     shape_like = shape_like_names(graph)
     reasons: dict[str, str] = {}
     moved: dict[str, np.ndarray] = {}
-    inline = []
+    inline, unread = [], []
     for proto in graph.initializer:
         name = proto.name
         if not uses[name] and name not in inputs:
+            unread += [name] if belongs_in_table(proto) else []
             continue
         reason = _inline_reason(proto, inputs, shape_like)
         if reason is None and belongs_in_table(proto):
-            moved[name] = array_of(proto)
+            moved[name] = large[name] if name in large else array_of(proto)
             continue
         inline.append(_copy(proto))
         if reason is not None:
             reasons[name] = reason
     del graph.initializer[:]
     graph.initializer.extend(inline)
-    return reasons, moved
+    return reasons, moved, tuple(unread)
 
 
 def _inline_reason(proto: Any, inputs: set[str], shape_like: set[str]) -> str | None:
