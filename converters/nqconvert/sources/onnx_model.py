@@ -233,7 +233,9 @@ def _external_path(name: str, location: str, folder: Path) -> Path:
     for part in parts:
         path = path / part
         if path.is_symlink():
-            raise ConversionError(f"initializer {name!r}: external location {location!r} is a link")
+            raise ConversionError(
+                f"initializer {name!r}: external location {location!r} is a link; put the file itself there"
+            )
     if not path.is_file():
         raise ConversionError(f"initializer {name!r}: external data file {os.fspath(path)!r} is missing")
     return path
