@@ -55,7 +55,7 @@ class WordStream:
     kind : PackedType
         Of the words.
     values : ndarray of int64, shape (n_nonzeros,), or None
-        Numbers of the values, if they do not belong to the words.
+        One more than the numbers of the values, if these do not belong to the words.
     value_kind : PackedType
     """
 
@@ -94,10 +94,10 @@ def stream_of(gaps: np.ndarray, codes: np.ndarray, opset: int) -> WordStream:
         Zeros before each nonzero, and the number of its value.
     opset : int
     """
-    value_kind = index_type(int(codes.max()) + 1, opset)
+    value_kind = index_type(int(codes.max()) + 2, opset)
     none = np.zeros_like(codes)
     tried = [(UINT8, codes, None)]
-    tried += [(kind, none, codes) for kind in (UINT4, UINT8) if kind.opset <= opset]
+    tried += [(kind, none, codes + 1) for kind in (UINT4, UINT8) if kind.opset <= opset]
     found = []
     for kind, ends, values in tried:
         table = best_words(gaps, ends, most_words=kind.highest + 1)
@@ -290,40 +290,50 @@ def _numbers(rewrite: GraphRewrite, stream: WordStream, n_elements: int) -> str:
     wide = DType.INT32 if n_elements < 1 << 31 else DType.INT64
     words = Chain(rewrite, rewrite.add_packed(stream.words, stream.kind))
     places = words.add("Cast", to=INT32)
-    ends = _ends(rewrite, stream, places, wide)
-    if stream.values is None:
-        codes = Chain(rewrite, places)
-        codes.add("Gather", rewrite.add_packed(stream.table.codes(), UINT8), table_first=True)
-        codes.add("Cast", to=INT32)
-    else:
-        codes = Chain(rewrite, rewrite.add_packed(stream.values, stream.value_kind))
-        codes.add("Cast", to=INT32)
-        codes.add("Add", codes.constant(np.ones((), "<i4"), DType.INT32))
+    ends = Chain(rewrite, places)
+    ends.add("Gather", rewrite.add_packed(stream.table.advances(), stream.advance_kind), table_first=True)
+    ends.add("Cast", to=ONNX_OF_DTYPE[wide])
+    ends.add("CumSum", ends.constant(np.zeros((), "<i4"), DType.INT32))
+    ends.add("Sub", ends.constant(np.ones((), wide.storage_dtype), wide))
+    is_narrow = stream.values is None or stream.value_kind is not UINT16
+    number_type = UINT8.data_type if is_narrow else INT32
+    codes = _codes(rewrite, stream, places, number_type)
     numbers = Chain(rewrite, rewrite.add_integers((n_elements,)))
-    zero = require_package("onnx").helper.make_tensor("", INT32, [1], [0])
+    zero = require_package("onnx").helper.make_tensor("", number_type, [1], [0])
     numbers.add("ConstantOfShape", value=zero)
     numbers.add("ScatterElements", ends.value, codes.value)
+    if is_narrow:
+        numbers.add("Cast", to=INT32)
     for chain in (words, ends, codes, numbers):
         rewrite.decoders.extend(chain.nodes)
     return numbers.value
 
 
-def _ends(rewrite: GraphRewrite, stream: WordStream, places: str, wide: DType) -> Chain:
-    """Return the nodes that tell where words end: all, or those that carry a value of their own stream."""
-    chain = Chain(rewrite, places)
-    advances = rewrite.add_packed(stream.table.advances(), stream.advance_kind)
-    chain.add("Gather", advances, table_first=True)
-    chain.add("Cast", to=ONNX_OF_DTYPE[wide])
-    chain.add("CumSum", chain.constant(np.zeros((), "<i4"), DType.INT32))
-    found = chain.add("Sub", chain.constant(np.ones((), wide.storage_dtype), wide))
-    if stream.values is None or stream.words.size == stream.values.size:
-        return chain
-    chain.value = places
-    first = chain.constant(np.array(stream.table.first_filler, "<i4"), DType.INT32)
-    kept = chain.add("Less", first)
-    chain.value = found
-    chain.add("Compress", kept, axis=0)
-    return chain
+def _codes(rewrite: GraphRewrite, stream: WordStream, places: str, number_type: int) -> Chain:
+    """Return the nodes that tell what stands where words end: 0 for fillers.
+
+    ONNX Runtime folds no operator whose output has a size that depends on values, so fillers are not left
+    out: each word looks up how many that are none came before it.
+    """
+    if stream.values is None:
+        codes = Chain(rewrite, places)
+        codes.add("Gather", rewrite.add_packed(stream.table.codes(), UINT8), table_first=True)
+        return codes
+    has_fillers = stream.words.size > stream.values.size
+    stored = np.append(0, stream.values) if has_fillers else stream.values
+    values = Chain(rewrite, rewrite.add_packed(stored, stream.value_kind))
+    if stream.value_kind.data_type != number_type:
+        values.add("Cast", to=number_type)
+    if not has_fillers:
+        return values
+    order = Chain(rewrite, places)
+    order.add("Less", order.constant(np.array(stream.table.first_filler, "<i4"), DType.INT32))
+    is_value = order.add("Cast", to=INT32)
+    order.add("CumSum", order.constant(np.zeros((), "<i4"), DType.INT32))
+    order.add("Mul", is_value)
+    order.add("Gather", values.value, table_first=True)
+    order.nodes[:0] = values.nodes
+    return order
 
 
 def _pieces(rewrite: GraphRewrite, numbers: str, sizes: list[int]) -> list[str]:
