@@ -1,6 +1,6 @@
 """Picture of an exported graph in Netron: writes docs/netron.png.
 
-    pip install netron
+    pip install netron    # and Debian's chromium and fonts-wqy-microhei
     python benchmarks/onnx_picture.py [--netron PYTHON] [--chromium PROGRAM]
 
 LeNet-5 with weights of 16 values, 8 % of them left, is exported in form `codebook` and shown by Netron in a
