@@ -7,7 +7,9 @@ import importlib.util
 import json
 import os
 import platform
+import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -50,6 +52,12 @@ def compare(calls: dict[str, Callable[[], Any]], *, rounds: int = 25) -> dict[st
         name: {"median": statistics.median(taken), "best": min(taken), "worst": max(taken)}
         for name, taken in seconds.items()
     }
+
+
+def peak_bytes() -> int:
+    """Peak resident memory of this process (Linux counts in KiB, macOS in bytes)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def machine(*packages: str) -> dict[str, Any]:

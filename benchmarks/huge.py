@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import machine, write
+from harness import machine, peak_bytes, write
 
 import nqformat
 from nqformat import Codebook, CodebookTensor
@@ -96,12 +95,6 @@ def phase(name: str, path: Path, n_rows: int) -> dict[str, Any]:
         f"{n_rows * ROW / row['cpu_seconds'] / 1e6:.0f} Msym/s), peak memory {row['peak_bytes'] / 1e9:.2f} GB"
     )
     return row
-
-
-def peak_bytes() -> int:
-    """Peak resident memory of this process (Linux counts in KiB, macOS in bytes)."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def main() -> None:

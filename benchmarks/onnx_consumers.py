@@ -33,7 +33,8 @@ FORMS: dict[str, dict[str, Any]] = {
     "codebook uint4": {"form": "codebook"},
     "codebook uint8": {"form": "codebook", "opset": 18},
     "sparse": {"form": "sparse"},
-    "qdq": {"form": "qdq"},
+    "qdq int4": {"form": "qdq"},
+    "qdq int8": {"form": "qdq", "opset": 18},
     "ort-nbits": {"form": "ort-nbits"},
 }
 HERE = Path(__file__).parent

@@ -45,9 +45,9 @@ def onnx_reference(path: Path, feeds: Feeds) -> list[np.ndarray]:
 def openvino(path: Path, feeds: Feeds) -> list[np.ndarray]:
     import openvino as ov
 
-    compiled = ov.Core().compile_model(
-        ov.Core().read_model(str(path)), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
-    )
+    # without the second option activations are rounded to 8 bits before integer weights
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
+    compiled = ov.Core().compile_model(ov.Core().read_model(str(path)), "CPU", settings)
     results = compiled(feeds)
     return [results[port] for port in compiled.outputs]
 

@@ -1,8 +1,9 @@
 """ONNX models in and out: round trips, sizes of export forms, cost in ONNX Runtime.
 
-``python benchmarks/onnx_models.py [round-trips] [forms] [costs] [--wheels FOLDER]`` keeps the other parts of
-results/onnx_models.json. Packages silero-vad and basic-pitch are used where they are installed, or from
-wheels that ``pip download --no-deps silero-vad basic-pitch`` brought into a folder.
+``python benchmarks/onnx_models.py [round-trips] [forms] [trained] [costs] [--wheels FOLDER]`` keeps the other
+parts of results/onnx_models.json; `trained` adds rows of trained networks of the data folder to the forms.
+Packages silero-vad and basic-pitch are used where they are installed, or from wheels that ``pip download
+--no-deps silero-vad basic-pitch`` brought into a folder.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
-from harness import compare, machine, read, write
+from harness import compare, loaders, machine, read, required_data_folder, write
+from networks import lenet5, lenet300
 from onnx_networks import TORCH_NETWORKS, export_network, light_models, packaged_models, reduced
 
 import nqformat
@@ -29,7 +31,8 @@ from nqconvert.sources import load_source
 from nqformat.errors import ConversionError
 
 FORMS = ("dense", "codebook", "sparse", "auto", "qdq", "ort-nbits")
-COSTS = ("ResNet-32", "MobileNetV2-like", "BERT-like encoder", "BiLSTM", "U-Net")
+LOADED_FORMS = ("dense", "codebook", "sparse")
+TRAINED = {"LeNet-300-100": lenet300, "LeNet-5": lenet5}
 _MEMORY = """
 import sys, onnxruntime
 def resident():
@@ -97,21 +100,37 @@ def form_rows(path: Path, folder: Path) -> dict[str, Any]:
         file = folder / "m.nqz"
         nqformat.save_file({**tensors, **source.views}, file, graph=source.graph)
         weights = [t for t in tensors.values() if not isinstance(t, np.ndarray)]
-        row: dict[str, Any] = {
+        rows[label] = {
             "nqz_bytes": file.stat().st_size,
             "graph_bytes": len(source.graph or b""),
             "other_bytes": sum(t.nbytes for t in tensors.values() if isinstance(t, np.ndarray)),
             "weights": sum(t.k.size for t in weights),
+            **export_sizes(file, folder),
         }
-        for form in FORMS:
-            try:
-                report = export_onnx(file, folder / "m.onnx", form=form)
-            except ConversionError as error:
-                row[form] = {"refused": str(error)}
-                continue
-            row[form] = {"bytes": report.total_bytes, "max_difference": report.max_difference}
-        rows[label] = row
     return rows
+
+
+def trained_rows(title: str, folder: Path) -> dict[str, Any]:
+    """Bytes of each form for a trained network of which 8 % of the weights are left, 16 values a layer."""
+    data = required_data_folder()
+    network = TRAINED[title](data, loaders(data))
+    file = folder / "m.nqz"
+    example = network.calibration[:256]
+    convert(network.module, file, example_inputs=example, preset="deep-compression")
+    return {"8 %": {"nqz_bytes": file.stat().st_size, **export_sizes(file, folder)}}
+
+
+def export_sizes(file: Path, folder: Path) -> dict[str, Any]:
+    """Bytes of each form of a file, or why it is refused."""
+    row: dict[str, Any] = {}
+    for form in FORMS:
+        try:
+            report = export_onnx(file, folder / "m.onnx", form=form)
+        except ConversionError as error:
+            row[form] = {"refused": str(error)}
+            continue
+        row[form] = {"bytes": report.total_bytes, "max_difference": report.max_difference}
+    return row
 
 
 def resident_bytes(path: Path) -> int:
@@ -121,12 +140,13 @@ def resident_bytes(path: Path) -> int:
 
 
 def cost_row(path: Path, folder: Path) -> dict[str, Any]:
-    """Run time and memory of the codebook form against the dense one."""
+    """Run time and memory of forms that are dense once loaded; the sparse one has 8 % of the weights."""
     source = load_source(path)
-    file = folder / "m.nqz"
-    nqformat.save_file({**reduced(source.tensors), **source.views}, file, graph=source.graph)
-    paths = {form: folder / f"{form}.onnx" for form in ("dense", "codebook")}
+    paths = {form: folder / f"{form}.onnx" for form in LOADED_FORMS}
     for form, target in paths.items():
+        file = folder / "m.nqz"
+        tensors = reduced(source.tensors, density=0.08 if form == "sparse" else None)
+        nqformat.save_file({**tensors, **source.views}, file, graph=source.graph)
         export_onnx(file, target, form=form)
     sessions = {form: session_of(target) for form, target in paths.items()}
     feeds = {
@@ -141,35 +161,38 @@ def cost_row(path: Path, folder: Path) -> dict[str, Any]:
     return {
         "difference": max(map(relative_difference, outputs["dense"], outputs["codebook"])),
         "run_milliseconds": {form: 1000 * row["median"] for form, row in times.items()},
-        "run_ratio": times["codebook"]["median"] / times["dense"]["median"],
+        "run_ratio": {form: times[form]["median"] / times["dense"]["median"] for form in LOADED_FORMS[1:]},
         "resident_bytes": memory,
-        "resident_ratio": memory["codebook"] / memory["dense"],
+        "resident_ratio": {form: memory[form] / memory["dense"] for form in LOADED_FORMS[1:]},
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("parts", nargs="*", default=[])
+    parser.add_argument("parts", nargs="*", metavar="PART", help="round-trips, forms, trained or costs")
     parser.add_argument("--wheels", type=Path, help="folder with wheels of packages that hold models")
     parser.add_argument("--networks", nargs="+", default=list(TORCH_NETWORKS), choices=list(TORCH_NETWORKS))
     arguments = parser.parse_args()
     parts = arguments.parts or ["round-trips", "forms", "costs"]
+    shown = arguments.networks
     results = read("onnx_models")
     results["machine"] = machine("onnx", "onnxruntime", "torch", "numpy")
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
         models = all_models(folder, arguments.wheels, arguments.networks)
-        for part, titles, measure in (
-            ("round-trips", models, round_trip),
-            ("forms", arguments.networks, form_rows),
-            ("costs", [name for name in COSTS if name in arguments.networks], cost_row),
-        ):
-            if part not in parts:
-                continue
-            rows = results.setdefault(part.replace("-", "_"), {})
+        jobs: dict[str, tuple[str, Iterable[str], Callable[[str], dict[str, Any]]]] = {
+            "round-trips": ("round_trips", models, lambda title: round_trip(models[title], folder)),
+            "forms": ("forms", shown, lambda title: form_rows(models[title], folder)),
+            "trained": ("forms", TRAINED, lambda title: trained_rows(title, folder)),
+            "costs": ("costs", shown, lambda title: cost_row(models[title], folder)),
+        }
+        for part in parts:
+            key, titles, measure = jobs[part]
+            rows = results.setdefault(key, {})
             for title in titles:
-                rows[title] = measure(models[title], folder)
-                print(part, title, rows[title], flush=True)
+                name = f"{title}, trained" if part == "trained" else title
+                rows[name] = measure(title)
+                print(part, name, rows[name], flush=True)
                 write("onnx_models", results)
 
 

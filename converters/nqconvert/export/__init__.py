@@ -175,6 +175,8 @@ def export_model(
             rounded=rounded,
         )
         result, notes = _first_success(opsets, job)
+        if form != "dense" and all(tensor.form == "dense" for tensor in result.tensors):
+            notes.append(f"no tensor takes the {form} form, so all are dense")
         placed = move_into_place(result.files, target)
     return ExportReport(
         path=placed.model_path,

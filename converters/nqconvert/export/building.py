@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from nqconvert.graphs.onnx_tensor import ONNX_OF_DTYPE
-from nqconvert.graphs.scope import all_names, unique_name, walk_graphs
+from nqconvert.graphs.scope import all_names, short_names, unique_name, walk_graphs
 from nqformat.dtypes import DType
 from nqformat.optional_packages import require_package
 
-from .pending import PendingInitializer, array_initializer
+from .pending import PendingInitializer, array_initializer, integers_initializer
 
 UINT2_OPSET, UINT4_OPSET = 25, 21
-NODE_BYTES = 160
-"""About what one more node and its names take in a model file."""
+NODE_BYTES = 40
+"""About what one more node takes in a model file, or one more initializer without its content."""
 
 _LOWEST_IR = {UINT4_OPSET: 10, UINT2_OPSET: 13}
 _UINT8, _INT8, _UINT16, _INT16, _INT32, _INT64, _UINT4, _INT4, _UINT2 = 2, 3, 4, 5, 6, 7, 21, 22, 25
@@ -109,6 +110,11 @@ class GraphRewrite:
     pending: list[PendingInitializer] = field(default_factory=list)
     decoders: list[Any] = field(default_factory=list)
     _shared: dict[tuple[int, tuple[int, ...], bytes], str] = field(default_factory=dict)
+    _short: Iterator[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Look for short names among those that are free."""
+        self._short = short_names(self.taken)
 
     @classmethod
     def of(cls, model: Any, opset: int) -> GraphRewrite:
@@ -121,11 +127,13 @@ class GraphRewrite:
         del self.model.graph.node[:]
         self.model.graph.node.extend(nodes)
 
-    def name(self, wanted: str) -> str:
-        """Return an unused name like `wanted`."""
-        return unique_name(wanted, self.taken)
+    def name(self, wanted: str = "") -> str:
+        """Return an unused name like `wanted`, or the shortest that there is."""
+        name = unique_name(wanted, self.taken) if wanted else next(self._short)
+        self.taken.add(name)
+        return name
 
-    def add_array(self, name: str, array: np.ndarray, dtype: DType) -> str:
+    def add_array(self, array: np.ndarray, dtype: DType, *, name: str = "") -> str:
         """Add an initializer of storage bits, shared by all that want the same one; return its name."""
         key = (ONNX_OF_DTYPE[dtype], array.shape, array.tobytes())
         if key not in self._shared:
@@ -133,7 +141,15 @@ class GraphRewrite:
             self.pending.append(array_initializer(self._shared[key], array, dtype))
         return self._shared[key]
 
-    def add_packed(self, name: str, values: np.ndarray, kind: PackedType) -> str:
+    def add_integers(self, values: tuple[int, ...]) -> str:
+        """Add a short vector of int64, shared by all that want the same one; return its name."""
+        key = (_INT64, (len(values),), repr(values).encode())
+        if key not in self._shared:
+            self._shared[key] = self.name()
+            self.pending.append(integers_initializer(self._shared[key], values))
+        return self._shared[key]
+
+    def add_packed(self, values: np.ndarray, kind: PackedType, *, name: str = "") -> str:
         """Add an initializer of narrow integers; return its name."""
         if kind.opset in _LOWEST_IR:
             self.model.ir_version = max(self.model.ir_version, _LOWEST_IR[kind.opset])
@@ -168,7 +184,7 @@ class GraphRewrite:
             for node in graph.node:
                 nodes.append(copy_of(node))
                 if is_gather_of(node, name):
-                    rows = self.name(f"{name}.rows")
+                    rows = self.name()
                     nodes[-1].input[0], nodes[-1].output[0] = source, rows
                     nodes += decode(rows, node.output[0])
             if len(nodes) > len(graph.node):
@@ -182,38 +198,33 @@ class Chain:
     Parameters
     ----------
     rewrite : GraphRewrite
-    name : str
-        Of the weight; other names are made of it.
     start : str
         Value that the first node takes.
     """
 
-    def __init__(self, rewrite: GraphRewrite, name: str, start: str) -> None:
+    def __init__(self, rewrite: GraphRewrite, start: str) -> None:
         self._rewrite = rewrite
-        self._name = name
         self.value = start
         self.nodes: list[Any] = []
 
-    def add(
-        self, op_type: str, label: str, *others: str, table_first: bool = False, **attributes: Any
-    ) -> str:
+    def add(self, op_type: str, *others: str, table_first: bool = False, **attributes: Any) -> str:
         """Append a node that takes what the last one gave, and others; return the name of what it gives."""
         inputs = [*others, self.value] if table_first else [self.value, *others]
-        self.value = self._rewrite.name(f"{self._name}.{label}")
+        self.value = self._rewrite.name()
         self.nodes.append(make_node(op_type, inputs, self.value, **attributes))
         return self.value
 
-    def constant(self, label: str, array: np.ndarray, dtype: DType) -> str:
+    def constant(self, array: np.ndarray, dtype: DType) -> str:
         """Add an initializer; return its name."""
-        return self._rewrite.add_array(f"{self._name}.{label}", array, dtype)
+        return self._rewrite.add_array(array, dtype)
 
-    def integers(self, label: str, values: tuple[int, ...]) -> str:
+    def integers(self, values: tuple[int, ...]) -> str:
         """Add a vector of int64; return its name."""
-        return self.constant(label, np.array(values, dtype=np.int64), DType.INT64)
+        return self._rewrite.add_integers(values)
 
-    def reshape(self, label: str, shape: tuple[int, ...]) -> None:
+    def reshape(self, shape: tuple[int, ...]) -> None:
         """Append a Reshape."""
-        self.add("Reshape", label, self.integers(f"{label}.shape", shape))
+        self.add("Reshape", self.integers(shape))
 
     def end(self, name: str) -> None:
         """Let the last node give `name`, and put all before the other nodes of the graph."""

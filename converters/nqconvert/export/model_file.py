@@ -118,6 +118,9 @@ def _add_initializer(
     proto.name = initializer.name
     proto.data_type = initializer.data_type
     proto.dims.extend(initializer.shape)
+    if data_file is None and initializer.integers:
+        proto.int64_data.extend(initializer.integers)
+        return
     content = initializer.read()
     if len(content) != initializer.n_bytes:
         raise ConversionError(

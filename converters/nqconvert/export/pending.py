@@ -28,6 +28,8 @@ class PendingInitializer:
     n_bytes : int
     read : callable
         Returns the bytes for ``raw_data``.
+    integers : tuple of int
+        Short vectors of int64: what goes into ``int64_data`` instead, where small numbers take a byte.
     """
 
     name: str
@@ -35,6 +37,7 @@ class PendingInitializer:
     shape: tuple[int, ...]
     n_bytes: int
     read: Callable[[], bytes]
+    integers: tuple[int, ...] = ()
 
 
 def dense_initializer(file: TensorFile, info: TensorInfo) -> PendingInitializer:
@@ -57,6 +60,19 @@ def array_initializer(name: str, array: np.ndarray, dtype: DType) -> PendingInit
         shape=array.shape,
         n_bytes=array.nbytes,
         read=lambda: np.ascontiguousarray(array).tobytes(),
+    )
+
+
+def integers_initializer(name: str, values: tuple[int, ...]) -> PendingInitializer:
+    """Return a short vector of int64 as an initializer."""
+    array = np.array(values, dtype="<i8")
+    return PendingInitializer(
+        name=name,
+        data_type=ONNX_OF_DTYPE[DType.INT64],
+        shape=array.shape,
+        n_bytes=array.nbytes,
+        read=array.tobytes,
+        integers=values,
     )
 
 

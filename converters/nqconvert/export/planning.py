@@ -15,7 +15,7 @@ from nqformat.tensor import ViewTensor
 
 from .building import Chain, GraphRewrite, is_gather_of, make_node
 from .forms import Form, Subject, TensorEncoding
-from .forms.form import GatheredEncoding
+from .forms.form import GatheredEncoding, JoinedEncoding
 from .forms.half import HalfEncoding
 from .pending import PendingInitializer, dense_initializer
 from .report import ExportedTensor
@@ -170,24 +170,34 @@ def write_plan(
     read = {info.name for info in stored.tensors}
     viewed = {source.name for view in plan.views.values() for source in view.sources}
     values: dict[str, str] = {}
-    tensors: list[ExportedTensor] = []
+    joined: dict[str, JoinedEncoding] = {}
+    tensors: dict[str, ExportedTensor] = {}
     for name in [*(info.name for info in stored.tensors), *(n for n in plan.encodings if n not in read)]:
         info = file.info(name)
         encoding = plan.encodings.get(name)
         if name in plan.views:
-            tensors.append(_exported(info, f"view of {_sources(plan.views[name])}", 0))
+            tensors[name] = _exported(info, f"view of {_sources(plan.views[name])}", 0)
         elif encoding is None:
             rewrite.pending.append(dense_initializer(file, info))
-            tensors.append(_exported(info, "dense", info.plain_bytes, plan.reasons.get(name, "")))
+            tensors[name] = _exported(info, "dense", info.plain_bytes, plan.reasons.get(name, ""))
+        elif isinstance(encoding, JoinedEncoding):
+            values[name] = name if name in read else rewrite.name()
+            joined[values[name]] = encoding
+            tensors[name] = _exported(info, "", 0)
         else:
             values[name] = _write_encoding(
                 rewrite, name, encoding, plan, is_read=name in read, is_viewed=name in viewed
             )
-            tensors.append(_exported(info, encoding.label(opset), encoding.n_bytes(opset)))
+            tensors[name] = _exported(info, encoding.label(opset), encoding.n_bytes(opset))
+    if joined:
+        written = next(iter(joined.values())).write_together(rewrite, joined)
+        by_value = {value: name for name, value in values.items()}
+        for value, (label, n_bytes) in written.items():
+            tensors[by_value[value]] = _exported(file.info(by_value[value]), label, n_bytes)
     for name, view in plan.views.items():
         _write_view(rewrite, name, view, values, file)
     rewrite.finish()
-    return rewrite.pending, tuple(tensors)
+    return rewrite.pending, tuple(tensors.values())
 
 
 def _write_encoding(
@@ -201,10 +211,10 @@ def _write_encoding(
 ) -> str:
     """Write one tensor; return the name of its decoded value."""
     if name in plan.gathered and isinstance(encoding, GatheredEncoding):
-        whole = rewrite.name(f"{name}.whole") if is_viewed else None
+        whole = rewrite.name() if is_viewed else None
         encoding.write_gathered(rewrite, name, whole=whole)
         return whole or name
-    value = name if is_read else rewrite.name(name)
+    value = name if is_read else rewrite.name()
     encoding.write(rewrite, value)
     return value
 
@@ -215,19 +225,19 @@ def _write_view(
     """Add the nodes that make a view of decoded tensors."""
     parts = []
     for source in view.sources:
-        part = Chain(rewrite, name, values[source.name])
+        part = Chain(rewrite, values[source.name])
         if (source.start, source.stop) != (0, file.info(source.name).shape[0]):
-            starts, stops = part.integers("starts", (source.start,)), part.integers("stops", (source.stop,))
-            part.add("Slice", "part", starts, stops, part.integers("axes", (0,)))
+            starts, stops = part.integers((source.start,)), part.integers((source.stop,))
+            part.add("Slice", starts, stops, part.integers((0,)))
         rewrite.decoders.extend(part.nodes)
         parts.append(part.value)
-    chain = Chain(rewrite, name, parts[0])
+    chain = Chain(rewrite, parts[0])
     if len(parts) > 1:
-        chain.add("Concat", "joined", *parts[1:], axis=0)
+        chain.add("Concat", *parts[1:], axis=0)
     if view.permutation != tuple(range(len(view.permutation))):
-        chain.add("Transpose", "turned", perm=list(view.permutation))
+        chain.add("Transpose", perm=list(view.permutation))
     if _unshaped(view, file) != view.shape:
-        chain.reshape("reshaped", view.shape)
+        chain.reshape(view.shape)
     if not chain.nodes:
         rewrite.decoders.append(make_node("Identity", [chain.value], name))
     else:

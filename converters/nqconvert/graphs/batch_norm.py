@@ -14,7 +14,7 @@ import numpy as np
 from .onnx_tensor import array_of, proto_of, stored_dtype
 from .scope import all_names, count_uses, unique_name, walk_graphs
 
-_FOLDABLE = ("Conv", "ConvTranspose", "Gemm")
+FOLDABLE = ("Conv", "ConvTranspose", "Gemm")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +91,7 @@ def _fold_graph(graph: Any, scope: _Scope) -> list[str]:
 
 def _is_foldable(product: Any, norm: Any, scope: _Scope) -> bool:
     """Check the pattern: single consumer, private constant weights, inference mode, one output."""
-    if product.op_type not in _FOLDABLE or product.domain not in ("", "ai.onnx"):
+    if product.op_type not in FOLDABLE or product.domain not in ("", "ai.onnx"):
         return False
     if scope.uses[product.output[0]] != 1 or any(norm.output[1:]):
         return False

@@ -59,6 +59,15 @@ def array_of(proto: Any) -> np.ndarray:
     return array
 
 
+def array_of_bytes(content: bytes, proto: Any) -> np.ndarray:
+    """Return little-endian elements of a TensorProto's shape and type, which share memory with `content`."""
+    helper = require_package("onnx").helper
+    bits = np.frombuffer(content, dtype=DTYPE_OF_ONNX[proto.data_type].storage_dtype)
+    native = bits.astype(bits.dtype.newbyteorder("="), copy=False)
+    array: np.ndarray = native.view(helper.tensor_dtype_to_np_dtype(proto.data_type))
+    return array.reshape(tuple(proto.dims))
+
+
 def proto_of(name: str, array: np.ndarray) -> Any:
     """Return a TensorProto that holds `array` in ``raw_data``."""
     proto = require_package("onnx").TensorProto()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
+from itertools import count
 from typing import Any
 
 from nqformat.optional_packages import require_package
+
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def node_attributes(node: Any) -> dict[str, Any]:
@@ -65,6 +68,19 @@ def unique_name(wanted: str, taken: set[str]) -> str:
         name = f"{wanted}_{number}"
     taken.add(name)
     return name
+
+
+def short_names(taken: Container[str]) -> Iterator[str]:
+    """Yield a, b, ..., z, aa, ab, ... without the names that are in `taken` when their turn comes."""
+    for number in count():
+        name, rest = "", number
+        while True:
+            name = _LETTERS[rest % 26] + name
+            rest = rest // 26 - 1
+            if rest < 0:
+                break
+        if name not in taken:
+            yield name
 
 
 def count_uses(graph: Any) -> Counter[str]:

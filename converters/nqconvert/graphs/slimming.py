@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import count
 from typing import Any
 
 import numpy as np
@@ -20,9 +19,8 @@ from nqformat.tensor import ViewTensor
 from .binding import Binding, bind_tensors, equal_view, may_be_tied
 from .hoisting import belongs_in_table, large_attributes, shape_like_names, unsupported_reason
 from .onnx_tensor import array_of
-from .scope import all_names, count_uses, defined_names, node_subgraphs, rename_uses, walk_graphs
+from .scope import all_names, count_uses, defined_names, node_subgraphs, rename_uses, short_names, walk_graphs
 
-_LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _ANNOTATIONS = ("doc_string", "metadata_props", "value_info", "quantization_annotation")
 
 
@@ -47,6 +45,8 @@ class SlimGraph:
         Tensors of the model that the graph does not read.
     changed : tuple of str
         Tensors of the model whose values the exporter changed.
+    unread : tuple of str
+        Weights of the graph that nothing reads, left out.
     """
 
     graph: bytes
@@ -57,9 +57,15 @@ class SlimGraph:
     equal: dict[str, str] = field(default_factory=dict)
     unused: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
 
 
-def slim_graph(model: Any, *, model_tensors: Mapping[str, np.ndarray] | None = None) -> SlimGraph:
+def slim_graph(
+    model: Any,
+    *,
+    model_tensors: Mapping[str, np.ndarray] | None = None,
+    large: Mapping[str, np.ndarray] | None = None,
+) -> SlimGraph:
     """Take the tensors out of `model` and reduce the rest to what computes.
 
     Parameters
@@ -68,6 +74,8 @@ def slim_graph(model: Any, *, model_tensors: Mapping[str, np.ndarray] | None = N
         With its weights in the initializers of the main graph; changed in place.
     model_tensors : mapping of str to ndarray, optional
         The model's own tensors, to which graph tensors are bound by content.
+    large : mapping of str to ndarray, optional
+        Content of initializers that have none in the model.
 
     Returns
     -------
@@ -76,7 +84,7 @@ def slim_graph(model: Any, *, model_tensors: Mapping[str, np.ndarray] | None = N
     """
     graph = model.graph
     outputs = {value.name for value in graph.output}
-    reasons, moved = _take_initializers(graph)
+    reasons, moved, unread = _take_initializers(graph, large or {})
     reserved = all_names(graph) - set(moved)
     bound = {name: array for name, array in moved.items() if name not in outputs}
     binding = bind_tensors(bound, model_tensors, reserved=reserved | (set(moved) & outputs))
@@ -95,6 +103,7 @@ def slim_graph(model: Any, *, model_tensors: Mapping[str, np.ndarray] | None = N
         equal=binding.equal,
         unused=binding.unused,
         changed=binding.changed,
+        unread=unread,
     )
 
 
@@ -108,28 +117,34 @@ def _further_names(binding: Binding, taken: set[str], *, own: bool) -> dict[str,
     }
 
 
-def _take_initializers(graph: Any) -> tuple[dict[str, str], dict[str, np.ndarray]]:
-    """Remove the initializers that go into the tensor table, and those that nothing reads."""
+def _take_initializers(
+    graph: Any, large: Mapping[str, np.ndarray]
+) -> tuple[dict[str, str], dict[str, np.ndarray], tuple[str, ...]]:
+    """Remove the initializers that go into the tensor table, and those that nothing reads.
+
+    Returns why others stay, what was moved, and the names of weights that nothing reads.
+    """
     uses = count_uses(graph)
     inputs = {value.name for value in graph.input}
     shape_like = shape_like_names(graph)
     reasons: dict[str, str] = {}
     moved: dict[str, np.ndarray] = {}
-    inline = []
+    inline, unread = [], []
     for proto in graph.initializer:
         name = proto.name
         if not uses[name] and name not in inputs:
+            unread += [name] if belongs_in_table(proto) else []
             continue
         reason = _inline_reason(proto, inputs, shape_like)
         if reason is None and belongs_in_table(proto):
-            moved[name] = array_of(proto)
+            moved[name] = large[name] if name in large else array_of(proto)
             continue
         inline.append(_copy(proto))
         if reason is not None:
             reasons[name] = reason
     del graph.initializer[:]
     graph.initializer.extend(inline)
-    return reasons, moved
+    return reasons, moved, tuple(unread)
 
 
 def _inline_reason(proto: Any, inputs: set[str], shape_like: set[str]) -> str | None:
@@ -214,19 +229,6 @@ def _clear_if_known(message: Any, name: str) -> None:
         message.ClearField(name)
 
 
-def _short_names(kept: set[str]) -> Iterator[str]:
-    """Yield a, b, ..., z, aa, ab, ... without the names in `kept`."""
-    for number in count():
-        name, rest = "", number
-        while True:
-            name = _LETTERS[rest % 26] + name
-            rest = rest // 26 - 1
-            if rest < 0:
-                break
-        if name not in kept:
-            yield name
-
-
 def _shorten_names(graph: Any, *, kept: set[str]) -> None:
     """Shorten names of values that nothing outside the graph can see.
 
@@ -238,7 +240,7 @@ def _shorten_names(graph: Any, *, kept: set[str]) -> None:
     undefined = fixed - set(defined_names(graph)) - kept
     if undefined:
         raise ConversionError(f"graph outputs that nothing computes: {', '.join(sorted(undefined))}")
-    _shorten_scope(graph, {name: name for name in fixed}, _short_names(fixed))
+    _shorten_scope(graph, {name: name for name in fixed}, short_names(fixed))
 
 
 def _shorten_scope(graph: Any, visible: dict[str, str], names: Iterator[str]) -> None:

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from nqconvert.graphs.batch_norm import fold_batch_norms
+from nqconvert.graphs.batch_norm import FOLDABLE, fold_batch_norms
 from nqconvert.graphs.hoisting import hoist_initializers
+from nqconvert.graphs.onnx_tensor import array_of_bytes, n_elements, stored_dtype
 from nqconvert.graphs.ort_session import open_session, run_session
-from nqconvert.graphs.scope import walk_graphs
+from nqconvert.graphs.scope import walk_graphs, walk_nodes
 from nqconvert.graphs.slimming import SlimGraph, slim_graph
 from nqformat.errors import ConversionError
 from nqformat.optional_packages import require_package
@@ -21,6 +22,8 @@ from .model_source import ModelSource, Runner
 
 _EXTERNAL = 1
 _MAX_MESSAGE_BYTES = (1 << 31) - 1
+_LARGE_TENSOR_BYTES = 1 << 20
+_LARGE_CONTENT_BYTES = 1 << 28
 
 
 def load_onnx_file(path: Path, *, fold: bool = True) -> ModelSource:
@@ -39,8 +42,10 @@ def load_onnx_file(path: Path, *, fold: bool = True) -> ModelSource:
     """
     content = path.read_bytes()
     model = parse_model(content, path)
-    uses_external = attach_external_data(model, path.parent)
-    return _source_of(model, original=path if uses_external else content, fold=fold)
+    large = read_large_tensors(model, path.parent)
+    uses_external = attach_external_data(model, path.parent) or bool(large)
+    kept = uses_external or len(content) > _LARGE_CONTENT_BYTES
+    return _source_of(model, original=path if kept else content, fold=fold, large=large)
 
 
 def load_model_proto(model: Any, *, fold: bool = True) -> ModelSource:
@@ -80,7 +85,11 @@ def parse_model(content: bytes, origin: object) -> Any:
 
 
 def slim_model(
-    model: Any, *, named_tensors: Mapping[str, np.ndarray] | None = None, fold: bool = True
+    model: Any,
+    *,
+    named_tensors: Mapping[str, np.ndarray] | None = None,
+    fold: bool = True,
+    large: Mapping[str, np.ndarray] | None = None,
 ) -> tuple[SlimGraph, tuple[str, ...]]:
     """Hoist weights, fold batch norms and split the model; returns the parts and notes about them.
 
@@ -92,14 +101,18 @@ def slim_model(
         Tensors of the model the graph was exported from.
     fold : bool
         Fold batch norms.
+    large : mapping of str to ndarray, optional
+        Content of initializers that have none in the model.
     """
     reasons = hoist_initializers(model)
     folded = fold_batch_norms(model) if fold else ()
-    slim = slim_graph(model, model_tensors=named_tensors)
+    slim = slim_graph(model, model_tensors=named_tensors, large=large)
     slim.reasons.update(reasons)
     notes = []
     if folded:
         notes.append(f"batch norm folded into: {', '.join(folded)}")
+    if slim.unread and not named_tensors:
+        notes.append(f"left out, nothing reads them: {', '.join(slim.unread)}")
     if slim.duplicates and not named_tensors:
         notes.append("stored once: " + ", ".join(f"{old} = {new}" for old, new in slim.duplicates.items()))
     if not slim.tensors and not slim.reasons:
@@ -122,6 +135,40 @@ def model_tensors(model: Any) -> Iterator[Any]:
                 if attribute.HasField("t"):
                     yield attribute.t
                 yield from attribute.tensors
+
+
+def read_large_tensors(model: Any, folder: Path) -> dict[str, np.ndarray]:
+    """Read large external initializers into arrays, so that the model holds no second copy of them.
+
+    Only those that are sure to go into the tensor table as they are; the others are left to
+    `attach_external_data`, whose errors are raised here too. The model then says no longer where they are.
+    """
+    inputs = {value.name for value in model.graph.input}
+    operators = {node.op_type for node in walk_nodes(model.graph)}
+    products = {
+        name
+        for node in walk_nodes(model.graph)
+        for name in node.input
+        if "BatchNormalization" in operators and node.op_type in FOLDABLE
+    }
+    large: dict[str, np.ndarray] = {}
+    for tensor in model.graph.initializer:
+        dtype = stored_dtype(tensor)
+        if not _is_external(tensor) or dtype is None or tensor.name in inputs | products:
+            continue
+        n_bytes = n_elements(tensor) * dtype.itemsize
+        if n_bytes < _LARGE_TENSOR_BYTES:
+            continue
+        content = _external_bytes(tensor, folder)
+        if len(content) != n_bytes:
+            raise ConversionError(
+                f"initializer {tensor.name!r} is malformed: {len(content)} bytes of external data, "
+                f"not {n_bytes}"
+            )
+        large[tensor.name] = array_of_bytes(content, tensor)
+        tensor.data_location = 0
+        del tensor.external_data[:]
+    return large
 
 
 def attach_external_data(model: Any, folder: Path) -> bool:
@@ -186,18 +233,26 @@ def _external_path(name: str, location: str, folder: Path) -> Path:
     for part in parts:
         path = path / part
         if path.is_symlink():
-            raise ConversionError(f"initializer {name!r}: external location {location!r} is a link")
+            raise ConversionError(
+                f"initializer {name!r}: external location {location!r} is a link; put the file itself there"
+            )
     if not path.is_file():
         raise ConversionError(f"initializer {name!r}: external data file {os.fspath(path)!r} is missing")
     return path
 
 
-def _source_of(model: Any, *, original: bytes | Path | None, fold: bool) -> ModelSource:
+def _source_of(
+    model: Any,
+    *,
+    original: bytes | Path | None,
+    fold: bool,
+    large: Mapping[str, np.ndarray] | None = None,
+) -> ModelSource:
     """Split a model whose tensors are all in memory."""
     initializers = {tensor.name for tensor in model.graph.initializer}
     input_names = tuple(value.name for value in model.graph.input if value.name not in initializers)
     output_names = tuple(value.name for value in model.graph.output)
-    slim, notes = slim_model(model, fold=fold)
+    slim, notes = slim_model(model, fold=fold, large=large)
     return ModelSource(
         tensors=slim.tensors,
         views=slim.views,

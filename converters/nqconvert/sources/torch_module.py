@@ -28,6 +28,8 @@ from .state_dict import array_of_torch, is_torch_tensor, weight_entries
 OPSET = 20
 _LARGE_BYTES = 1 << 30
 _EXPORT_TOLERANCE = 1e-3
+_BATCH = "the batch size is fixed to that of the example"
+_FURTHER = "axes of dynamic_axes are fixed to those of the example"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +74,8 @@ def load_torch_module(
     dynamic_batch : bool
         Leave axis 0 of every input open. If the exporter cannot, shapes are fixed and a note says so.
     dynamic_axes : mapping of str to sequence of int, optional
-        Further axes to leave open, by the names of the arguments of ``forward``.
+        Further axes to leave open, by the names of the arguments of ``forward``; a note says if the exporter
+        cannot, and then only axis 0 is tried.
     fold : bool
         Fold batch norms that the exporter left.
 
@@ -86,7 +89,9 @@ def load_torch_module(
     if weights is not None:
         module = module_with_weights(module, weights)
     example = _example_of(module, example_inputs)
-    shapes = _dynamic_shapes(module, example, dynamic_batch, dynamic_axes or {})
+    shapes = {_BATCH: _dynamic_shapes(module, example, dynamic_batch, {})}
+    if dynamic_axes:
+        shapes = {_FURTHER: _dynamic_shapes(module, example, dynamic_batch, dynamic_axes), **shapes}
     with evaluation_mode(module):
         model, notes = _export(module, example, shapes)
         input_names = tuple(value.name for value in model.graph.input)
@@ -214,16 +219,27 @@ def _quiet() -> Iterator[None]:
         logging.disable(previous)
 
 
-def _export(module: Any, example: _Example, shapes: Any) -> tuple[Any, tuple[str, ...]]:
-    """Return the exported ModelProto and notes; try open axes first, if there are any."""
+def _export(module: Any, example: _Example, shapes: Mapping[str, Any]) -> tuple[Any, tuple[str, ...]]:
+    """Return the exported ModelProto and notes.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+    example : _Example
+    shapes : mapping of str to shapes
+        Open axes to try one after the other, by what to say when they have to be given up; None for no open
+        axes, which is tried last anyway.
+    """
     require_package("onnx")
     require_package("onnxscript")
     notes: tuple[str, ...] = ()
-    if shapes is not None:
+    for words, wanted in shapes.items():
+        if wanted is None:
+            continue
         try:
-            return _export_once(module, example, shapes), notes
+            return _export_once(module, example, wanted), notes
         except Exception as error:
-            notes = (f"the batch size is fixed to that of the example: {_cause(error)}",)
+            notes += (f"{words}: {_cause(error)}",)
     try:
         return _export_once(module, example, None), notes
     except Exception as error:
@@ -297,7 +313,8 @@ def _cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+    shown = " ".join(lines[:2]) if lines and lines[0].endswith(":") else "".join(lines[:1])
+    return f"{type(error).__name__}: {shown or 'no message'}"
 
 
 def _runner(module: Any, example: _Example, input_names: tuple[str, ...]) -> Runner:

@@ -66,23 +66,23 @@ class CodebookEncoding:
     def write(self, rewrite: GraphRewrite, name: str) -> None:
         """Decode the tensor before all other nodes."""
         table, kind = self.table, self._type(rewrite.opset)
-        indices = rewrite.add_packed(f"{name}.indices", table.indices, kind)
-        _decode_whole(rewrite, name, table, indices, name)
+        indices = rewrite.add_packed(table.indices, kind)
+        _decode_whole(rewrite, table, indices, name)
 
     def write_gathered(self, rewrite: GraphRewrite, name: str, *, whole: str | None) -> None:
         """Gather rows of indices first, then look up the values of those rows only."""
         table, kind = self.table, self._type(rewrite.opset)
-        indices = rewrite.add_packed(f"{name}.indices", table.indices, kind)
-        codebook = rewrite.add_array(f"{name}.codebook", table.entries, table.dtype)
+        indices = rewrite.add_packed(table.indices, kind)
+        codebook = rewrite.add_array(table.entries, table.dtype)
 
         def decode(rows: str, output: str) -> list[Any]:
-            wide = rewrite.name(f"{name}.index")
+            wide = rewrite.name()
             cast = make_node("Cast", [rows], wide, to=INT32)
-            return [cast, make_node("Gather", [codebook, wide], output, axis=0)]
+            return [cast, make_node("Gather", [codebook, wide], output)]
 
         rewrite.after_gathers(name, indices, decode)
         if whole is not None:
-            _decode_whole(rewrite, name, table, indices, whole)
+            _decode_whole(rewrite, table, indices, whole)
 
     def _type(self, opset: int) -> PackedType:
         return index_type(self.table.n_entries, opset, gathered=self.gathered)
@@ -105,29 +105,29 @@ class CodebookForm:
 
 
 def n_nodes(table: CodebookTable) -> int:
-    """Return about how many nodes a table takes beyond the first."""
-    return 1 + (table.offsets is not None) + 2 * (table.scales is not None) + 2 * bool(table.columns)
+    """Return about how many nodes a table takes, initializers of its own counted as nodes."""
+    return 2 + (table.offsets is not None) + 2 * (table.scales is not None) + 2 * bool(table.columns)
 
 
 def finish_table(chain: Chain, table: CodebookTable) -> None:
     """Append what comes after the look-up: columns, scales, shape."""
     if table.columns:
-        chain.reshape("columns", (-1, table.columns))
-        chain.add("Transpose", "rows", perm=[1, 0])
+        chain.reshape((-1, table.columns))
+        chain.add("Transpose", perm=[1, 0])
     if table.scales is not None:
-        chain.reshape("blocks", (-1, table.scales.size, table.span))
-        chain.add("Mul", "scaled", chain.constant("scales", table.scales, DType.FLOAT32))
+        chain.reshape((-1, table.scales.size, table.span))
+        chain.add("Mul", chain.constant(table.scales, DType.FLOAT32))
     if table.shape is not None:
-        chain.reshape("whole", table.shape)
+        chain.reshape(table.shape)
 
 
-def _decode_whole(rewrite: GraphRewrite, name: str, table: CodebookTable, indices: str, output: str) -> None:
+def _decode_whole(rewrite: GraphRewrite, table: CodebookTable, indices: str, output: str) -> None:
     """Look all elements up, before all other nodes."""
-    codebook = rewrite.add_array(f"{name}.codebook", np.ascontiguousarray(table.entries), table.dtype)
-    chain = Chain(rewrite, name, indices)
-    chain.add("Cast", "index", to=INT32)
+    codebook = rewrite.add_array(np.ascontiguousarray(table.entries), table.dtype)
+    chain = Chain(rewrite, indices)
+    chain.add("Cast", to=INT32)
     if table.offsets is not None:
-        chain.add("Add", "place", chain.constant("group", table.offsets, DType.INT32))
-    chain.add("Gather", "entry", codebook, table_first=True, axis=0)
+        chain.add("Add", chain.constant(table.offsets, DType.INT32))
+    chain.add("Gather", codebook, table_first=True)
     finish_table(chain, table)
     chain.end(output)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from nqconvert.export.building import GraphRewrite
 from nqconvert.export.restore import StoredModel, TensorFile
 from nqformat import TensorInfo
 
-__all__ = ["Form", "GatheredEncoding", "Subject", "TensorEncoding"]
+__all__ = ["Form", "GatheredEncoding", "JoinedEncoding", "Subject", "TensorEncoding"]
 
 
 class TensorEncoding(Protocol):
@@ -59,6 +60,26 @@ class GatheredEncoding(TensorEncoding, Protocol):
         ----------
         whole : str or None
             Name under which the whole tensor is wanted as well.
+        """
+        ...
+
+
+@runtime_checkable
+class JoinedEncoding(TensorEncoding, Protocol):
+    """A tensor that is decoded by nodes which it shares with others of its form."""
+
+    def write_together(self, rewrite: GraphRewrite, members: Mapping[str, Any]) -> dict[str, tuple[str, int]]:
+        """Add initializers and nodes for all tensors of the form.
+
+        Parameters
+        ----------
+        members : mapping of str to JoinedEncoding
+            By the names that the decoded tensors must have.
+
+        Returns
+        -------
+        dict of str to (str, int)
+            Label and bytes of each, as `label` and `n_bytes` tell them of a tensor alone.
         """
         ...
 

@@ -59,14 +59,14 @@ class HalfEncoding:
 
     def write(self, rewrite: GraphRewrite, name: str) -> None:
         """Widen the tensor before all other nodes."""
-        stored = rewrite.add_array(f"{name}.{self.dtype.label}", self.bits, self.dtype)
-        chain = Chain(rewrite, name, stored)
-        chain.add("Cast", "wide", to=_FLOAT)
+        stored = rewrite.add_array(self.bits, self.dtype, name=f"{name}.{self.dtype.label}")
+        chain = Chain(rewrite, stored)
+        chain.add("Cast", to=_FLOAT)
         chain.end(name)
 
     def write_gathered(self, rewrite: GraphRewrite, name: str, *, whole: str | None) -> None:
         """Gather rows first, then widen those only."""
-        stored = rewrite.add_array(f"{name}.{self.dtype.label}", self.bits, self.dtype)
+        stored = rewrite.add_array(self.bits, self.dtype, name=f"{name}.{self.dtype.label}")
 
         def decode(rows: str, output: str) -> list[Any]:
             return [make_node("Cast", [rows], output, to=_FLOAT)]
@@ -95,7 +95,7 @@ class HalfForm:
         """Return the tensor rounded to 16 bits, or the reason why it stays as it is."""
         if subject.info.dtype is not DType.FLOAT32:
             return "not float32"
-        if subject.info.plain_bytes <= 2 * NODE_BYTES:
+        if subject.info.plain_bytes <= 8 * NODE_BYTES:
             return "too small for a Cast to pay"
         values = subject.bits()
         rounded = round_codebook(values, self._dtype)

@@ -84,7 +84,7 @@ class NBitsEncoding:
     def _product(self, rewrite: GraphRewrite, node: Any, inputs: list[str]) -> list[Any]:
         """Return the nodes in place of a MatMul or Gemm."""
         has_bias = len(node.input) > 2 and bool(node.input[2])
-        output = rewrite.name(f"{node.output[0]}.product") if has_bias else node.output[0]
+        output = rewrite.name() if has_bias else node.output[0]
         product = make_node(
             "MatMulNBits",
             [node.input[0], *inputs],
@@ -109,13 +109,13 @@ class NBitsEncoding:
         packed = packed.reshape(n_rows, self.n_blocks, self.block // 2)
         scales = np.repeat(self.scale[:, None], self.n_blocks, axis=1)
         names = [
-            rewrite.add_array(f"{name}.quantized", packed, DType.UINT8),
-            rewrite.add_array(f"{name}.scales", scales, DType.FLOAT32),
+            rewrite.add_array(packed, DType.UINT8, name=f"{name}.quantized"),
+            rewrite.add_array(scales, DType.FLOAT32, name=f"{name}.scales"),
         ]
         if self.zero != _IMPLICIT_ZERO:
             zeros = np.full((n_rows, 2 * -(-self.n_blocks // 2)), self.zero)
             points = np.frombuffer(pack_bits(zeros, 4), dtype=np.uint8).reshape(n_rows, -1)
-            names.append(rewrite.add_array(f"{name}.zero_points", points, DType.UINT8))
+            names.append(rewrite.add_array(points, DType.UINT8, name=f"{name}.zero_points"))
         return names
 
 
@@ -151,7 +151,7 @@ def _blocked(rows: AffineWeights, plain_bytes: int) -> NBitsEncoding | str:
         NBitsEncoding(q=rows.k + shift, zero=rows.zero + shift, scale=scale, block=block) for block in _BLOCKS
     ]
     smallest = min(made, key=lambda encoding: encoding.n_bytes(_LOWEST_OPSET))
-    if smallest.n_bytes(_LOWEST_OPSET) + NODE_BYTES >= plain_bytes:
+    if smallest.n_bytes(_LOWEST_OPSET) + 4 * NODE_BYTES >= plain_bytes:
         return "blocks would not be smaller"
     return smallest
 

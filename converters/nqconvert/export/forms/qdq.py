@@ -64,7 +64,7 @@ class QdqEncoding:
     def write(self, rewrite: GraphRewrite, name: str) -> None:
         """Dequantize the tensor before all other nodes."""
         integers, parameters = self._initializers(rewrite, name)
-        self._decode_whole(rewrite, name, integers, parameters, name)
+        self._decode_whole(rewrite, integers, parameters, name)
 
     def write_gathered(self, rewrite: GraphRewrite, name: str, *, whole: str | None) -> None:
         """Gather rows of integers first, then dequantize those rows only."""
@@ -75,16 +75,14 @@ class QdqEncoding:
 
         rewrite.after_gathers(name, integers, decode)
         if whole is not None:
-            self._decode_whole(rewrite, name, integers, parameters, whole)
+            self._decode_whole(rewrite, integers, parameters, whole)
 
-    def _decode_whole(
-        self, rewrite: GraphRewrite, name: str, integers: str, parameters: list[str], output: str
-    ) -> None:
-        chain = Chain(rewrite, name, integers)
+    def _decode_whole(self, rewrite: GraphRewrite, integers: str, parameters: list[str], output: str) -> None:
+        chain = Chain(rewrite, integers)
         axis = {} if self.weights.axis is None else {"axis": self.weights.axis + self.is_reshaped}
-        chain.add("DequantizeLinear", "dequantized", *parameters, **axis)
+        chain.add("DequantizeLinear", *parameters, **axis)
         if self.is_reshaped:
-            chain.reshape("plain", self.weights.k.shape)
+            chain.reshape(self.weights.k.shape)
         chain.end(output)
 
     def _initializers(self, rewrite: GraphRewrite, name: str) -> tuple[str, list[str]]:
@@ -92,11 +90,13 @@ class QdqEncoding:
         kind, shift = self._type(rewrite.opset)
         weights = self.weights
         stored = weights.k + shift
-        integers = rewrite.add_packed(f"{name}.quantized", stored[None] if self.is_reshaped else stored, kind)
-        parameters = [rewrite.add_array(f"{name}.scale", weights.scale, DType.FLOAT32)]
+        integers = rewrite.add_packed(
+            stored[None] if self.is_reshaped else stored, kind, name=f"{name}.quantized"
+        )
+        parameters = [rewrite.add_array(weights.scale, DType.FLOAT32, name=f"{name}.scale")]
         if weights.zero + shift:
             zeros = np.full(weights.scale.shape, weights.zero + shift)
-            parameters.append(rewrite.add_packed(f"{name}.zero_point", zeros, kind))
+            parameters.append(rewrite.add_packed(zeros, kind, name=f"{name}.zero_point"))
         return integers, parameters
 
     def _type(self, opset: int) -> tuple[PackedType, int]:

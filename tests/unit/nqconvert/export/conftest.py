@@ -35,7 +35,7 @@ def _weights_of(model):
         if node.input and set(node.input) <= constants:
             constants.update(node.output)
             kept.append(node)
-    outputs = [helper.make_tensor_value_info(node.output[0], 0, None) for node in kept]
+    outputs = [helper.make_tensor_value_info(name, 0, None) for node in kept for name in node.output]
     graph = helper.make_graph(kept, "w", [], outputs, list(model.graph.initializer))
     evaluator = onnx.reference.ReferenceEvaluator(
         helper.make_model(graph, opset_imports=list(model.opset_import), ir_version=model.ir_version)

@@ -87,6 +87,33 @@ def test_further_axes_stay_open():
         load_source(Mean(), example_inputs=torch.ones(2, 5, 6), dynamic_axes={"x": [3]})
 
 
+class FixedLength(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("table", torch.randn(5, 6))
+        self.register_buffer("hidden", torch.randn(6), persistent=False)
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+
+    def forward(self, x):
+        return x * self.table + self.hidden
+
+
+def test_further_axes_that_cannot_stay_open_leave_the_batch_open():
+    module = FixedLength()
+    source = load_source(module, example_inputs=torch.ones(2, 5, 6), dynamic_axes={"x": [1]})
+    assert any(note.startswith("axes of dynamic_axes are fixed") for note in source.notes)
+    shape = onnx.ModelProto.FromString(source.graph).graph.input[0].type.tensor_type.shape
+    assert [bool(d.dim_param) for d in shape.dim] == [True, False, False]
+
+
+def test_buffers_are_stored_under_their_names():
+    module = FixedLength()
+    source = load_source(module, example_inputs=torch.ones(2, 5, 6))
+    assert set(source.tensors) == {"table", "hidden"}
+    np.testing.assert_array_equal(source.tensors["hidden"], module.hidden.numpy())
+    assert any(note.startswith("not stored") and "steps" in note for note in source.notes)
+
+
 def test_a_module_keeps_its_modes_and_weights(classifier):
     module, _ = classifier
     assert module.training and module.fc.training and not module.norm.training
