@@ -15,11 +15,15 @@ from .graph import GraphValue
 
 MOST_ELEMENTS = 1 << 25
 OPEN_SIZE = 16
-_SEED = 0
 
 
 def made_up_feeds(
-    inputs: Sequence[GraphValue], given: Container[str], *, batch: int = 1, open_size: int = OPEN_SIZE
+    inputs: Sequence[GraphValue],
+    given: Container[str],
+    *,
+    batch: int = 1,
+    open_size: int = OPEN_SIZE,
+    seed: int = 0,
 ) -> dict[str, np.ndarray] | None:
     """Return arrays to try a graph with: noise, for integers 0 and 1, the same each time.
 
@@ -35,8 +39,10 @@ def made_up_feeds(
         Size of first axes that are open, and of open axes with the symbol of one.
     open_size : int
         Size of other open axes.
+    seed : int
+        Other arrays for another number.
     """
-    rng = np.random.default_rng(_SEED)
+    rng = np.random.default_rng(seed)
     wanted = [value for value in inputs if value.name not in given]
     symbols = {value.shape[0] for value in wanted if value.shape is not None and len(value.shape) > 1}
     feeds = {}

@@ -16,6 +16,7 @@ from nqruntime.graph import Graph, GraphValue, Model
 from nqruntime.lowering.segment import DeclinedError, Segment
 from nqruntime.made_up import made_up_feeds
 from nqruntime.operators import MAX_OPSET
+from nqruntime.precision import Int8Layer
 from nqruntime.tensor_file import TensorFile
 
 from .builder import Builder
@@ -118,6 +119,21 @@ class NativeEngine:
         if feeds is not None:
             self.run([value.name for value in self._model.graph.outputs], feeds)
         return self._network.explain(feeds)
+
+    def int8_layers(self) -> list[Int8Layer]:
+        """Return the layers that round their inputs to bytes, as far as shapes have come."""
+        return self._network.int8_layers()
+
+    def with_outputs(self, names: Sequence[str], file: TensorFile, precision: str) -> NativeEngine:
+        """Return the same network with more values as outputs, and in another precision."""
+        graph = self._model.graph
+        known = {value.name for value in graph.outputs}
+        further = tuple(
+            GraphValue(name=name, element_number=0, shape=None) for name in names if name not in known
+        )
+        model = replace(self._model, graph=replace(graph, outputs=(*graph.outputs, *further)))
+        settings = replace(self._settings, precision=precision)
+        return NativeEngine(model, file, settings, reopen=self._reopen, choice_key=self._choice_key)
 
     def close(self) -> None:
         """Drop the weights."""
@@ -223,6 +239,22 @@ class Network:
                 )
         seconds = {} if feeds is None else self._node_seconds(feeds)
         return [replace(found[index], seconds=seconds.get(index)) for index in sorted(found)]
+
+    def int8_layers(self) -> list[Int8Layer]:
+        """Return the layers that round their inputs to bytes."""
+        found = []
+        for operation in (o for segment in self._segments for o in segment.int8_operations()):
+            index = operation.nodes[0]
+            node = self._graph.nodes[index]
+            found.append(
+                Int8Layer(
+                    node=node_label(index, node),
+                    operator=operator_label(node),
+                    kernel=operation.label,
+                    value=operation.output,
+                )
+            )
+        return found
 
     def _node_seconds(self, feeds: Mapping[str, np.ndarray]) -> dict[int, float]:
         program = self._program(tuple(value.name for value in self._graph.outputs))

@@ -23,6 +23,11 @@ so many of the next steps needless.
 | POOL_LARGEST, POOL_AVERAGE | 8 rows and 9 columns of the output, 10 columns written (zeros after the others), 11 columns of the source, 12 bytes from output row to row, 14 floats from a window's first column to the next one's, 15 columns of a window, 16 floats from one to the next, 17 bytes from one of its rows to the next, 18 floats of the buffer's left margin, 19 vectors of its right margin, 20 table of the output rows (bytes from the source to the window's first row that exists, number of its rows, count of elements of a column as float bits), 21 buffer, 22 count of elements of a row (float an output column; whole vectors are read), 23 and 24 as 15 and 16 of COPY_ROWS, 25 whether all windows stay inside the columns of the source |
 | DEPTHWISE_ROWS | 8 to 16 as of COPY_ROWS, the source being position 0 and the step between rows that of the outputs; 17 weights (floats, by output), 18 offsets of the taps in bytes (int32), 19 taps, 20 outputs that read the same input channel, 21 bias, 22 lowest and 23 highest output (float bits) |
 | AVERAGE_CHANNELS | 8 vectors of positions (zero outside of the image), 14 count of elements (float bits), 15 bytes cleared after the value written |
+| INT8_ROWS, INT8_NIBBLE_ROWS | 2 source (bytes), 7 steps of eight inputs, 8 weights (int8, or symbols of half a byte), 9 codebook (16 int8, four times), 14 sums of each row's weights (int32), 15 table of the source vectors: 16 bytes each, a scale (float), a zero point (int32), the inverse of the scale |
+| QUANTIZE_ROWS | 0 first and 1 last vector, 2 source, 3 bytes from vector to vector, 4 floats of a vector, 5 out, 6 bytes from an output vector to the next (a multiple of 16), 7 table as for INT8_ROWS |
+| RANGE_PLANES | 0 first and 1 last channel, 2 images, 3 source (first float of channel 0), 4 bytes from image to image, 5 from channel to channel, 6 vectors of a channel, 7 ranges (16 bytes for each image and channel), 8 channels |
+| QUANTIZE_PLANES | 0 first and 1 last group of four channels, 2 to 8 as RANGE_PLANES, 9 out, 10 its bytes from group to group and 11 from image to image, 12 table as for INT8_ROWS, of the images, 13 the same again for this thread |
+| INT8_PLANES | 3 source (position 0 of group 0 of four channels), as DENSE_PLANES with groups for channels, but 20 sums of each output's weights (int32), 21 table of the images as for INT8_ROWS, 28 factors of the outputs |
 | TRANSPOSE | 0 first and 1 last group of 16 columns, 2 source, 3 bytes from row to row, 4 out, 5 bytes from output row to row, 6 rows and 7 columns of the source, 8 columns written of an output row (zeros after those of the source) |
 
 Copies, rows of depthwise convolutions, transposition and the average of channels read and write their elements and nothing else. Pooling writes
@@ -43,6 +48,8 @@ SPARSE_PLANES, DENSE_PLANES, DEPTHWISE_PLANES, SCALE_PLANES = range(32, 36)
 
 COPY_ROWS, POOL_LARGEST, POOL_AVERAGE, AVERAGE_CHANNELS, TRANSPOSE, DEPTHWISE_ROWS = range(36, 42)
 
+QUANTIZE_ROWS, INT8_ROWS, INT8_NIBBLE_ROWS, RANGE_PLANES, QUANTIZE_PLANES, INT8_PLANES = range(64, 70)
+
 FLOAT_WEIGHTS, NIBBLE_WEIGHTS, BYTE_WEIGHTS = range(3)
 """Forms of dense weights of planes."""
 
@@ -52,7 +59,7 @@ TILE_VECTORS = 12
 OUTPUTS_TOGETHER = 8
 """Output channels of a tile of the dense convolution of planes."""
 
-GRAINS = {DENSE_PLANES: OUTPUTS_TOGETHER}
+GRAINS = {DENSE_PLANES: OUTPUTS_TOGETHER, INT8_PLANES: OUTPUTS_TOGETHER}
 """Work items that belong together, for kernels whose first item must be a multiple of them."""
 
 ROW_VECTORS = 4

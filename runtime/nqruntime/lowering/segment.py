@@ -10,10 +10,13 @@ import numpy as np
 
 from nqformat.kernels.objects import KernelLibrary
 
-from .context import Context, best_seconds
+from .context import Context
+from .convolution import Convolution
 from .operation import Operation, Shape
 from .plan import Plan, PlanBuilder, Step, UnplannableError
 from .plane_choice import PlaneChoice
+from .product import Product
+from .racing import best_of_each
 
 _FLOAT32 = np.dtype(np.float32)
 _MOST_PLANS = 8
@@ -135,6 +138,11 @@ class Segment:
             found.update((index, f"within #{first}") for index in others)
         return found
 
+    def int8_operations(self) -> list[Operation]:
+        """Return the operations that round their inputs to bytes."""
+        made = (o for o in self.operations if isinstance(o, Product | Convolution))
+        return [operation for operation in made if operation.is_int8]
+
     def step_seconds(self, *arrays: np.ndarray) -> list[tuple[Step, float]]:
         """Time each step on one thread, for inputs on which the segment has run; empty without a plan."""
         prepared = self._prepared.get(tuple([array.shape for array in arrays]))
@@ -191,5 +199,5 @@ class Segment:
         alone, together = (
             Context(plan, out_shapes, self._library, shared=shared) for shared in (False, True)
         )
-        seconds = best_seconds(lambda: alone.run(arrays))
-        return seconds > _WORTH_SHARING and best_seconds(lambda: together.run(arrays)) < _GAIN * seconds
+        seconds, shared = best_of_each([lambda: alone.run(arrays), lambda: together.run(arrays)])
+        return seconds > _WORTH_SHARING and shared < _GAIN * seconds

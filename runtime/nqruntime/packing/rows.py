@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -46,6 +47,8 @@ class PackedRows:
     further : tuple of ndarray
         Row numbers, columns and symbols of slices; gaps and symbols of gaps.
     """
+
+    is_int8: ClassVar[bool] = False
 
     kernel: int
     label: str
