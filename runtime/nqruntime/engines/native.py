@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from nqformat.dtypes import DType
 from nqformat.errors import FormatError, UnsupportedFeatureError
 from nqruntime.element_types import element_type
 from nqruntime.graph import Graph, GraphValue, Model
@@ -19,14 +18,13 @@ from nqruntime.operators import MAX_OPSET
 from nqruntime.precision import Int8Layer
 from nqruntime.tensor_file import TensorFile
 
+from .borders import Borders
 from .builder import Builder
 from .engine import EngineSettings, KernelChoice, node_label, operator_label
 from .program import Program, plan_program
 
-_REDUCED_PRECISION = (DType.FLOAT16, DType.BFLOAT16)
-
-
 _MOST_REBUILDS = 16
+_FLOAT32 = 1
 
 Reopen = Callable[[], AbstractContextManager[TensorFile]]
 
@@ -61,6 +59,7 @@ class NativeEngine:
     ) -> None:
         _check_model(model)
         self._model = model
+        self._borders = Borders.of(model.graph, file)
         self._settings = settings
         self._reopen = reopen
         self._choice_key = choice_key
@@ -79,7 +78,7 @@ class NativeEngine:
         names = [value.name for value in graph.outputs]
         for _ in range(_MOST_REBUILDS if feeds is not None else 0):
             try:
-                network.run(names, feeds or {})
+                network.run(names, self._borders.widened(feeds or {}))
                 network.remember_choices()
                 break
             except DeclinedError as declined:
@@ -90,6 +89,11 @@ class NativeEngine:
 
     def run(self, output_names: Sequence[str], feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Compute the named outputs."""
+        if not self._borders.are_plain:
+            return self._borders.run(self._run, output_names, feeds)
+        return self._run(output_names, feeds)
+
+    def _run(self, output_names: Sequence[str], feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         for _ in range(_MOST_REBUILDS):
             network = self._network
             try:
@@ -117,7 +121,8 @@ class NativeEngine:
     def explain(self, feeds: Mapping[str, np.ndarray] | None = None) -> list[KernelChoice]:
         """Say for each node which kernel runs it; with inputs, also how long it takes on them."""
         if feeds is not None:
-            self.run([value.name for value in self._model.graph.outputs], feeds)
+            feeds = self._borders.widened(feeds)
+            self._run([value.name for value in self._model.graph.outputs], feeds)
         return self._network.explain(feeds)
 
     def int8_layers(self) -> list[Int8Layer]:
@@ -129,7 +134,7 @@ class NativeEngine:
         graph = self._model.graph
         known = {value.name for value in graph.outputs}
         further = tuple(
-            GraphValue(name=name, element_number=0, shape=None) for name in names if name not in known
+            GraphValue(name=name, element_number=_FLOAT32, shape=None) for name in names if name not in known
         )
         model = replace(self._model, graph=replace(graph, outputs=(*graph.outputs, *further)))
         settings = replace(self._settings, precision=precision)
@@ -284,6 +289,6 @@ def _check_model(model: Model) -> None:
 
 def _check_input(value: GraphValue) -> None:
     element = element_type(value.element_number)
-    if element is None or element.dtype is None or element.dtype in _REDUCED_PRECISION:
+    if element is None or element.dtype is None:
         label = element.label if element else f"ONNX data type {value.element_number}"
         raise UnsupportedFeatureError(f"the native engine does not take input {value.name!r} of {label}")
