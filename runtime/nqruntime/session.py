@@ -199,7 +199,8 @@ class InferenceSession:
         wanted = self._output_names
         if output_names is not None:
             wanted = check_output_names(output_names, wanted)
-        return self._open_engine.run(wanted, check_feeds(feeds, self._checks))
+        engine = self._engine or self._open_engine
+        return engine.run(wanted, check_feeds(feeds, self._checks))
 
     @property
     def _open_engine(self) -> Engine:

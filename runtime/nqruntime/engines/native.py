@@ -60,6 +60,7 @@ class NativeEngine:
         _check_model(model)
         self._model = model
         self._borders = Borders.of(model.graph, file)
+        self._is_plain = self._borders.are_plain
         self._settings = settings
         self._reopen = reopen
         self._choice_key = choice_key
@@ -89,8 +90,13 @@ class NativeEngine:
 
     def run(self, output_names: Sequence[str], feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Compute the named outputs."""
-        if not self._borders.are_plain:
+        if not self._is_plain:
             return self._borders.run(self._run, output_names, feeds)
+        network = self._network
+        try:
+            return network.run(output_names, feeds)
+        except DeclinedError as declined:
+            self._exclude(network, declined)
         return self._run(output_names, feeds)
 
     def _run(self, output_names: Sequence[str], feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:

@@ -68,5 +68,5 @@ ROW_VECTORS = 4
 GAPS_TOGETHER = 4
 """Nonzeros of a row that are added at once."""
 
-PIECE_INPUTS = 256
-"""Inputs of a block of rows that are decoded together: 64 KB of floats. Even, so that no byte is cut."""
+PIECE_INPUTS = 128
+"""Inputs of a block of rows that are decoded together (32 KB of floats): a multiple of 8, for whole words."""

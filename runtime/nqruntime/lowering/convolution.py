@@ -53,6 +53,11 @@ class _Geometry:
     out_size: tuple[int, int]
 
     @property
+    def is_pointwise(self) -> bool:
+        """Whether each output reads the position of its own only."""
+        return self.window.kernel == self.strides == (1, 1) and self.window.before == (0, 0)
+
+    @property
     def is_strided(self) -> bool:
         """Whether some positions of the source are skipped."""
         return self.strides != (1, 1)
@@ -202,9 +207,9 @@ class Convolution:
 
     def lower(self, plan: PlanBuilder, shapes: dict[str, Shape]) -> None:
         """Append the convolution, after a copy of the source's phases if it has strides."""
-        source = plan.planes(self.inputs[0])
-        added = [plan.planes(name) for name in self.inputs[1:]]
         geometry = self._geometry(shapes[self.inputs[0]])
+        source = plan.planes(self.inputs[0], inside=geometry.is_pointwise)
+        added = [plan.planes(name, inside=True) for name in self.inputs[1:]]
         if geometry.is_strided and not self._is_depthwise:
             taps, areas = self._append_phases(plan, source, geometry)
         else:

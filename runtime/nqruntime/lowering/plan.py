@@ -19,13 +19,14 @@ from nqruntime.packing.copy_steps import ChannelsCall, copy_from_planes, copy_to
 from nqruntime.packing.plane_layout import Area, PlaneLayout
 from nqruntime.packing.skipping import SKIPS_PLACE
 
-from .layouts import Layout, Planes, Rows, image_size, packed_rows
+from .layouts import ROW_FLOATS, Layout, Planes, Rows, image_size, packed_rows, rows
 from .plane_choice import PlaneChoice
 
 _VIRTUAL_BITS = 48
 _OFFSET_MASK = (1 << _VIRTUAL_BITS) - 1
 _LINE_FLOATS = LINE // 4
 _COPIED_FLOATS = 1 << 15
+_DIRECT_FLOATS = 1 << 13
 
 
 def _area_of(value: Placed) -> int:
@@ -104,6 +105,8 @@ class PlanBuilder:
         Size from which an area is refused: LimitExceededError.
     node : int
         Place in the graph of the node whose steps are appended.
+    last : frozenset of str
+        Outputs that no operation reads: they are computed where the caller gets them, if they can be.
     """
 
     def __init__(self, planes_of: PlaneChoice, n_threads: int = 1, most_bytes: int = sys.maxsize) -> None:
@@ -112,6 +115,7 @@ class PlanBuilder:
         self.planes_of = planes_of
         self.n_threads = n_threads
         self.node = -1
+        self.last: frozenset[str] = frozenset()
         self._private: dict[int, int] = {}
         self._most_bytes = most_bytes
         self._values: dict[str, Placed] = {}
@@ -144,16 +148,25 @@ class PlanBuilder:
         self._private[len(self.sizes)] = each
         return self._new_area(each * self.n_threads)
 
+    def result_rows(self, name: str, shape: tuple[int, ...]) -> Rows:
+        """Return the layout of what a product gives: without gaps if it goes where the caller gets it."""
+        packed = packed_rows(shape)
+        direct = name in self.last and packed.size > _DIRECT_FLOATS and shape[-1] % ROW_FLOATS == 0
+        return packed if direct else rows(shape)
+
     def define_rows(self, name: str, layout: Rows) -> PlacedRows:
         """Make room for a value as vectors."""
-        placed = PlacedRows(layout=layout, address=self._new_area(layout.size))
+        direct = name in self.last and layout.is_packed and layout.size > _DIRECT_FLOATS
+        direct = direct and layout.n_features % ROW_FLOATS == 0
+        placed = PlacedRows(layout=layout, address=self._new_area(0 if direct else layout.size))
         self._values[name] = placed
         return placed
 
     def define_planes(self, name: str) -> PlacedPlanes:
         """Make room for a value as planes."""
         layout = self.planes_of.layout(name)
-        placed = PlacedPlanes(layout=layout, address=self._new_area(layout.size))
+        direct = name in self.last and layout.plane.is_packed
+        placed = PlacedPlanes(layout=layout, address=self._new_area(0 if direct else layout.size))
         self._values[name] = placed
         return placed
 
@@ -212,11 +225,20 @@ class PlanBuilder:
         flat = PlaneLayout(height=1, width=width)
         self.step(COPY_ROWS, copy_from_planes(call, layout=flat), "copy of rows")
 
-    def planes(self, name: str) -> PlacedPlanes:
-        """Return where a value lies as planes; a copy if it does not yet."""
+    def planes(self, name: str, *, inside: bool = False) -> PlacedPlanes:
+        """Return where a value lies as planes; a copy if it does not yet.
+
+        Parameters
+        ----------
+        name : str
+        inside : bool
+            Nothing beyond the elements is read, so that an array in C order may serve.
+        """
         placed = self._values[name]
         if isinstance(placed, PlacedPlanes):
             return placed
+        if inside and (wanted := self.planes_of.layout(name)).plane.is_packed:
+            return PlacedPlanes(layout=wanted, address=self.packed(name).address)
         if name not in self._planes:
             source = self.packed(name)
             layout = self.planes_of.layout(name)
@@ -247,6 +269,8 @@ class PlanBuilder:
         value = self._values[name]
         if isinstance(value, PlacedRows) or name in self._packed:
             return self.rows(name)
+        if self.sizes[_area_of(value)] == 0:
+            return PlacedRows(layout=packed_rows(value.layout.shape), address=value.address)
         copy = PlacedRows(layout=packed_rows(value.layout.shape), address=self._new_area(0))
         self._copy_out(value, copy.address)
         return copy

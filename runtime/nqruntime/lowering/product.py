@@ -21,7 +21,7 @@ from nqruntime.packing.rows import BUFFER_FLOATS, PackedRows, nonzeros_of_slices
 from nqruntime.packing.skipping import SkippedColumns, pack_skipped
 from nqruntime.symbols import MatrixWeights
 
-from .layouts import Rows, rows
+from .layouts import Rows
 from .measuring import Chooser
 from .operation import Clamp, Shape
 from .plan import PlacedRows, PlanBuilder, UnplannableError
@@ -112,7 +112,7 @@ class Product:
     def lower(self, plan: PlanBuilder, shapes: dict[str, Shape]) -> None:
         """Append the product."""
         source = plan.rows(self.inputs[0])
-        target_layout = rows(shapes[self.output])
+        target_layout = plan.result_rows(self.output, shapes[self.output])
         form = self._chosen(source.layout, target_layout)
         target = plan.define_rows(self.output, target_layout)
         if source.layout.n_vectors == 1 and self.skipped is not None:

@@ -171,6 +171,8 @@ class Segment:
         shapes: dict[str, Shape] = dict(zip(self.inputs, given, strict=True))
         choice = PlaneChoice()
         builder = PlanBuilder(choice, self._n_threads, self._most_bytes)
+        read = {name for operation in self.operations for name in operation.inputs}
+        builder.last = frozenset(self.outputs) - read
         nodes: list[int] = [node for operation in self.operations for node in operation.nodes]
         try:
             for name in self.inputs:
