@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,13 +16,15 @@ from nqruntime.graph import Graph, GraphValue, Model
 from nqruntime.lowering.segment import DeclinedError, Segment
 from nqruntime.made_up import made_up_feeds
 from nqruntime.operators import MAX_OPSET
-from nqruntime.precision import Int8Layer
 from nqruntime.tensor_file import TensorFile
 
 from .borders import Borders
 from .builder import Builder
 from .engine import EngineSettings, KernelChoice, node_label, operator_label
 from .program import Program, plan_program
+
+if TYPE_CHECKING:
+    from nqruntime.precision import Int8Layer
 
 _MOST_REBUILDS = 16
 _FLOAT32 = 1
@@ -253,6 +256,8 @@ class Network:
 
     def int8_layers(self) -> list[Int8Layer]:
         """Return the layers that round their inputs to bytes."""
+        from nqruntime.precision import Int8Layer
+
         found = []
         for operation in (o for segment in self._segments for o in segment.int8_operations()):
             index = operation.nodes[0]
