@@ -89,7 +89,7 @@ def _int8(rows: dict[str, Any]) -> list[str]:
         '`precision="int8"`, one thread: rows in which a layer is faster with it. Error: root of the sum of',
         "squared differences of the outputs over that of the outputs, on noise and random or rounded ones:",
         "",
-        "| layer or network | native int8, us | native fp32 | ONNX Runtime fp32 | ONNX Runtime int8 | error |",
+        "| layer or network | native int8, us | native fp32 | ONNX Runtime fp32 | its int8 | error |",
         "|---|---|---|---|---|---|",
     ]
     for label, row in rows.items():
