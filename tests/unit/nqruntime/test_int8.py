@@ -14,6 +14,7 @@ from nqformat.kernels import compiled
 from nqformat.scales import Scales
 from nqruntime import InferenceSession
 from nqruntime.constants import ArrayConstant
+from nqruntime.kernels.blocks import QUANTIZE_ROWS
 from nqruntime.kernels.library import COMPUTE
 from nqruntime.packing.areas import address, aligned
 from nqruntime.packing.int8_rows import TABLE_FLOATS, pack_int8_rows
@@ -108,7 +109,7 @@ def test_products_are_exact_sums_of_integers(shape, palette):
             out=address(numbers),
             table=address(table),
         )
-        assert library.run(64, address(block)) == 0
+        assert library.run(QUANTIZE_ROWS, address(block)) == 0
         for row, vector in enumerate(x):
             scale, zero, expected = to_bytes(vector)
             np.testing.assert_array_equal(numbers.reshape(n, -1)[row, : shape[1]], expected)
