@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import mmap
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from nqruntime.kernels.library import COMPUTE
 PAGE = mmap.PAGESIZE
 ROOT = Path(__file__).parents[2]
 PLANS = ("sparse", "palette", "bytes", "floats", "int8", "conv", "conv int8", "strided", "pointwise", "pool")
-PLANS += ("depthwise",)
+PLANS += ("depthwise", "sum", "wide")
 
 pytestmark = pytest.mark.skipif(
     sys.platform == "win32" or compiled(COMPUTE, 0, worth_loading=0, worth_compiling=0) is None,
@@ -73,6 +74,13 @@ def model_of(plan: str) -> tuple[bytes, dict[str, CodebookTensor], list[tuple[in
         tensors = {"w": weights((133, 67), density, n_entries)}
         shapes = [(1, 133), (5, 133), (8, 133), (20, 133), (160, 133)]
         declared = ["n", 133]
+    elif plan in ("sum", "wide"):
+        nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+        if plan == "sum":
+            nodes[0].output[0] = "a"
+            nodes += [helper.make_node("Relu", ["a"], ["b"]), helper.make_node("Add", ["a", "b"], ["y"])]
+        tensors = {"w": weights((133, 640), 1.0, 16)}
+        shapes, declared = [(16, 133), (1, 133), (3, 133)], ["n", 133]
     else:
         declared = ["n", 6, "h", "w"]
         kernel, stride = (1, 1) if plan == "pointwise" else (3, 2 if plan == "strided" else 1)
@@ -129,6 +137,10 @@ def run_guarded(plan: str, folder: str, side: str) -> None:
     expected = [InferenceSession(path, engine="native", threads=1).run(None, {"x": x})[0] for x in feeds]
     for module in ("lowering.context", "packing.areas"):
         patched.setattr(f"nqruntime.{module}.aligned", guarded)
+    patched.setattr(
+        "nqruntime.lowering.context.new_output",
+        lambda shape: guarded(math.prod(shape), np.float32).reshape(shape),
+    )
     for module in ("rows", "planes", "dense_planes", "depthwise", "int8_rows", "int8_planes", "plane_layout"):
         for name in ("aligned", "aligned_copy"):
             patched.setattr(

@@ -103,7 +103,7 @@ class Context:
             self._words[:, places] = offsets + address(array)
         outputs: list[Any] = [None] * len(self._shapes)
         for i, places, offsets in self._made:
-            outputs[i] = np.empty(self._shapes[i], dtype=np.float32)
+            outputs[i] = new_output(self._shapes[i])
             self._words[:, places] = offsets + address(outputs[i])
         statuses = TEAM.run(self._parts, self._stop) if self._parts else None
         self._check(self._alone() if statuses is None else min(statuses))
@@ -136,6 +136,11 @@ class Context:
         ]
         del outputs
         return found
+
+
+def new_output(shape: tuple[int, ...]) -> np.ndarray:
+    """Return memory that becomes the caller's."""
+    return np.empty(shape, dtype=np.float32)
 
 
 def best_seconds(run: Callable[[], object]) -> float:

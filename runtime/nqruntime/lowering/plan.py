@@ -6,6 +6,7 @@ of a process. Blocks may hold sums of such an address and an offset; a context r
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -148,16 +149,17 @@ class PlanBuilder:
         self._private[len(self.sizes)] = each
         return self._new_area(each * self.n_threads)
 
-    def result_rows(self, name: str, shape: tuple[int, ...]) -> Rows:
-        """Return the layout of what a product gives: without gaps if it goes where the caller gets it."""
-        packed = packed_rows(shape)
-        direct = name in self.last and packed.size > _DIRECT_FLOATS and shape[-1] % ROW_FLOATS == 0
-        return packed if direct else rows(shape)
+    def is_direct(self, name: str, shape: tuple[int, ...]) -> bool:
+        """Whether a product goes where the caller gets it: its kernels write whole blocks of rows."""
+        large = math.prod(shape) > _DIRECT_FLOATS
+        return large and name in self.last and shape[-1] % ROW_FLOATS == 0
 
-    def define_rows(self, name: str, layout: Rows) -> PlacedRows:
-        """Make room for a value as vectors."""
-        direct = name in self.last and layout.is_packed and layout.size > _DIRECT_FLOATS
-        direct = direct and layout.n_features % ROW_FLOATS == 0
+    def product_rows(self, name: str, shape: tuple[int, ...]) -> Rows:
+        """Return the layout of what a product gives."""
+        return packed_rows(shape) if self.is_direct(name, shape) else rows(shape)
+
+    def define_rows(self, name: str, layout: Rows, *, direct: bool = False) -> PlacedRows:
+        """Make room for a value as vectors, or let it lie where the caller gets it."""
         placed = PlacedRows(layout=layout, address=self._new_area(0 if direct else layout.size))
         self._values[name] = placed
         return placed

@@ -112,9 +112,10 @@ class Product:
     def lower(self, plan: PlanBuilder, shapes: dict[str, Shape]) -> None:
         """Append the product."""
         source = plan.rows(self.inputs[0])
-        target_layout = plan.result_rows(self.output, shapes[self.output])
+        shape = shapes[self.output]
+        target_layout = plan.product_rows(self.output, shape)
         form = self._chosen(source.layout, target_layout)
-        target = plan.define_rows(self.output, target_layout)
+        target = plan.define_rows(self.output, target_layout, direct=plan.is_direct(self.output, shape))
         if source.layout.n_vectors == 1 and self.skipped is not None:
             self._append(plan, self.skipped, source, target)
         self._append(plan, form, source, target)
