@@ -98,7 +98,7 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
     except OSError:
         return platform.processor()
-    return next((line for line in lines if line.startswith("model name")), "")
+    return next((line for line in lines if line.startswith(("model name", "CPU part"))), "")
 
 
 def _stamp(package: str) -> str:
