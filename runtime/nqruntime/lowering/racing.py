@@ -28,8 +28,8 @@ def best_of_each(
 ) -> list[float]:
     """Return the shortest time of each of several runs, which take turns.
 
-    Another series of rounds follows, after a pause, while one of the fastest took very different times or the
-    two fastest are nearly the same; at most four in all, and none once a third of a second is spent.
+    There are two series of rounds with a pause between them, and up to two more while the fastest took very
+    different times or another is nearly as fast; none follows once a third of a second is spent.
 
     Parameters
     ----------
@@ -47,7 +47,9 @@ def best_of_each(
         series = _series(runs, clock, seconds)
         for mine, more in zip(taken, series, strict=True):
             mine += more
-        if len(runs) == 1 or _is_settled(taken, series) or sum(map(sum, taken)) > _ENOUGH_SECONDS:
+        if len(runs) == 1 or sum(map(sum, taken)) > _ENOUGH_SECONDS:
+            break
+        if attempt and _is_settled(taken, series):
             break
     return [min(mine) for mine in taken]
 
