@@ -39,7 +39,8 @@ test-lanes: $(STAMP)
 test-plain: $(STAMP)
 	NUMBA_CPU_NAME=generic NUMBA_CPU_FEATURES= NQFORMAT_CACHE_DIR=$(CURDIR)/$(VENV)/plain-objects \
 		$(BIN)/python -m pytest -q tests/unit/nqruntime/test_segments.py tests/unit/nqruntime/test_row_products.py \
-		tests/unit/nqruntime/test_plane_convolution.py tests/unit/nqruntime/test_plane_steps.py
+		tests/unit/nqruntime/test_plane_convolution.py tests/unit/nqruntime/test_plane_steps.py \
+		tests/unit/nqruntime/test_int8.py tests/safety/test_guarded_memory.py
 
 # The same files written and read on an emulated s390x; needs Debian with qemu-user-static.
 test-big-endian: $(STAMP)

@@ -92,6 +92,7 @@ def timed(runs: dict[str, Callable[[], Any]], rounds: int, threads: int) -> dict
 def measure(row: Row, path: Path, threads: int, rounds: int, *, with_peers: bool) -> dict[str, Any]:
     """Times, difference and weight memory of both engines; times of peers; the choice of ``auto``."""
     sessions = {name: InferenceSession(path, engine=name, threads=threads) for name in ("native", "ort")}
+    sessions["native int8"] = InferenceSession(path, engine="native", threads=threads, precision="int8")
     feeds = sessions["ort"].made_up_inputs()
     outputs = {name: session.run(None, feeds)[0] for name, session in sessions.items()}
     runs: dict[str, Callable[[], Any]] = {
@@ -109,6 +110,11 @@ def measure(row: Row, path: Path, threads: int, rounds: int, *, with_peers: bool
         "ratio_median": times["ort"]["median"] / times["native"]["median"],
         "relative_difference": float(np.abs(outputs["native"] - outputs["ort"]).max()) / largest,
         "weight_bytes": {name: session.weight_bytes for name, session in sessions.items()},
+        "int8": {
+            "kernels": sorted({c.kernel for c in sessions["native int8"].explain() if "int8" in c.kernel}),
+            "relative_error": float(np.linalg.norm(outputs["native int8"] - outputs["native"]))
+            / (float(np.linalg.norm(outputs["native"])) or 1.0),
+        },
         "file_bytes": path.stat().st_size,
         "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "kernels": sorted({c.kernel for c in sessions["native"].explain() if "within" not in c.kernel}),
@@ -122,16 +128,22 @@ def measure(row: Row, path: Path, threads: int, rounds: int, *, with_peers: bool
 
 
 def process(row: Row, path: Path, rounds: int) -> dict[str, dict[str, float]]:
-    """CPU seconds of a new process from its start to the first output, and its memory in bytes, by engine."""
+    """CPU seconds of a new process from its start to the first output, and its memory in bytes, by engine.
+
+    As of installed packages: a process before these writes the byte code of modules where there is none.
+    """
     found = {}
     engines = ("native", "ort", "torch") if row.module is not None else ("native", "ort")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    environment["PYTHONPYCACHEPREFIX"] = str(path.parent / "bytecode")
     for engine in engines:
         taken = []
-        for _ in range(rounds if engine != "torch" else 1):
+        for number in range((rounds if engine != "torch" else 1) + 1):
             command = [sys.executable, "-c", _PROCESS, engine, str(path), row.label]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
-            taken.append([float(word) for word in done.stdout.split()])
+            if number:
+                taken.append([float(word) for word in done.stdout.split()])
         seconds, peak, steady = (median(column) for column in zip(*taken, strict=True))
         found[engine] = {"cpu_seconds": seconds, "peak_bytes": peak, "steady_bytes": steady}
     return found

@@ -101,9 +101,8 @@ def conv_row(n_in: int, n_out: int, side: int, density: float, *, kernel: int = 
         weight = _random_weight((n_out, n_in, kernel, kernel), density)
         _save_layer(path, node, weight, (1, n_in, side, side))
 
-    label = (
-        f"conv {kernel}x{kernel}{stride_words}, {channels} channels, {side} x {side}, {100 * density:.0f} %"
-    )
+    what = "16 clusters" if density == 1 else f"{100 * density:.0f} %"
+    label = f"conv {kernel}x{kernel}{stride_words}, {channels} channels, {side} x {side}, {what}"
     return Row(label=label, make=make, density=density, conv={"stride": stride, "padding": kernel // 2})
 
 
@@ -119,6 +118,8 @@ def layer_rows() -> list[Row]:
         rows.append(conv_row(64, 128, 56, density, stride=2))
         rows.append(conv_row(64, 128, 56, density, kernel=1))
         rows.append(conv_row(512, 512, 14, density, kernel=1))
+    rows += [conv_row(n, n, side, 1.0) for n, side in ((64, 56), (128, 28), (256, 14))]
+    rows.append(conv_row(512, 512, 14, 1.0, kernel=1))
     return rows
 
 

@@ -24,6 +24,8 @@ def peers(row: Row, path: Path, feeds: dict[str, np.ndarray], threads: int) -> d
     found: dict[str, Run] = {}
     if row.linear is not None:
         found |= _linear_peers(row, path, feeds["x"], threads)
+    if row.conv is not None:
+        found["ort int8"] = _session_run(_conv_int8(row.conv, path, feeds["x"]), feeds["x"], threads)
     return found | {"torch": _torch(row, path, feeds, threads)}
 
 
@@ -67,6 +69,37 @@ def _int8(weight: np.ndarray, x: np.ndarray, path: Path) -> Path:
         logging.disable(logging.WARNING)
         quantize_dynamic(_dense(weight, x), target, weight_type=QuantType.QInt8, per_channel=True)
         logging.disable(logging.NOTSET)
+    return target
+
+
+def _conv_int8(settings: dict[str, int], path: Path, x: np.ndarray) -> Path:
+    """A convolution with inputs quantized in each run, as ONNX Runtime's tools make it."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    target = _layer_path(path, "int8")
+    if target.exists():
+        return target
+    with nqformat.safe_open(path) as file:
+        weight = file.get_tensor("w")
+    node = helper.make_node(
+        "Conv",
+        ["x", "w"],
+        ["y"],
+        kernel_shape=weight.shape[2:],
+        pads=[settings["padding"]] * 4,
+        strides=[settings["stride"]] * 2,
+    )
+    graph = helper.make_graph(
+        [node],
+        "layer",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    logging.disable(logging.WARNING)
+    quantize_dynamic(model, target, weight_type=QuantType.QUInt8, op_types_to_quantize=["Conv"])
+    logging.disable(logging.NOTSET)
     return target
 
 

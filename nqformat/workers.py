@@ -6,9 +6,12 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 _PARALLEL_FROM_NUMBERS = 1 << 18
 
@@ -52,6 +55,8 @@ class Workers:
 
         with self._lock:
             if self._pool is None:
+                from concurrent.futures import ThreadPoolExecutor  # with logging: not needed by most
+
                 self._pool = ThreadPoolExecutor(self.threads - 1, thread_name_prefix="nqformat")
             helpers = [self._pool.submit(work) for _ in range(min(self.threads, len(tasks)) - 1)]
         work()

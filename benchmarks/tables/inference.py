@@ -28,6 +28,8 @@ def inference(results: dict[str, Any]) -> list[str]:
     lines += [_line(label, row) for label, row in rows.items() if label not in batches and "1" in row]
     if batches:
         lines += ["", *_clustered(rows, batches)]
+    if any("int8" in row.get("1", {}) for row in rows.values()):
+        lines += ["", *_int8(rows)]
     if processes := results.get("processes"):
         lines += ["", *_processes(processes)]
     return lines
@@ -78,6 +80,27 @@ def _clustered(rows: dict[str, Any], found: dict[str, tuple[str, ...]]) -> list[
         one = rows.get(labels[1], {}).get("1")
         cells.append(f"{_ratio(one, 'ort int8')}, {_ratio(one, 'ort 4-bit')}")
         lines.append(f"| {shape} | {' | '.join(cells)} |")
+    return lines
+
+
+def _int8(rows: dict[str, Any]) -> list[str]:
+    """One line for each row in which a layer computes in int8: one thread."""
+    lines = [
+        '`precision="int8"`, one thread: rows in which a layer is faster with it. Error: root of the sum of',
+        "squared differences of the outputs over that of the outputs, on noise and random or rounded ones:",
+        "",
+        "| layer or network | native int8, us | native fp32 | ONNX Runtime fp32 | its int8 | error |",
+        "|---|---|---|---|---|---|",
+    ]
+    for label, row in rows.items():
+        one = row.get("1", {})
+        if not one.get("int8", {}).get("kernels"):
+            continue
+        times = {name: cell["best"] for name, cell in one["milliseconds"].items()}
+        mine = times["native int8"]
+        others = [f"{times[n] / mine:.2f}" if n in times else "" for n in ("native", "ort", "ort int8")]
+        error = f"{100 * one['int8']['relative_error']:.1f} %"
+        lines.append(f"| {' | '.join([label, f'{1000 * mine:,.1f}', *others, error])} |")
     return lines
 
 

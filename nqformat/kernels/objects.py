@@ -13,7 +13,6 @@ import functools
 import hashlib
 import importlib
 import importlib.util
-import logging
 import os
 import platform
 import threading
@@ -29,7 +28,6 @@ __all__ = ["DECODER", "ENCODER", "KernelLibrary", "Part", "is_loaded", "kernel_l
 _SHARED_SOURCES = tuple(f"nqformat.kernels.{name}" for name in ("blocks", "memory", "words", "objects"))
 _SETTINGS = ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "NUMBA_OPT", "NUMBA_SLP_VECTORIZE")
 _DIGEST_BYTES = 32
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,7 +169,11 @@ def _find_library(loader: _Loader, compile_missing: bool) -> None:
         if importlib.util.find_spec("numba") is None:
             loader.failed = True
             return
-        _log.info("compiling %s kernels, once for this machine and version", loader.part.name)
+        import logging
+
+        logging.getLogger(__name__).info(
+            "compiling %s kernels, once for this machine and version", loader.part.name
+        )
         loader.library, content = _compile(loader.part)
         loader.failed = loader.library is None
         if path is not None and content:

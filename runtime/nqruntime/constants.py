@@ -10,10 +10,9 @@ from nqformat import DType, Layout, NqzFile, PackedTensor
 from nqformat.errors import UnsupportedFeatureError
 from nqformat.tensor_records import ViewFields
 
+from .element_types import HALVES, element_type, widened
 from .inline_tensor import InlineTensor
 from .tensor_file import TensorFile
-
-_REDUCED_PRECISION = (DType.FLOAT16, DType.BFLOAT16)
 
 
 class Constant(Protocol):
@@ -65,16 +64,12 @@ class ArrayConstant:
 
 
 class StoredConstant:
-    """A tensor of the file, decoded once at most."""
+    """A tensor of the file, decoded once at most; half precision becomes float32."""
 
     def __init__(self, file: TensorFile, name: str, permutation: tuple[int, ...] | None = None) -> None:
         info = file.info(name)
         if info.unsupported:
             raise UnsupportedFeatureError(f"tensor {name!r}: {info.unsupported}")
-        if info.dtype in _REDUCED_PRECISION:
-            raise UnsupportedFeatureError(
-                f"the native engine does not compute with the {info.dtype.label} tensor {name!r}"
-            )
         self._file = file
         self._name = name
         self._dtype = info.dtype
@@ -91,17 +86,19 @@ class StoredConstant:
         """Decode the tensor."""
         if self._array is None:
             decoded = self._file.get_tensor(self._name)
+            if self._dtype in HALVES:
+                decoded = widened(decoded, self._dtype)
             self._array = np.ascontiguousarray(decoded.transpose(self._permutation))
         return self._array
 
     def packed(self) -> tuple[PackedTensor, tuple[int, ...]] | None:
-        """Return the packed tensor, if it holds float32."""
-        if self._dtype is not DType.FLOAT32:
+        """Return the packed tensor, if it holds floats of 32 or 16 bits."""
+        if self._dtype is not DType.FLOAT32 and self._dtype not in HALVES:
             return None
         name, permutation = _view_source(self._file, self._name) or (self._name, None)
         packed = self._file.get_packed(name)
-        if not isinstance(packed, PackedTensor):
-            return None
+        if not isinstance(packed, PackedTensor) or (packed.scales is not None and self._dtype in HALVES):
+            return None  # a scaled half is rounded once more
         if permutation is None:
             return packed, self._permutation
         return packed, tuple(permutation[axis] for axis in self._permutation)
@@ -127,10 +124,8 @@ def _view_source(file: TensorFile, name: str) -> tuple[str, tuple[int, ...]] | N
 
 
 def inline_constant(tensor: InlineTensor) -> Constant:
-    """Return the value of a tensor that stands in the graph."""
-    array = tensor.to_array()
-    if tensor.element_number in (10, 16):
-        raise UnsupportedFeatureError(
-            f"the native engine does not compute with the half-precision tensor {tensor.name!r}"
-        )
+    """Return the value of a tensor that stands in the graph, half precision as float32."""
+    element, array = element_type(tensor.element_number), tensor.to_array()
+    if element is not None and element.dtype is not None and element.dtype in HALVES:
+        array = widened(array, element.dtype)
     return ArrayConstant(array)

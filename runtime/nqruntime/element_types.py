@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nqformat.dtypes import DType
+from nqformat.dtypes import DType, bfloat16_to_float32, float32_to_bfloat16
 
 STRING = 8
 BFLOAT16 = 16
@@ -70,3 +70,22 @@ def matches(array: np.ndarray, element: ElementType) -> bool:
     if element.number == STRING:
         return array.dtype.kind in "OUS"
     return array.dtype.name == element.numpy_name
+
+
+HALVES = (DType.FLOAT16, DType.BFLOAT16)
+"""Element types of 16 bits: the native engine computes with float32 in their place."""
+
+
+def widened(values: np.ndarray, dtype: DType) -> np.ndarray:
+    """Return half-precision numbers as float32; bfloat16 may be given as bits (uint16)."""
+    if values.dtype == np.uint16 and dtype is DType.BFLOAT16:
+        return bfloat16_to_float32(values)
+    return values.astype(np.float32)
+
+
+def rounded_to_half(values: np.ndarray, dtype: DType) -> np.ndarray:
+    """Return floats rounded to half precision, as float32."""
+    if dtype is DType.BFLOAT16:
+        return bfloat16_to_float32(float32_to_bfloat16(values.astype(np.float32, copy=False)))
+    with np.errstate(over="ignore"):
+        return values.astype(np.float16).astype(np.float32)

@@ -15,11 +15,47 @@ from .graph import GraphValue
 
 MOST_ELEMENTS = 1 << 25
 OPEN_SIZE = 16
-_SEED = 0
+
+
+class Noise:
+    """Numbers that look random, without NumPy's generators, which take long to import.
+
+    They are those of a counter mixed by the multiplications and shifts of Steele, Lea and Flood's SplitMix
+    (2014).
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._next = seed << 40
+
+    def _words(self, n: int) -> np.ndarray:
+        numbers = np.arange(self._next + 1, self._next + n + 1, dtype=np.uint64) * np.uint64(
+            0x9E3779B97F4A7C15
+        )
+        self._next += n
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            numbers = (numbers ^ (numbers >> np.uint64(shift))) * np.uint64(factor)
+        found: np.ndarray = numbers ^ (numbers >> np.uint64(31))
+        return found
+
+    def normal(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Return numbers of a normal distribution (Box and Muller 1958), float64."""
+        n = math.prod(shape)
+        size, angle = ((self._words(n) >> np.uint64(11)) * 2.0**-53 for _ in range(2))
+        found: np.ndarray = np.sqrt(-2 * np.log1p(-size)) * np.cos(2 * np.pi * angle)
+        return found.reshape(shape)
+
+    def coins(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Return integers 0 and 1."""
+        return (self._words(math.prod(shape)) >> np.uint64(63)).reshape(shape)
 
 
 def made_up_feeds(
-    inputs: Sequence[GraphValue], given: Container[str], *, batch: int = 1, open_size: int = OPEN_SIZE
+    inputs: Sequence[GraphValue],
+    given: Container[str],
+    *,
+    batch: int = 1,
+    open_size: int = OPEN_SIZE,
+    seed: int = 0,
 ) -> dict[str, np.ndarray] | None:
     """Return arrays to try a graph with: noise, for integers 0 and 1, the same each time.
 
@@ -35,8 +71,10 @@ def made_up_feeds(
         Size of first axes that are open, and of open axes with the symbol of one.
     open_size : int
         Size of other open axes.
+    seed : int
+        Other arrays for another number.
     """
-    rng = np.random.default_rng(_SEED)
+    noise = Noise(seed)
     wanted = [value for value in inputs if value.name not in given]
     symbols = {value.shape[0] for value in wanted if value.shape is not None and len(value.shape) > 1}
     feeds = {}
@@ -47,7 +85,7 @@ def made_up_feeds(
             size if isinstance(size, int) else (open_size if axis and _other(size, symbols) else batch)
             for axis, size in enumerate(value.shape)
         )
-        array = _array(value, shape, rng)
+        array = _array(value, shape, noise)
         if array is None:
             return None
         feeds[value.name] = array
@@ -59,16 +97,16 @@ def _other(symbol: str | None, symbols: Container[int | str | None]) -> bool:
     return not symbol or symbol not in symbols
 
 
-def _array(value: GraphValue, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray | None:
+def _array(value: GraphValue, shape: tuple[int, ...], noise: Noise) -> np.ndarray | None:
     element = element_type(value.element_number)
     if element is None or element.dtype is None or math.prod(shape) > MOST_ELEMENTS:
         return None
     if element.dtype is DType.BFLOAT16:
         try:
-            bits = float32_to_bfloat16(rng.standard_normal(shape, dtype=np.float32))
+            bits = float32_to_bfloat16(noise.normal(shape).astype(np.float32))
             return bfloat16_array(bits, "ml_dtypes")
         except MissingDependencyError:
             return None
     if element.dtype.is_float:
-        return np.asarray(rng.standard_normal(shape)).astype(element.dtype.storage_dtype)
-    return np.asarray(rng.integers(0, 2, size=shape)).astype(element.dtype.storage_dtype)
+        return noise.normal(shape).astype(element.dtype.storage_dtype)
+    return noise.coins(shape).astype(element.dtype.storage_dtype)

@@ -29,10 +29,13 @@ from .values import ValueDescription, check_feeds, check_output_names, describe,
 
 if TYPE_CHECKING:
     from .engines.native import Reopen
+    from .precision import PrecisionReport
 
 _ENGINES = ("auto", "native", "ort")
 _MEMORY = ("default", "low")
+_PRECISIONS = ("float32", "int8")
 _WORTH_COMPARING = 20_000
+_MADE_UP_SAMPLES = 8
 
 
 class InferenceSession:
@@ -54,6 +57,10 @@ class InferenceSession:
         up to a fifth slower. The native engine keeps weights compressed either way.
     limits : Limits, optional
         Bounds on what reading the file may allocate.
+    precision : {"float32", "int8"}
+        ``int8`` lets products and convolutions round their inputs and weights to 8-bit integers where that is
+        faster on this machine: outputs are others, by how much :meth:`precision_report` tells. Always the
+        native engine.
 
     Raises
     ------
@@ -83,12 +90,21 @@ class InferenceSession:
         threads: int | None = None,
         memory: str = "default",
         limits: Limits | None = None,
+        *,
+        precision: str = "float32",
     ) -> None:
         _check_choice("engine", engine, _ENGINES)
         _check_choice("memory", memory, _MEMORY)
+        _check_choice("precision", precision, _PRECISIONS)
+        if precision == "int8" and engine == "ort":
+            raise ValueError(
+                "precision int8 is the native engine's; engine='ort' computes in the graph's types"
+            )
         if threads is not None and (not isinstance(threads, int) or threads < 1):
             raise ValueError(f"threads must be a positive integer or None, not {threads!r}")
-        settings = EngineSettings(threads=threads, memory=memory, limits=limits or Limits())
+        settings = EngineSettings(
+            threads=threads, memory=memory, limits=limits or Limits(), precision=precision
+        )
         with safe_open(path, limits=limits, bfloat16="uint16") as file:
             self._tensor_names = tuple(file.keys())
             self._metadata = file.metadata()
@@ -99,10 +115,9 @@ class InferenceSession:
             self._outputs = [describe(value) for value in model.graph.outputs]
             self._output_names = tuple(value.name for value in self._outputs)
             self._fallback_reason: str | None = None
-            reopen = partial(_reopened, path, limits, file.header.to_bytes())
-            self._engine: Engine | None = self._build(
-                engine, graph_bytes, model, file, settings, reopen=reopen
-            )
+            self._reopen: Reopen = partial(_reopened, path, limits, file.header.to_bytes())
+            self._precision = precision
+            self._engine: Engine | None = self._build(engine, graph_bytes, model, file, settings)
 
     def _build(
         self,
@@ -111,9 +126,8 @@ class InferenceSession:
         model: Model,
         file: NqzFile,
         settings: EngineSettings,
-        *,
-        reopen: Reopen,
     ) -> Engine:
+        reopen = self._reopen
         if engine == "ort":
             return _build_ort(graph_bytes, model, file, settings, {})
         from .engines.builder import UnsupportedNodesError, multiplications
@@ -123,7 +137,7 @@ class InferenceSession:
         header = file.header.to_bytes()
         kernels_key = cache(partial(choice_key, header, None))
         try:
-            wants_native = engine == "native" or settings.memory == "low"
+            wants_native = engine == "native" or settings.memory == "low" or settings.precision == "int8"
             if wants_native or multiplications(model.graph, file) < _WORTH_COMPARING:
                 return NativeEngine(model, file, settings, reopen=reopen, choice_key=kernels_key)
             from .engines.choice import faster
@@ -136,7 +150,7 @@ class InferenceSession:
             )
             return chosen
         except UnsupportedFeatureError as error:
-            if engine == "native":
+            if engine == "native" or settings.precision == "int8":
                 raise
             self._fallback_reason = str(error)
             reasons = error.reasons if isinstance(error, UnsupportedNodesError) else {}
@@ -185,7 +199,8 @@ class InferenceSession:
         wanted = self._output_names
         if output_names is not None:
             wanted = check_output_names(output_names, wanted)
-        return self._open_engine.run(wanted, check_feeds(feeds, self._checks))
+        engine = self._engine or self._open_engine
+        return engine.run(wanted, check_feeds(feeds, self._checks))
 
     @property
     def _open_engine(self) -> Engine:
@@ -249,15 +264,68 @@ class InferenceSession:
         given = self.made_up_inputs() if feeds is None else feeds
         return self._open_engine.explain(check_feeds(given, self._checks))
 
-    def made_up_inputs(self) -> dict[str, np.ndarray]:
+    @property
+    def precision(self) -> str:
+        """What products and convolutions may compute in: ``float32`` or ``int8``."""
+        return self._precision
+
+    def precision_report(
+        self, inputs: Mapping[str, np.ndarray] | Sequence[Mapping[str, np.ndarray]] | None = None
+    ) -> PrecisionReport:
+        """Compare layers and outputs with those in float32, for a session of ``precision="int8"``.
+
+        Opens the network twice more meanwhile. Inputs should be such as the network was trained on.
+
+        Parameters
+        ----------
+        inputs : mapping, sequence of mappings, optional
+            Feeds of one or several runs; by default noise.
+
+        Raises
+        ------
+        ValueError
+            If the session is of another precision, there are no inputs, or none can be made up.
+        TypeError, FormatError
+            As :meth:`run`; FormatError also if the file has changed.
+        """
+        from .engines.native import NativeEngine
+        from .precision import measure_precision
+
+        engine = self._open_engine
+        if self._precision != "int8" or not isinstance(engine, NativeEngine):
+            raise ValueError('only a session of precision="int8" can say what it loses')
+        given = [inputs] if isinstance(inputs, Mapping) else inputs
+        if given is None:
+            given = [self.made_up_inputs(seed=seed) for seed in range(_MADE_UP_SAMPLES)]
+        if not given:
+            raise ValueError("no inputs to compare on")
+        samples = [check_feeds(feeds, self._checks) for feeds in given]
+        engine.run(self._output_names, samples[0])  # layers whose shapes no run has shown choose now
+        names = [layer.value for layer in engine.int8_layers()]
+        with self._reopen() as file:
+            exact, rounded = (engine.with_outputs(names, file, kind) for kind in ("float32", "int8"))
+        rounded.run(self._output_names, samples[0])
+        found = measure_precision(
+            exact, rounded, rounded.int8_layers(), self._output_names, samples, made_up=inputs is None
+        )
+        exact.close()
+        rounded.close()
+        return found
+
+    def made_up_inputs(self, seed: int = 0) -> dict[str, np.ndarray]:
         """Make inputs to try the network with: noise, integers 0 and 1; open axes get 1 (the batch) or 16.
+
+        Parameters
+        ----------
+        seed : int
+            Other inputs for another number.
 
         Raises
         ------
         ValueError
             If the graph does not declare the rank or the element type of an input, or an input is too large.
         """
-        feeds = self._make_up()
+        feeds = self._make_up(seed=seed)
         if feeds is None:
             raise ValueError("no inputs can be made up from what the graph declares; give some")
         return feeds

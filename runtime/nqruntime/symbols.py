@@ -12,6 +12,7 @@ from nqformat.errors import CorruptError
 from nqformat.tensor import affine_values, cast_values
 
 from .constants import Constant
+from .element_types import HALVES, widened
 
 SPARSE_BELOW_DENSITY = 0.3
 """Density from which zeros are symbols like others."""
@@ -44,8 +45,12 @@ class Symbols:
 
 
 def symbols_of(packed: PackedTensor) -> Symbols | None:
-    """Return a packed float32 tensor as symbols; None if it has scales or over 65,536 entries."""
-    if packed.dtype is not DType.FLOAT32 or packed.scales is not None:
+    """Return a packed tensor of floats as symbols; None if it has scales or over 65,536 entries.
+
+    Entries of half precision are rounded to it, as decoding does, and become float32.
+    """
+    is_half = packed.dtype in HALVES
+    if not (is_half or packed.dtype is DType.FLOAT32) or packed.scales is not None:
         return None
     codebook, numbers = packed.codebook, packed.symbols
     if codebook is None:
@@ -57,11 +62,12 @@ def symbols_of(packed: PackedTensor) -> Symbols | None:
     if codebook.size > _MAX_CODEBOOK_ENTRIES:
         return None
     _check_bounds(packed, numbers, codebook.size)
+    values = cast_values(codebook, packed.dtype)
     symbols = Symbols(
         shape=packed.shape,
         symbols=numbers.astype(_symbol_dtype(codebook.size), copy=False),
         positions=packed.positions,
-        codebook=cast_values(codebook, DType.FLOAT32),
+        codebook=widened(values, packed.dtype) if is_half else values,
     )
     return _without_many_zeros(symbols)
 

@@ -7,7 +7,10 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 
 def available_processors() -> int:
@@ -71,6 +74,8 @@ class Team:
         if self._pool is None or self._size < n_threads or self._process != os.getpid():
             if self._pool is not None and self._process == os.getpid():
                 self._pool.shutdown(wait=False)
+            from concurrent.futures import ThreadPoolExecutor  # with logging: not needed by most
+
             self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix="nqruntime")
             self._size, self._process = n_threads, os.getpid()
         return self._pool

@@ -33,6 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", default="auto", choices=("auto", "native", "ort"))
     parser.add_argument("--threads", type=int)
     parser.add_argument("--memory", default="default", choices=("default", "low"))
+    parser.add_argument(
+        "--precision",
+        default="float32",
+        choices=("float32", "int8"),
+        help="int8: round inputs and weights to 8-bit integers where that is faster; shows the loss",
+    )
     parser.add_argument("--repeat", type=int, default=1, help="run so often and show the median time")
     parser.add_argument(
         "--explain", action="store_true", help="show for each node its kernel, its time and its memory"
@@ -57,6 +63,9 @@ def run(arguments: argparse.Namespace) -> int:
             seconds.append(time.perf_counter() - started)
         output_names = [value.name for value in session.get_outputs()]
         explanation = _explanation(arguments, session, feeds) if arguments.explain else None
+        loss = None
+        if arguments.precision == "int8":
+            loss = session.precision_report(feeds if given is not None else None)
         engine = session.engine
     if arguments.output:
         named: dict[str, Any] = dict(zip(output_names, outputs, strict=True))
@@ -69,12 +78,15 @@ def run(arguments: argparse.Namespace) -> int:
         lines.append(f"engine {engine}, {median_ms:.3f} ms{median}")
     else:
         lines.append(str(explanation))
+    if loss is not None:
+        lines.append(str(loss))
     as_json = {
         "schema_version": SCHEMA_VERSION,
         "engine": engine,
         "milliseconds": median_ms,
         "outputs": described,
         "explain": None if explanation is None else explanation.to_json(),
+        "precision": None if loss is None else loss.to_json(),
     }
     emit(arguments, "\n".join(lines), as_json)
     return 0
@@ -98,6 +110,7 @@ def _session(arguments: argparse.Namespace, engine: str) -> InferenceSession:
         threads=arguments.threads,
         memory=arguments.memory,
         limits=limits_of(arguments),
+        precision=arguments.precision if engine != "ort" or arguments.engine == "ort" else "float32",
     )
 
 

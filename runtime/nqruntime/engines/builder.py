@@ -308,7 +308,10 @@ class Builder:
         if self._open is None:
             if self.chooser is None:
                 low_memory = self._settings.memory == "low"
-                self.chooser = Chooser(self._library, low_memory=low_memory, key=self._choice_key())
+                int8 = self._settings.precision == "int8"
+                self.chooser = Chooser(
+                    self._library, low_memory=low_memory, key=self._choice_key(), int8=int8
+                )
             self._open = SegmentReader(self.chooser, self._uses, self._floats)
         return self._open.take(index, self._context(node, _step_label(index, node)))
 

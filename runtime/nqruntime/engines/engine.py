@@ -22,11 +22,14 @@ class EngineSettings:
         Threads for one run; None leaves the choice to the engine.
     memory : {"default", "low"}
     limits : Limits
+    precision : {"float32", "int8"}
+        ``int8`` lets layers round their inputs to bytes where that is faster.
     """
 
     threads: int | None
     memory: str
     limits: Limits
+    precision: str = "float32"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

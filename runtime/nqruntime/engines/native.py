@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nqformat.dtypes import DType
 from nqformat.errors import FormatError, UnsupportedFeatureError
 from nqruntime.element_types import element_type
 from nqruntime.graph import Graph, GraphValue, Model
@@ -19,14 +19,16 @@ from nqruntime.made_up import made_up_feeds
 from nqruntime.operators import MAX_OPSET
 from nqruntime.tensor_file import TensorFile
 
+from .borders import Borders
 from .builder import Builder
 from .engine import EngineSettings, KernelChoice, node_label, operator_label
 from .program import Program, plan_program
 
-_REDUCED_PRECISION = (DType.FLOAT16, DType.BFLOAT16)
-
+if TYPE_CHECKING:
+    from nqruntime.precision import Int8Layer
 
 _MOST_REBUILDS = 16
+_FLOAT32 = 1
 
 Reopen = Callable[[], AbstractContextManager[TensorFile]]
 
@@ -61,6 +63,8 @@ class NativeEngine:
     ) -> None:
         _check_model(model)
         self._model = model
+        self._borders = Borders.of(model.graph, file)
+        self._is_plain = self._borders.are_plain
         self._settings = settings
         self._reopen = reopen
         self._choice_key = choice_key
@@ -79,7 +83,7 @@ class NativeEngine:
         names = [value.name for value in graph.outputs]
         for _ in range(_MOST_REBUILDS if feeds is not None else 0):
             try:
-                network.run(names, feeds or {})
+                network.run(names, self._borders.widened(feeds or {}))
                 network.remember_choices()
                 break
             except DeclinedError as declined:
@@ -90,6 +94,16 @@ class NativeEngine:
 
     def run(self, output_names: Sequence[str], feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Compute the named outputs."""
+        if not self._is_plain:
+            return self._borders.run(self._run, output_names, feeds)
+        network = self._network
+        try:
+            return network.run(output_names, feeds)
+        except DeclinedError as declined:
+            self._exclude(network, declined)
+        return self._run(output_names, feeds)
+
+    def _run(self, output_names: Sequence[str], feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         for _ in range(_MOST_REBUILDS):
             network = self._network
             try:
@@ -117,8 +131,24 @@ class NativeEngine:
     def explain(self, feeds: Mapping[str, np.ndarray] | None = None) -> list[KernelChoice]:
         """Say for each node which kernel runs it; with inputs, also how long it takes on them."""
         if feeds is not None:
-            self.run([value.name for value in self._model.graph.outputs], feeds)
+            feeds = self._borders.widened(feeds)
+            self._run([value.name for value in self._model.graph.outputs], feeds)
         return self._network.explain(feeds)
+
+    def int8_layers(self) -> list[Int8Layer]:
+        """Return the layers that round their inputs to bytes, as far as shapes have come."""
+        return self._network.int8_layers()
+
+    def with_outputs(self, names: Sequence[str], file: TensorFile, precision: str) -> NativeEngine:
+        """Return the same network with more values as outputs, and in another precision."""
+        graph = self._model.graph
+        known = {value.name for value in graph.outputs}
+        further = tuple(
+            GraphValue(name=name, element_number=_FLOAT32, shape=None) for name in names if name not in known
+        )
+        model = replace(self._model, graph=replace(graph, outputs=(*graph.outputs, *further)))
+        settings = replace(self._settings, precision=precision)
+        return NativeEngine(model, file, settings, reopen=self._reopen, choice_key=self._choice_key)
 
     def close(self) -> None:
         """Drop the weights."""
@@ -227,6 +257,24 @@ class Network:
         seconds = {} if feeds is None else self._node_seconds(feeds)
         return [replace(found[index], seconds=seconds.get(index)) for index in sorted(found)]
 
+    def int8_layers(self) -> list[Int8Layer]:
+        """Return the layers that round their inputs to bytes."""
+        from nqruntime.precision import Int8Layer
+
+        found = []
+        for operation in (o for segment in self._segments for o in segment.int8_operations()):
+            index = operation.nodes[0]
+            node = self._graph.nodes[index]
+            found.append(
+                Int8Layer(
+                    node=node_label(index, node),
+                    operator=operator_label(node),
+                    kernel=operation.label,
+                    value=operation.output,
+                )
+            )
+        return found
+
     def _node_seconds(self, feeds: Mapping[str, np.ndarray]) -> dict[int, float]:
         program = self._program(tuple(value.name for value in self._graph.outputs))
         with np.errstate(all="ignore"):
@@ -255,6 +303,6 @@ def _check_model(model: Model) -> None:
 
 def _check_input(value: GraphValue) -> None:
     element = element_type(value.element_number)
-    if element is None or element.dtype is None or element.dtype in _REDUCED_PRECISION:
+    if element is None or element.dtype is None:
         label = element.label if element else f"ONNX data type {value.element_number}"
         raise UnsupportedFeatureError(f"the native engine does not take input {value.name!r} of {label}")

@@ -29,6 +29,11 @@ so many of the next steps needless.
 | AVERAGE_ROWS | 0 first and 1 last group of rows, 2 source, 3 bytes from group to group, 4 out, 5 bytes from group to group, 6 columns, 7 bytes from row to row, 8 rows of a group, 9 factor of the sums (float bits) |
 | BATCHED | 0 first and 1 last panel of 32 columns of all pairs of matrices, 2 first matrix, 3 second matrix, 4 out, 5 rows, 6 inputs, 7 columns, 8 second and 9 third size of the array of pairs, bytes along its three axes: 10, 11, 12 of the first, 13, 14, 15 of the second matrix, 16, 17, 18 of the output; 19 bytes from row to row of the first matrix, whose inputs lie side by side, of the second one 20 from input to input and 21 from column to column (one of them 4), 22 bytes from output row to row, 23 panels of a pair, 24 buffer of 32 floats for each input, rounded up to 16 inputs, 25 factor of the sums (float bits) |
 | RECURRENT | 0 first and 1 last direction, 2 cell, 3 steps, 4 vectors of the batch, 5 units, 6 address of the entry of the kernels; from FIRST_DIRECTION on for each direction: 0 to 23 block and 48 kernel of the product of the states, 24 to 47 and 61 of that of a GRU's reset states; 49 products of the inputs at the first step, 50 bytes from step to step (negative backwards) and 51 from vector to vector, 52 out at the first step, 53 its bytes from step to step and 54 from vector to vector, 55 states, 56 bytes from vector to vector, 57 cells, or reset states of a GRU, 58 the state's products, 59 bytes from vector to vector, 60 second products |
+| INT8_ROWS, INT8_NIBBLE_ROWS | 2 source (bytes), 7 steps of eight inputs, 8 weights (int8, or symbols of half a byte), 9 codebook (16 int8, four times), 14 sums of each row's weights (int32), 15 table of the source vectors: 16 bytes each, a scale (float), a zero point (int32), the inverse of the scale |
+| QUANTIZE_ROWS | 0 first and 1 last vector, 2 source, 3 bytes from vector to vector, 4 floats of a vector, 5 out, 6 bytes from an output vector to the next (a multiple of 16), 7 table as for INT8_ROWS |
+| RANGE_PLANES | 0 first and 1 last channel, 2 images, 3 source (first float of channel 0), 4 bytes from image to image, 5 from channel to channel, 6 vectors of a channel, 7 ranges (16 bytes for each image and channel), 8 channels |
+| QUANTIZE_PLANES | 0 first and 1 last group of four channels, 2 to 8 as RANGE_PLANES, 9 out, 10 its bytes from group to group and 11 from image to image, 12 table as for INT8_ROWS, of the images, 13 the same again for this thread |
+| INT8_PLANES | 3 source (position 0 of group 0 of four channels), as DENSE_PLANES with groups for channels, but 20 sums of each output's weights (int32), 21 table of the images as for INT8_ROWS, 28 factors of the outputs |
 | TRANSPOSE | 0 first and 1 last group of 16 columns, 2 source, 3 bytes from row to row, 4 out, 5 bytes from output row to row, 6 rows and 7 columns of the source, 8 columns written of an output row (zeros after those of the source) |
 
 Copies, rows of depthwise convolutions, transposition and the average of channels read and write their elements and nothing else. Pooling writes
@@ -67,6 +72,8 @@ FIRST_DIRECTION, DIRECTION_PLACES = 8, 64
 PANEL_COLUMNS = 32
 """Columns of the second matrix of a BATCHED product that are copied together."""
 
+QUANTIZE_ROWS, INT8_ROWS, INT8_NIBBLE_ROWS, RANGE_PLANES, QUANTIZE_PLANES, INT8_PLANES = range(96, 102)
+
 FLOAT_WEIGHTS, NIBBLE_WEIGHTS, BYTE_WEIGHTS = range(3)
 """Forms of dense weights of planes."""
 
@@ -76,7 +83,7 @@ TILE_VECTORS = 12
 OUTPUTS_TOGETHER = 8
 """Output channels of a tile of the dense convolution of planes."""
 
-GRAINS = {DENSE_PLANES: OUTPUTS_TOGETHER}
+GRAINS = {DENSE_PLANES: OUTPUTS_TOGETHER, INT8_PLANES: OUTPUTS_TOGETHER}
 """Work items that belong together, for kernels whose first item must be a multiple of them."""
 
 ROW_VECTORS = 4
@@ -85,5 +92,5 @@ ROW_VECTORS = 4
 GAPS_TOGETHER = 4
 """Nonzeros of a row that are added at once."""
 
-PIECE_INPUTS = 256
-"""Inputs of a block of rows that are decoded together: 64 KB of floats. Even, so that no byte is cut."""
+PIECE_INPUTS = 128
+"""Inputs of a block of rows that are decoded together (32 KB of floats): a multiple of 8, for whole words."""

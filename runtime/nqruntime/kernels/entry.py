@@ -20,11 +20,17 @@ from .blocks import (
     DEPTHWISE_ROWS,
     FLOAT_ROWS,
     GAP_ROWS,
+    INT8_NIBBLE_ROWS,
+    INT8_PLANES,
+    INT8_ROWS,
     MEET,
     NIBBLE_ROWS,
     POOL_AVERAGE,
     POOL_LARGEST,
     PROGRAM,
+    QUANTIZE_PLANES,
+    QUANTIZE_ROWS,
+    RANGE_PLANES,
     SCALE_PLANES,
     SKIP_COLUMNS,
     SLICE_ROWS,
@@ -35,9 +41,12 @@ from .copies import copy_rows, transpose
 from .dense_planes import convolve_dense
 from .depthwise import convolve_depthwise, convolve_depthwise_rows
 from .gaps import multiply_gaps
+from .int8_planes import convolve_int8
+from .int8_rows import multiply_int8, multiply_int8_nibbles
 from .planes import convolve_sparse
 from .pointwise import scale_channels
 from .pooling import average_channels, pool
+from .quantizing import find_ranges, quantize_planes, quantize_rows
 from .rows import multiply_bytes, multiply_floats, multiply_nibbles, multiply_slices
 from .sequence_entry import run_sequence_step
 from .skipping import multiply_skipping
@@ -80,6 +89,18 @@ def _run_step(kernel, block):  # type: ignore[no-untyped-def]
         return convolve_depthwise_rows(block)
     if kernel == U64(TRANSPOSE):
         return transpose(block)
+    if kernel == U64(QUANTIZE_ROWS):
+        return quantize_rows(block)
+    if kernel == U64(INT8_ROWS):
+        return multiply_int8(block)
+    if kernel == U64(INT8_NIBBLE_ROWS):
+        return multiply_int8_nibbles(block)
+    if kernel == U64(RANGE_PLANES):
+        return find_ranges(block)
+    if kernel == U64(QUANTIZE_PLANES):
+        return quantize_planes(block)
+    if kernel == U64(INT8_PLANES):
+        return convolve_int8(block)
     return run_sequence_step(kernel, block)
 
 

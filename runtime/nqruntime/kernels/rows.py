@@ -21,9 +21,10 @@ from nqformat.kernels.memory import load32, load_parameter
 from nqformat.kernels.words import U0, U1, U2, U4, U8, U64, helper
 
 from .blocks import PIECE_INPUTS, ROW_VECTORS
-from .emitter import I8, I16, INDICES, LANES, VECTOR, Emitter, kernel_intrinsic
+from .emitter import I8, I16, I32, INDICES, LANES, VECTOR, Emitter, kernel_intrinsic
 
 _MOST_SOURCES = 6
+_WORD_SYMBOLS = 8
 _SYMBOLS = ir.VectorType(I8, LANES)
 _COLUMNS = ir.VectorType(I16, LANES)
 
@@ -52,14 +53,28 @@ def _decode_floats(e: Emitter, weights: Any, codebook: Any, table: Any, n_vector
 
 
 def _decode_nibbles(e: Emitter, weights: Any, codebook: Any, table: Any, n_vectors: int) -> list[list[Any]]:
-    """Low halves of the bytes are the symbols of the first input, high halves those of the second."""
-    first, second = [], []
+    """Look up the symbols of eight inputs in a word for each row, the first in the lowest bits.
+
+    Loads at any byte take the place of shifts, as only the low four bits of a lane count.
+    """
     four = ir.Constant(INDICES, [4] * LANES)
+    found: list[list[Any]] = [[] for _ in range(_WORD_SYMBOLS)]
     for r in range(n_vectors):
-        symbols = e.widen(e.load(_SYMBOLS, weights, LANES * r))
-        first.append(e.look_up(table, codebook, symbols))
-        second.append(e.look_up(table, codebook, e.builder.lshr(symbols, four)))
-    return [first, second]
+        for k in range(0, _WORD_SYMBOLS, 2):
+            symbols = e.load(INDICES, weights, 4 * LANES * r + k // 2)
+            found[k].append(e.look_up(table, codebook, symbols))
+            found[k + 1].append(e.look_up(table, codebook, e.builder.lshr(symbols, four)))
+    return found
+
+
+def _decode_nibble(
+    e: Emitter, weights: Any, tables: tuple[Any, Any], number: Any, n_vectors: int
+) -> list[Any]:
+    """Return the weights of one input of a word, an i64 number below eight."""
+    codebook, table = tables
+    shift = e.splat(e.builder.trunc(e.builder.shl(number, e.number(2)), I32))
+    words = [e.load(INDICES, weights, 4 * LANES * r) for r in range(n_vectors)]
+    return [e.look_up(table, codebook, e.builder.lshr(word, shift)) for word in words]
 
 
 def _decode_bytes(e: Emitter, weights: Any, codebook: Any, table: Any, n_vectors: int) -> list[list[Any]]:
@@ -68,7 +83,7 @@ def _decode_bytes(e: Emitter, weights: Any, codebook: Any, table: Any, n_vectors
 
 
 _FLOATS = _Weights(decode=_decode_floats, step_bytes=4 * LANES * ROW_VECTORS, step_inputs=1)
-_NIBBLES = _Weights(decode=_decode_nibbles, step_bytes=LANES * ROW_VECTORS, step_inputs=2)
+_NIBBLES = _Weights(decode=_decode_nibbles, step_bytes=4 * LANES * ROW_VECTORS, step_inputs=_WORD_SYMBOLS)
 _BYTES = _Weights(decode=_decode_bytes, step_bytes=LANES * ROW_VECTORS, step_inputs=1)
 
 
@@ -103,22 +118,26 @@ def _emit_tile(kind: _Weights, n_sources: int, n_vectors: int = ROW_VECTORS) -> 
             for chain in range(n_chains)
         ]
 
-        def add_step(i: Any, most_inputs: int) -> None:
-            place = b.add(weights, b.mul(i, e.number(kind.step_bytes)))
-            moved = b.mul(i, e.number(4 * kind.step_inputs))
-            factors_at = [b.add(s, moved) for s in sources]
-            for k, vectors in enumerate(kind.decode(e, place, codebook, table, n_vectors)[:most_inputs]):
-                for s in range(n_sources):
-                    factor = e.load_splat(factors_at[s], 4 * k)
-                    for r in range(n_vectors):
-                        total = sums[k % n_chains][s][r]
-                        b.store(e.multiply_add(vectors[r], factor, b.load(total)), total)
+        def add_input(number: int, vectors: list[Any], factors_at: list[Any]) -> None:
+            for s, place in enumerate(factors_at):
+                factor = e.load_splat(place)
+                for r in range(n_vectors):
+                    total = sums[number % n_chains][s][r]
+                    b.store(e.multiply_add(vectors[r], factor, b.load(total)), total)
 
         steps = b.udiv(inputs, e.number(kind.step_inputs))
         with e.loop(steps) as i:
-            add_step(i, kind.step_inputs)
-        with e.when(b.icmp_unsigned("<", b.mul(steps, e.number(kind.step_inputs)), inputs)):
-            add_step(steps, 1)
+            place = b.add(weights, b.mul(i, e.number(kind.step_bytes)))
+            moved = b.mul(i, e.number(4 * kind.step_inputs))
+            for k, vectors in enumerate(kind.decode(e, place, codebook, table, n_vectors)):
+                add_input(k, vectors, [b.add(s, b.add(moved, e.number(4 * k))) for s in sources])
+        if kind.step_inputs > 1:
+            done = b.mul(steps, e.number(kind.step_inputs))
+            place = b.add(weights, b.mul(steps, e.number(kind.step_bytes)))
+            with e.loop(b.sub(inputs, done)) as k:
+                moved = b.shl(b.add(done, k), e.number(2))
+                vectors = _decode_nibble(e, place, (codebook, table), k, n_vectors)
+                add_input(0, vectors, [b.add(s, moved) for s in sources])
         factors, bias = arguments[9:11]
         low, high = e.load_splat(arguments[11]), e.load_splat(arguments[12])
         for s in range(n_sources):

@@ -12,6 +12,9 @@ from nqruntime.kernels.blocks import (
     DENSE_PLANES,
     DEPTHWISE_PLANES,
     DEPTHWISE_ROWS,
+    INT8_PLANES,
+    QUANTIZE_PLANES,
+    RANGE_PLANES,
     SCALE_PLANES,
     SPARSE_PLANES,
 )
@@ -19,7 +22,9 @@ from nqruntime.operators.windows import WindowPlan, WindowRule, plan_windows
 from nqruntime.packing.areas import address, aligned_copy, round_up
 from nqruntime.packing.copy_steps import ChannelsCall
 from nqruntime.packing.depthwise import DepthwisePlanes
-from nqruntime.packing.plane_choice import PlaneWeights, Weights, weight_forms
+from nqruntime.packing.int8_planes import Int8Planes
+from nqruntime.packing.int8_rows import TABLE_FLOATS
+from nqruntime.packing.plane_choice import PlaneWeights, Weights, int8_form, weight_forms
 from nqruntime.packing.plane_layout import LANES, Area, PlaneLayout
 from nqruntime.packing.plane_steps import (
     PlanesCall,
@@ -46,6 +51,11 @@ class _Geometry:
     strides: tuple[int, int]
     pad: int
     out_size: tuple[int, int]
+
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether each output reads the position of its own only."""
+        return self.window.kernel == self.strides == (1, 1) and self.window.before == (0, 0)
 
     @property
     def is_strided(self) -> bool:
@@ -95,6 +105,11 @@ class Convolution:
         """Bytes of the weights and the bias."""
         held = 0 if self.packed is None else self.packed.weight_bytes
         return held + (0 if self.bias is None else self.bias.nbytes)
+
+    @property
+    def is_int8(self) -> bool:
+        """Whether its activations are rounded to bytes."""
+        return self.packed is not None and self.packed.is_int8
 
     @property
     def n_outputs(self) -> int:
@@ -192,9 +207,9 @@ class Convolution:
 
     def lower(self, plan: PlanBuilder, shapes: dict[str, Shape]) -> None:
         """Append the convolution, after a copy of the source's phases if it has strides."""
-        source = plan.planes(self.inputs[0])
-        added = [plan.planes(name) for name in self.inputs[1:]]
         geometry = self._geometry(shapes[self.inputs[0]])
+        source = plan.planes(self.inputs[0], inside=geometry.is_pointwise)
+        added = [plan.planes(name, inside=True) for name in self.inputs[1:]]
         if geometry.is_strided and not self._is_depthwise:
             taps, areas = self._append_phases(plan, source, geometry)
         else:
@@ -231,6 +246,8 @@ class Convolution:
         if self.packed is not None and self.packed_for == wanted:
             return
         forms = weight_forms(self.weights, taps, self._n_parts, depthwise=self._is_depthwise)
+        if self.chooser.int8 and self._n_parts == 1 and not self._is_depthwise:
+            forms += int8_form(self.weights, taps)
         source_floats = taps.n_channels * taps.channel_floats
         margin = round_up(taps.span, LANES)
         mask = out.mask()
@@ -269,7 +286,7 @@ class Convolution:
         mask = layout.mask()
         plan.keep(mask, self.packed)
         per_part = self.packed.n_outputs
-        factors = self.weights.factors
+        factors = None if self.is_int8 else self.weights.factors
         bias = np.zeros(self.n_outputs, dtype=np.float32) if self.bias is None else self.bias
         for part, (area, weights) in enumerate(zip(areas, self.packed.parts, strict=True)):
             first = part * per_part
@@ -310,8 +327,24 @@ def append_planes(plan: PlanBuilder, call: PlanesCall, weights: Weights, label: 
         plan.step(SPARSE_PLANES, sparse_planes(call, weights, buffer), label)
     elif isinstance(weights, DepthwisePlanes):
         plan.step(DEPTHWISE_PLANES, weights.planes_block(call), label)
+    elif isinstance(weights, Int8Planes):
+        _append_int8(plan, call, weights, label)
     else:
         plan.step(DENSE_PLANES, dense_planes(call, weights, plan.private(weights.buffer_floats)), label)
+
+
+def _append_int8(plan: PlanBuilder, call: PlanesCall, weights: Int8Planes, label: str) -> None:
+    """Append a convolution of bytes, after the steps that quantize the source."""
+    n_images = call.n_images
+    n_floats = n_images * weights.image_floats + weights.taps.slack(call.layout) + LANES
+    ranges = plan.scratch(TABLE_FLOATS * n_images * weights.taps.n_channels)
+    table, own = plan.scratch(TABLE_FLOATS * n_images), plan.private(TABLE_FLOATS * n_images)
+    quantized = plan.scratch(n_floats)
+    plan.step(RANGE_PLANES, weights.range_block(call.source, n_images, ranges), "range of the source")
+    block = weights.quantize_block(call.source, n_images, ranges=ranges, out=quantized, table=table, own=own)
+    plan.step(QUANTIZE_PLANES, block, "source to int8")
+    spare = plan.private(3 * LANES)
+    plan.step(INT8_PLANES, weights.block(call, quantized=quantized, table=table, spare=spare), label)
 
 
 def depthwise_rows(

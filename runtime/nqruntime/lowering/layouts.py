@@ -9,7 +9,8 @@ from nqruntime.packing.areas import LINE, round_up
 from nqruntime.packing.plane_layout import Area, PlaneLayout
 
 _LINE_FLOATS = LINE // 4
-_BLOCK_FLOATS = 64
+ROW_FLOATS = 64
+"""What kernels of products write of a vector is a multiple of this."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +50,7 @@ class Rows:
 
 def rows(shape: tuple[int, ...]) -> Rows:
     """Return the layout of what a product gives: with room for what its kernel writes beyond."""
-    return Rows(shape=shape, pitch=round_up(shape[-1] + 1, _BLOCK_FLOATS))
+    return Rows(shape=shape, pitch=round_up(shape[-1] + 1, ROW_FLOATS))
 
 
 def packed_rows(shape: tuple[int, ...]) -> Rows:

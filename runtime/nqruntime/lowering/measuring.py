@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from nqformat.kernels.objects import KernelLibrary
 from nqruntime.remembering import keep, recall
 
-from .context import Context, best_seconds
+from .context import Context
 from .plan import PlanBuilder
 from .plane_choice import PlaneChoice
+from .racing import best_of_each, thread_clock
 
 _LARGE_BYTES = 1 << 18
 _SLOWER = 1.5
 _SURE = 0.8
+_WORTH_ROUNDING = 0.9
 _WHAT = "kernels"
 
 
@@ -37,6 +40,11 @@ class Stored(Protocol):
         """Bytes of all arrays."""
         ...
 
+    @property
+    def is_int8(self) -> bool:
+        """Whether it rounds activations to bytes."""
+        ...
+
 
 Form = TypeVar("Form", bound=Stored)
 
@@ -51,10 +59,13 @@ class Chooser:
         Take the smallest form, without timing.
     key : str
         What choices depend on besides the operation; empty to remember none.
+    int8 : bool
+        Whether forms that round activations to bytes may be chosen.
     """
 
-    def __init__(self, library: KernelLibrary, *, low_memory: bool, key: str) -> None:
+    def __init__(self, library: KernelLibrary, *, low_memory: bool, key: str, int8: bool = False) -> None:
         self.low_memory = low_memory
+        self.int8 = int8
         self._library = library
         self._key = key
         self._known = recall(_WHAT, key) if key else {}
@@ -85,11 +96,8 @@ class Chooser:
         for form in by_size:
             if form.label == known:
                 return form
-        seconds = [_plan_seconds(self._library, append, form) for form in by_size]
-        best = min(seconds)
-        large = by_size[seconds.index(best)].weight_bytes > _LARGE_BYTES
-        limit = best * (_SLOWER if large else 1)
-        chosen = next(form for form, taken in zip(by_size, seconds, strict=True) if taken <= limit)
+        seconds = _plan_seconds(self._library, append, by_size)
+        chosen = _best(by_size, seconds)
         self._known[question] = chosen.label
         return chosen
 
@@ -114,7 +122,7 @@ class Chooser:
             return 0
         known = self._known.get(question)
         if not isinstance(known, int) or not 0 <= known <= n_inputs:
-            full, other = (_plan_seconds(self._library, append, form) for form in (skipping, plain))
+            full, other = _plan_seconds(self._library, append, (skipping, plain))
             known = self._known[question] = int(n_inputs * min(1.0, _SURE * other / full))
         return known
 
@@ -124,10 +132,32 @@ class Chooser:
             keep(_WHAT, self._key, self._known)
 
 
-def _plan_seconds(library: KernelLibrary, append: Callable[[PlanBuilder, Form], None], form: Form) -> float:
-    """Time the steps of a form."""
-    builder = PlanBuilder(PlaneChoice())
-    append(builder, form)
-    context = Context(builder.finish((), ()), (), library, shared=False)
-    context.fill(1.0)
-    return best_seconds(lambda: context.run(()))
+def _best(forms: Sequence[Form], seconds: Sequence[float]) -> Form:
+    """Return the fastest form; of exact ones, one that is little slower and smaller than a large one.
+
+    Forms are in the order of their sizes. One that rounds activations must be clearly faster than all others.
+    """
+    timed = list(zip(forms, seconds, strict=True))
+    exact = [(form, taken) for form, taken in timed if not form.is_int8]
+    if not exact:
+        return min(timed, key=lambda pair: pair[1])[0]
+    fastest, best = min(exact, key=lambda pair: pair[1])
+    rounding = [(form, taken) for form, taken in timed if form.is_int8 and taken < _WORTH_ROUNDING * best]
+    if rounding:
+        return min(rounding, key=lambda pair: pair[1])[0]
+    limit = best * (_SLOWER if fastest.weight_bytes > _LARGE_BYTES else 1)
+    return next(form for form, taken in exact if taken <= limit)
+
+
+def _plan_seconds(
+    library: KernelLibrary, append: Callable[[PlanBuilder, Form], None], forms: Sequence[Form]
+) -> list[float]:
+    """Time the steps of forms, which take turns, on one thread."""
+    contexts = []
+    for form in forms:
+        builder = PlanBuilder(PlaneChoice())
+        append(builder, form)
+        context = Context(builder.finish((), ()), (), library, shared=False)
+        context.fill(1.0)
+        contexts.append(context)
+    return best_of_each([partial(context.run, ()) for context in contexts], clock=thread_clock())

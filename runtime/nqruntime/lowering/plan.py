@@ -6,6 +6,7 @@ of a process. Blocks may hold sums of such an address and an offset; a context r
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from nqruntime.packing.plane_layout import Area, PlaneLayout
 from nqruntime.packing.sequences import Formula, Operand, elementwise
 from nqruntime.packing.skipping import SKIPS_PLACE
 
-from .layouts import Layout, Planes, Rows, image_size, packed_rows
+from .layouts import ROW_FLOATS, Layout, Planes, Rows, image_size, packed_rows, rows
 from .plane_choice import PlaneChoice
 from .strides import Strides, joined_axes, packed_strides
 
@@ -28,6 +29,7 @@ _VIRTUAL_BITS = 48
 _OFFSET_MASK = (1 << _VIRTUAL_BITS) - 1
 _LINE_FLOATS = LINE // 4
 _COPIED_FLOATS = 1 << 15
+_DIRECT_FLOATS = 1 << 13
 
 
 def _area_of(value: Placed) -> int:
@@ -113,6 +115,8 @@ class PlanBuilder:
         Size from which an area is refused: LimitExceededError.
     node : int
         Place in the graph of the node whose steps are appended.
+    last : frozenset of str
+        Outputs that no operation reads: they are computed where the caller gets them, if they can be.
     """
 
     def __init__(self, planes_of: PlaneChoice, n_threads: int = 1, most_bytes: int = sys.maxsize) -> None:
@@ -121,6 +125,7 @@ class PlanBuilder:
         self.planes_of = planes_of
         self.n_threads = n_threads
         self.node = -1
+        self.last: frozenset[str] = frozenset()
         self._private: dict[int, int] = {}
         self._most_bytes = most_bytes
         self._values: dict[str, Placed] = {}
@@ -153,16 +158,26 @@ class PlanBuilder:
         self._private[len(self.sizes)] = each
         return self._new_area(each * self.n_threads)
 
-    def define_rows(self, name: str, layout: Rows) -> PlacedRows:
-        """Make room for a value as vectors."""
-        placed = PlacedRows(layout=layout, address=self._new_area(layout.size))
+    def is_direct(self, name: str, shape: tuple[int, ...]) -> bool:
+        """Whether a product goes where the caller gets it: its kernels write whole blocks of rows."""
+        large = math.prod(shape) > _DIRECT_FLOATS
+        return large and name in self.last and shape[-1] % ROW_FLOATS == 0
+
+    def product_rows(self, name: str, shape: tuple[int, ...]) -> Rows:
+        """Return the layout of what a product gives."""
+        return packed_rows(shape) if self.is_direct(name, shape) else rows(shape)
+
+    def define_rows(self, name: str, layout: Rows, *, direct: bool = False) -> PlacedRows:
+        """Make room for a value as vectors, or let it lie where the caller gets it."""
+        placed = PlacedRows(layout=layout, address=self._new_area(0 if direct else layout.size))
         self._values[name] = placed
         return placed
 
     def define_planes(self, name: str) -> PlacedPlanes:
         """Make room for a value as planes."""
         layout = self.planes_of.layout(name)
-        placed = PlacedPlanes(layout=layout, address=self._new_area(layout.size))
+        direct = name in self.last and layout.plane.is_packed
+        placed = PlacedPlanes(layout=layout, address=self._new_area(0 if direct else layout.size))
         self._values[name] = placed
         return placed
 
@@ -268,11 +283,20 @@ class PlanBuilder:
         flat = PlaneLayout(height=1, width=width)
         self.step(COPY_ROWS, copy_from_planes(call, layout=flat), "copy of rows")
 
-    def planes(self, name: str) -> PlacedPlanes:
-        """Return where a value lies as planes; a copy if it does not yet."""
+    def planes(self, name: str, *, inside: bool = False) -> PlacedPlanes:
+        """Return where a value lies as planes; a copy if it does not yet.
+
+        Parameters
+        ----------
+        name : str
+        inside : bool
+            Nothing beyond the elements is read, so that an array in C order may serve.
+        """
         placed = self._values[name]
         if isinstance(placed, PlacedPlanes):
             return placed
+        if inside and (wanted := self.planes_of.layout(name)).plane.is_packed:
+            return PlacedPlanes(layout=wanted, address=self.packed(name).address)
         if name not in self._planes:
             source = self.packed(name)
             layout = self.planes_of.layout(name)
@@ -304,6 +328,8 @@ class PlanBuilder:
         inside = self.sizes[_area_of(value)] > 0
         if (isinstance(value, PlacedRows) and inside) or name in self._packed:
             return self.rows(name)
+        if self.sizes[_area_of(value)] == 0:
+            return PlacedRows(layout=packed_rows(value.layout.shape), address=value.address)
         copy = PlacedRows(layout=packed_rows(value.layout.shape), address=self._new_area(0))
         self._copy_out(value, copy.address)
         return copy

@@ -8,18 +8,20 @@ from typing import TypeVar
 
 import numpy as np
 
-from nqruntime.kernels.blocks import SKIP_COLUMNS, SLICE_ROWS, SPARSE_PLANES, TRANSPOSE
+from nqruntime.kernels.blocks import QUANTIZE_ROWS, SKIP_COLUMNS, SLICE_ROWS, SPARSE_PLANES, TRANSPOSE
 from nqruntime.packing.areas import address, aligned_copy
 from nqruntime.packing.choice import row_candidates
 from nqruntime.packing.columns import PackedColumns, pack_columns
 from nqruntime.packing.copy_steps import transpose
+from nqruntime.packing.int8_rows import TABLE_FLOATS, Int8Rows, pack_int8_rows
+from nqruntime.packing.int8_weights import int8_weights
 from nqruntime.packing.plane_layout import LANES, Area
 from nqruntime.packing.plane_steps import PlanesCall, sparse_planes
 from nqruntime.packing.rows import BUFFER_FLOATS, PackedRows, nonzeros_of_slices
 from nqruntime.packing.skipping import SkippedColumns, pack_skipped
 from nqruntime.symbols import MatrixWeights
 
-from .layouts import Rows, rows
+from .layouts import Rows
 from .measuring import Chooser
 from .operation import Clamp, Shape
 from .plan import PlacedRows, PlanBuilder, UnplannableError
@@ -30,8 +32,9 @@ _SMALL_BYTES = 1 << 18
 _LEAST_SHARE = 0.1
 _UNKNOWN = "not chosen before the first run"
 
-AnyForm = PackedRows | PackedColumns | SkippedColumns
-Form = TypeVar("Form", PackedRows, PackedRows | PackedColumns)
+RowForm = PackedRows | Int8Rows
+AnyForm = RowForm | PackedColumns | SkippedColumns
+Form = TypeVar("Form", RowForm, RowForm | PackedColumns)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -45,7 +48,7 @@ class Product:
     rank : int or None
         Rank that the operator demands of its input.
     bias : ndarray of float32, shape (n_rows,), or None
-    packed : PackedRows or None
+    packed : PackedRows, Int8Rows or None
         For any number of vectors.
     columns : PackedColumns or None
         For as many vectors as came last.
@@ -63,7 +66,7 @@ class Product:
     rank: int | None = None
     bias: np.ndarray | None = None
     clamp: Clamp = field(default_factory=Clamp)
-    packed: PackedRows | None = None
+    packed: RowForm | None = None
     columns: PackedColumns | None = None
     skipped: SkippedColumns | None = None
     most_nonzeros: int = 0
@@ -85,6 +88,11 @@ class Product:
         return label if self.skipped is None else f"{label}; {self.skipped.label} where it pays"
 
     @property
+    def is_int8(self) -> bool:
+        """Whether its activations are rounded to bytes."""
+        return self.packed is not None and self.packed.is_int8 and self.columns is None
+
+    @property
     def weight_bytes(self) -> int:
         """Bytes of the matrix and the bias."""
         held = sum(form.weight_bytes for form in (self.packed, self.columns, self.skipped) if form)
@@ -104,9 +112,10 @@ class Product:
     def lower(self, plan: PlanBuilder, shapes: dict[str, Shape]) -> None:
         """Append the product."""
         source = plan.rows(self.inputs[0])
-        target_layout = rows(shapes[self.output])
+        shape = shapes[self.output]
+        target_layout = plan.product_rows(self.output, shape)
         form = self._chosen(source.layout, target_layout)
-        target = plan.define_rows(self.output, target_layout)
+        target = plan.define_rows(self.output, target_layout, direct=plan.is_direct(self.output, shape))
         if source.layout.n_vectors == 1 and self.skipped is not None:
             self._append(plan, self.skipped, source, target)
         self._append(plan, form, source, target)
@@ -117,6 +126,8 @@ class Product:
             self._append_skipped(plan, form, source, target)
         elif isinstance(form, PackedRows):
             self._append_rows(plan, form, source, target)
+        elif isinstance(form, Int8Rows):
+            self._append_int8(plan, form, source, target)
         else:
             self._append_columns(plan, form, source, target)
 
@@ -150,6 +161,34 @@ class Product:
             low=self.clamp.low,
             high=self.clamp.high,
             buffer=plan.private(BUFFER_FLOATS),
+        )
+        plan.step(packed.kernel, block, packed.label)
+
+    def _append_int8(
+        self, plan: PlanBuilder, packed: Int8Rows, source: PlacedRows, target: PlacedRows
+    ) -> None:
+        """Append the product of the vectors as bytes, after the step that makes these."""
+        n_sources, bias = source.layout.n_vectors, packed.bias(self.bias)
+        plan.keep(bias)
+        table = plan.scratch(TABLE_FLOATS * n_sources)
+        quantized = plan.scratch(n_sources * packed.source_pitch // 4)
+        block = packed.quantize_block(
+            source=source.address,
+            source_pitch=source.layout.pitch,
+            n_sources=n_sources,
+            out=quantized,
+            table=table,
+        )
+        plan.step(QUANTIZE_ROWS, block, "source to int8")
+        block = packed.block(
+            source=quantized,
+            n_sources=n_sources,
+            table=table,
+            out=target.address,
+            out_pitch=target.layout.pitch,
+            bias=address(bias),
+            low=self.clamp.low,
+            high=self.clamp.high,
         )
         plan.step(packed.kernel, block, packed.label)
 
@@ -196,19 +235,23 @@ class Product:
         )
         plan.step(TRANSPOSE, block, "transposition")
 
-    def _chosen(self, source: Rows, target: Rows) -> PackedRows | PackedColumns:
+    def _chosen(self, source: Rows, target: Rows) -> RowForm | PackedColumns:
         """Return the matrix in the order that is fastest for so many vectors."""
         if self.packed is None:
             assert self.weights is not None
             candidates = row_candidates(self.weights, low_memory=self.chooser.low_memory)
-            forms = [found for pack in candidates.values() if (found := pack()) is not None]
+            exact = [found for pack in candidates.values() if (found := pack()) is not None]
+            forms: list[RowForm] = [*exact]
+            if self.chooser.int8:
+                forms += [pack_int8_rows(weights) for weights in int8_weights(self.weights)]
             self.packed = self._fastest(forms, source, target)
-            sparse = next((form for form in forms if form.kernel == SLICE_ROWS), None)
+            sparse = next((form for form in exact if form.kernel == SLICE_ROWS), None)
             self.weights = None
-            if sparse is not None and source.n_vectors == 1:
+            if sparse is not None and source.n_vectors == 1 and not self.packed.is_int8:
                 self._choose_skipping(sparse, source, target)
         else:
-            sparse = self.packed if self.packed.kernel == SLICE_ROWS else None
+            packed = self.packed
+            sparse = packed if isinstance(packed, PackedRows) and packed.kernel == SLICE_ROWS else None
         if source.n_vectors < _MANY_VECTORS or sparse is None or self.chooser.low_memory:
             return self.packed
         if self.columns is None or self.columns.layout.width != source.n_vectors:
@@ -216,7 +259,7 @@ class Product:
             if not sparse.has_factors:
                 nonzeros, shape = nonzeros_of_slices(sparse), self.matrix_shape
                 columns = pack_columns(nonzeros, sparse.codebook, shape, source.n_vectors)
-            either: list[PackedRows | PackedColumns] = (
+            either: list[RowForm | PackedColumns] = (
                 [self.packed] if columns is None else [self.packed, columns]
             )
             if columns is None or self._fastest(either, source, target) is not columns:

@@ -10,11 +10,14 @@ import numpy as np
 
 from nqformat.kernels.objects import KernelLibrary
 
-from .context import Context, best_seconds
+from .context import Context
+from .convolution import Convolution
 from .known import Known, Shapes
 from .operation import Operation, Shape
 from .plan import Plan, PlanBuilder, Step, UnplannableError
 from .plane_choice import PlaneChoice
+from .product import Product
+from .racing import best_of_each
 
 _FLOAT32 = np.dtype(np.float32)
 _MOST_PLANS = 8
@@ -148,6 +151,11 @@ class Segment:
             found.update((index, f"within #{first}") for index in others)
         return found
 
+    def int8_operations(self) -> list[Operation]:
+        """Return the operations that round their inputs to bytes."""
+        made = (o for o in self.operations if isinstance(o, Product | Convolution))
+        return [operation for operation in made if operation.is_int8]
+
     def step_seconds(self, *arrays: np.ndarray) -> list[tuple[Step, float]]:
         """Time each step on one thread, for inputs on which the segment has run; empty without a plan."""
         prepared = self._prepared.get(tuple([array.shape for array in arrays]))
@@ -176,6 +184,8 @@ class Segment:
         shapes = Shapes(dict(zip(self.inputs, given, strict=True)))
         choice = PlaneChoice()
         builder = PlanBuilder(choice, self._n_threads, self._most_bytes)
+        read = {name for operation in self.operations for name in operation.inputs}
+        builder.last = frozenset(self.outputs) - read
         nodes: list[int] = [node for operation in self.operations for node in operation.nodes]
         try:
             for name in (self.inputs[i] for i in self._data):
@@ -206,8 +216,8 @@ class Segment:
         alone, together = (
             Context(plan, out_shapes, self._library, shared=shared) for shared in (False, True)
         )
-        seconds = best_seconds(lambda: alone.run(arrays))
-        return seconds > _WORTH_SHARING and best_seconds(lambda: together.run(arrays)) < _GAIN * seconds
+        seconds, shared = best_of_each([lambda: alone.run(arrays), lambda: together.run(arrays)])
+        return seconds > _WORTH_SHARING and shared < _GAIN * seconds
 
 
 def _merged(results: tuple[np.ndarray, ...], known: dict[int, np.ndarray]) -> tuple[np.ndarray, ...]:

@@ -6,11 +6,9 @@ from functools import reduce
 
 import numpy as np
 
-from nqruntime.element_types import element_type
+from nqruntime.element_types import HALVES, element_type, rounded_to_half
 
 from .registry import NodeContext, Run, operator, register_function
-
-_REDUCED_PRECISION = ("float16", "bfloat16")
 
 
 def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -70,12 +68,18 @@ def dropout(context: NodeContext) -> Run:
 
 @operator("Cast", 6)
 def cast(context: NodeContext) -> Run:
-    """Change the element type; floats round toward zero on the way to integers."""
+    """Change the element type; floats round toward zero on the way to integers.
+
+    Half precision is float32 rounded to it.
+    """
     number = context.integer("to", 0)
     element = element_type(number)
-    if element is None or element.dtype is None or element.label in _REDUCED_PRECISION:
+    if element is None or element.dtype is None:
         name = element.label if element else f"ONNX data type {number}"
         raise context.refuse(f"Cast to {name}")
+    half = element.dtype
+    if half in HALVES:
+        return lambda x: rounded_to_half(x, half)
     dtype = element.dtype.storage_dtype
     return lambda x: x.astype(dtype)
 

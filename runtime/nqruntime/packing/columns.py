@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -23,6 +24,8 @@ class PackedColumns:
         Of a feature: one row with an element for each vector.
     weights : SparsePlanes
     """
+
+    is_int8: ClassVar[bool] = False
 
     label: str
     layout: PlaneLayout

@@ -10,11 +10,13 @@ from nqruntime.symbols import MatrixWeights
 
 from .dense_planes import DensePlanes, pack_dense_planes
 from .depthwise import DepthwisePlanes, pack_depthwise_planes
+from .int8_planes import Int8Planes, pack_int8_planes
+from .int8_weights import int8_weights
 from .planes import MOST_TAPS, SparsePlanes, Taps, pack_sparse_planes
 
 _BYTE_ENTRIES = 256
 
-Weights = SparsePlanes | DensePlanes | DepthwisePlanes
+Weights = SparsePlanes | DensePlanes | DepthwisePlanes | Int8Planes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +40,11 @@ class PlaneWeights:
     def weight_bytes(self) -> int:
         """Bytes of all arrays."""
         return sum(part.weight_bytes for part in self.parts)
+
+    @property
+    def is_int8(self) -> bool:
+        """Whether activations are rounded to bytes."""
+        return isinstance(self.parts[0], Int8Planes)
 
 
 def weight_forms(weights: MatrixWeights, taps: Taps, n_parts: int, *, depthwise: bool) -> list[PlaneWeights]:
@@ -92,3 +99,14 @@ def weight_forms(weights: MatrixWeights, taps: Taps, n_parts: int, *, depthwise:
             way = ", copied windows" if copied else ""
             found.append(PlaneWeights(label=label + way, n_outputs=n_outputs, parts=tuple(parts)))
     return found
+
+
+def int8_form(weights: MatrixWeights, taps: Taps) -> list[PlaneWeights]:
+    """Return the weights of a convolution of one group as bytes; none if they cannot be."""
+    found = int8_weights(weights)
+    if not found:
+        return []
+    best = found[0] if found[0].is_exact else found[-1]
+    label = f"int8 planes{'' if best.is_exact else ', rounded weights'}"
+    packed = pack_int8_planes(best, taps)
+    return [PlaneWeights(label=label, n_outputs=weights.shape[0], parts=(packed,))]

@@ -62,6 +62,11 @@ class PlaneLayout:
         return self.height * self.pitch
 
     @property
+    def is_packed(self) -> bool:
+        """Whether channels are arrays in C order with nothing between, in whole vectors."""
+        return self.size == self.height * self.width
+
+    @property
     def n_vectors(self) -> int:
         """Vectors of 16 positions that kernels compute."""
         return -(-self.n_positions // LANES)

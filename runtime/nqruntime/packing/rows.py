@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from .plane_layout import LANES
 
 _BLOCK_ROWS = LANES * ROW_VECTORS
 _MOST_COLUMNS = 1 << 16
+_WORD_SYMBOLS = 8
 _MOST_GAP = 255
 
 _FREE = aligned_copy(np.array([-np.inf, np.inf, *[1] * _BLOCK_ROWS, *[0] * _BLOCK_ROWS], dtype=np.float32))
@@ -46,6 +48,8 @@ class PackedRows:
     further : tuple of ndarray
         Row numbers, columns and symbols of slices; gaps and symbols of gaps.
     """
+
+    is_int8: ClassVar[bool] = False
 
     kernel: int
     label: str
@@ -181,9 +185,12 @@ def pack_nibbles(symbols: np.ndarray, codebook: np.ndarray) -> PackedRows:
     symbols : ndarray of uint8, shape (n_rows, n_columns)
     codebook : ndarray of float32, at most 16 entries
     """
-    blocks = _by_block(symbols, round_up(symbols.shape[1], 2))
-    pairs = blocks.reshape(*blocks.shape[:2], -1, 2).transpose(0, 2, 1, 3)
-    packed = aligned_copy(pairs[..., 0] | pairs[..., 1] << np.uint8(4))
+    blocks = _by_block(symbols, round_up(symbols.shape[1], _WORD_SYMBOLS))
+    words = np.zeros((len(blocks), blocks.shape[2] // _WORD_SYMBOLS, _BLOCK_ROWS), dtype=np.uint32)
+    for k in range(_WORD_SYMBOLS):
+        words |= blocks[:, :, k::_WORD_SYMBOLS].transpose(0, 2, 1).astype(np.uint32) << np.uint32(4 * k)
+    packed = aligned(words.size + 1, np.uint32)  # the kernel reads up to three bytes beyond
+    packed[:-1] = words.reshape(-1)
     return _dense(NIBBLE_ROWS, f"palette of {codebook.size}", packed, _entries(codebook), symbols.shape)
 
 

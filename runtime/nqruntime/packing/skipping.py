@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -29,6 +30,8 @@ class SkippedColumns:
     factors : ndarray of float32
         Of the rows, to a multiple of 16.
     """
+
+    is_int8: ClassVar[bool] = False
 
     shape: tuple[int, int]
     starts: np.ndarray
