@@ -242,6 +242,8 @@ def convert(
                     samples=settings.samples, seed=settings.seed, loss=loss, progress=say
                 )
                 losses = _check_losses(encoding, quantized.model, calibration, checked)
+        notes = (*sensitivity_notes, *(surgeon.notes if surgeon else ()))
+        surgeon, encoding = None, replace(encoding, surgeon=None)
         return_freed_memory()
         say("encoding")
         with replaced_when_done(path) as staged:
@@ -254,11 +256,10 @@ def convert(
                 verification = verify_file(staged, network, feeds, evaluate)
                 file = measure_file(staged)
     after = verification.score
-    measured = (*sensitivity_notes, *(surgeon.notes if surgeon else ()))
     notes = (
         *network.source.notes,
         *network.notes,
-        *measured,
+        *notes,
         *quantized.model.notes,
         *quantized.notes,
         *losses.notes,

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from nqconvert import load_source
+from nqconvert.array_spool import ArraySpool
 from nqconvert.graphs.products import find_products
 from nqconvert.obs import sequential
 from nqconvert.obs import surgeon as surgeon_module
 from nqconvert.obs.layer import Layer, prepare_layer
 from nqconvert.obs.positions import inputs_at, n_positions, outputs_at
-from nqconvert.obs.scratch import Scratch
 from nqconvert.obs.sequential import Decision, Moments, aimed_layer, run_sequentially
 from nqconvert.obs.statistics import new_hessians
 from nqconvert.obs.surgeon import CalibrationSettings, prepare_surgeon
@@ -142,7 +142,7 @@ def test_a_later_layer_makes_up_for_an_earlier_one() -> None:
         made[name] = coarse(layer) if name == "first" else kept(layer)
         return made[name]
 
-    run_sequentially(found, layers, decide, Scratch(budget_bytes=0))
+    run_sequentially(found, layers, decide, ArraySpool(budget_bytes=0))
     assert list(made) == ["first", "second"]
     arrays = found.source.tensors
     hidden = calibration @ made["first"].weight.T + made["first"].bias
@@ -162,7 +162,7 @@ def test_a_layer_beside_a_bypass_makes_up_for_its_error() -> None:
         return coarse(layer) if name == "bypass" else kept(layer)
 
     layers = layers_of(found)
-    run_sequentially(found, layers, decide, Scratch(budget_bytes=1 << 20))
+    run_sequentially(found, layers, decide, ArraySpool(budget_bytes=1 << 20))
     assert list(seen) == ["stem", "bypass", "inner", "last"]
     changed = {name: not np.allclose(seen[name].matrices, layers[name].matrices) for name in seen}
     assert changed == {"stem": False, "bypass": False, "inner": True, "last": True}
