@@ -22,7 +22,7 @@ from .statistics import LayerHessians
 __all__ = ["GaussNewtonSettings", "add_gauss_newton"]
 
 _MAX_ELEMENTS, _MAX_ROW_ELEMENTS = 1 << 19, 1 << 22
-_MAX_PENDING_BYTES = 1 << 24
+_MAX_PENDING_BYTES = 1 << 23
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

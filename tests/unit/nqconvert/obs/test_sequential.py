@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from typing import Any
 
@@ -250,3 +251,15 @@ def test_a_graph_that_cannot_be_run_is_quantized_without_and_that_is_said(monkey
     made = surgeon.operate(0.1, sequential=True)
     assert made.notes == ("no sequential calibration: ONNX Runtime cannot run the model: no such kernel",)
     assert made.loss == surgeon.operate(0.1).loss
+
+
+def test_values_of_many_samples_do_not_fill_the_memory() -> None:
+    found = replace(network(deep(), inputs(40_000, 16)), samples=40_000)
+    layers = layers_of(found)
+    tracemalloc.start()
+    try:
+        run_sequentially(found, layers, lambda name, layer: kept(layer), ArraySpool(budget_bytes=0))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 40_000 * 16 * 4
