@@ -23,6 +23,7 @@ _Z = 1.959963984540054
 """Two-sided 95 % of the normal distribution."""
 _CELL = 0.5
 _FEWEST = 2
+_WARNED_POINTS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -73,6 +74,12 @@ class Drop:
         """
         sure = self.points if self.high is None else self.high
         return self.points <= 0.0 or sure <= max_drop
+
+    @property
+    def warning(self) -> str:
+        """Say so if more than a percentage point is surely lost; else empty."""
+        surely = self.points if self.low is None else self.low
+        return f"the file's accuracy is {self.points:.1f} points lower" if surely > _WARNED_POINTS else ""
 
     def __str__(self) -> str:
         text = f"drop {self.points:.3f} points"

@@ -25,6 +25,7 @@ from .quantizers import quantizer_names
 from .search import Target, byte_count
 from .sensitivity.calibration import calibration_batches, feeds_of
 from .sources import ModelSource, Runner
+from .sources.batch_axis import declared_samples
 from .verification import file_runner
 
 __all__ = ["Comparison", "ComparisonRow", "compare", "parse_target", "wilson_interval"]
@@ -107,16 +108,21 @@ def compare(
         seed=seed,
     )
     network = load_network(model, settings, example_inputs=example_inputs, weights=weights, progress=say)
-    calibration = network_calibration(network, calibration, samples)
+    measured = network_calibration(network, calibration, samples)
     sensitivities, notes = network_sensitivities(
-        network, settings, calibration=calibration, loss=loss, optimizer_state=optimizer_state, progress=say
+        measured.network(network),
+        settings,
+        calibration=measured.calibration,
+        loss=loss,
+        optimizer_state=optimizer_state,
+        progress=say,
     )
     source = network.pruned(density)
-    judge = _Judge(source, network.run, test, batch_size)
+    judge = _Judge(source, network.run, test, declared_samples(source) or batch_size)
     if calibration is None or source.graph is None:
         names = [name for name in names if name != "obs" or "obs" in methods]
     wanted = replace(settings, method="obs" if "obs" in names else settings.method)
-    surgeon = network_surgeon(source, wanted, calibration, say)
+    surgeon = network_surgeon(measured.source(source), wanted, measured.calibration, say)
     encoding = Encoding(source=source, sensitivities=sensitivities, surgeon=surgeon)
     rows = [judge.original()]
     if density is not None:

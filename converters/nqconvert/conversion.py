@@ -18,6 +18,7 @@ from .accuracy import Drop, Evaluation, Score, drop_between, score_of
 from .encoding import Encoding
 from .memory import PeakMemory, StageClock, return_freed_memory
 from .network import (
+    Measured,
     Network,
     load_network,
     network_calibration,
@@ -25,6 +26,7 @@ from .network import (
     network_surgeon,
     settings_with_calibration,
 )
+from .obs.surgeon import NoProductsError
 from .presets import ConvertSettings, preset_settings
 from .quantization import QuantizedModel, is_weight
 from .quantizers import get_quantizer
@@ -194,14 +196,17 @@ def convert(
                 dynamic_axes=dynamic_axes,
                 progress=say,
             )
-            feeds = network.feeds(example_inputs)
-            calibration = network_calibration(network, calibration, settings.samples)
+            measured = network_calibration(network, calibration, settings.samples)
+            calibration = measured.calibration
+            examples = network.feeds(example_inputs)
+            feeds = examples or measured.feeds
             return_freed_memory()
+        without_hessians = settings
         if preset == "auto" and method is None and sensitivity is None and calibration is not None:
             settings = settings_with_calibration(settings, network)
         with clock.stage("sensitivities"):
             sensitivities, sensitivity_notes = network_sensitivities(
-                network,
+                measured.network(network),
                 settings,
                 calibration=calibration,
                 loss=loss,
@@ -209,8 +214,16 @@ def convert(
                 progress=say,
             )
         source = network.pruned(None if settings.method == "obs" else settings.density)
+        surgeon_notes: tuple[str, ...] = ()
         with clock.stage("Hessians"):
-            surgeon = network_surgeon(source, settings, calibration, say)
+            try:
+                surgeon = network_surgeon(measured.source(source), settings, calibration, say)
+            except NoProductsError as error:
+                if settings.method == without_hessians.method:
+                    raise
+                settings, surgeon = without_hessians, None
+                source = network.pruned(settings.density)
+                surgeon_notes = (f"{error}, so method {settings.method!r} was taken",)
             return_freed_memory()
         encoding = Encoding(
             source=source,
@@ -241,8 +254,8 @@ def convert(
                 checked = SensitivitySettings(
                     samples=settings.samples, seed=settings.seed, loss=loss, progress=say
                 )
-                losses = _check_losses(encoding, quantized.model, calibration, checked)
-        notes = (*sensitivity_notes, *(surgeon.notes if surgeon else ()))
+                losses = _check_losses(measured, encoding, quantized.model, checked)
+        surgeon_notes = surgeon.notes if surgeon else surgeon_notes
         surgeon, encoding = None, replace(encoding, surgeon=None)
         return_freed_memory()
         say("encoding")
@@ -256,10 +269,15 @@ def convert(
                 verification = verify_file(staged, network, feeds, evaluate)
                 file = measure_file(staged)
     after = verification.score
+    drop = None if before is None or after is None else drop_between(before, after)
+    warnings = () if settings.method == "none" else verification.warnings
+    if max_drop is None and drop is not None and drop.warning:
+        warnings = (*warnings, drop.warning)
     notes = (
         *network.source.notes,
         *network.notes,
-        *notes,
+        *sensitivity_notes,
+        *surgeon_notes,
         *quantized.model.notes,
         *quantized.notes,
         *losses.notes,
@@ -275,13 +293,13 @@ def convert(
         weight_snr_db=verification.weight_snr_db,
         accuracy=None if before is None or after is None else (before.mean, after.mean),
         exact={**quantized.model.exact, **network.source.reasons},
-        notes=(*notes, *verification.notes),
-        warnings=() if settings.method == "none" else verification.warnings,
+        notes=(*notes, *verification.notes, *_compared_with(examples, feeds)),
+        warnings=warnings,
         seconds=time.perf_counter() - started,
         stage_seconds=clock.seconds,
         peak_bytes=memory.peak_bytes,
         loss_check=losses.found,
-        drop=None if before is None or after is None else drop_between(before, after),
+        drop=drop,
     )
 
 
@@ -359,10 +377,10 @@ def _fine_tune(network: Network, quantized: _Quantized, tuning: FineTuning, say:
 
 
 def _check_losses(
-    encoding: Encoding, model: QuantizedModel, calibration: Any, settings: SensitivitySettings
+    measured: Measured, encoding: Encoding, model: QuantizedModel, settings: SensitivitySettings
 ) -> _LossCheck:
     """Compare what the sensitivities predict with the loss of the quantized network."""
-    source, sensitivities = encoding.source, encoding.sensitivities
+    source, sensitivities = measured.source(encoding.source), encoding.sensitivities
     if not sensitivities or source.graph is None:
         return _LossCheck()
     made = {name: model.tensors[name] for name in sensitivities}
@@ -372,9 +390,20 @@ def _check_losses(
         if not isinstance(tensor, HashedTensor | ViewTensor) and tensor.dtype is DType.FLOAT32
     }
     try:
-        return _LossCheck(found=check_losses(source, quantized, sensitivities, calibration, settings))
+        return _LossCheck(
+            found=check_losses(source, quantized, sensitivities, measured.calibration, settings)
+        )
     except ConversionError as error:
         return _LossCheck(notes=(f"predicted and measured losses were not compared: {error}",))
+
+
+def _compared_with(examples: Mapping[str, Any], feeds: Mapping[str, Any]) -> tuple[str, ...]:
+    """Say so if outputs were compared on calibration inputs, which quantization saw."""
+    if examples or not feeds:
+        return ()
+    n_samples = len(next(iter(feeds.values())))
+    named = "first calibration input" if n_samples == 1 else f"first {n_samples} calibration inputs"
+    return (f"outputs were compared on the {named}",)
 
 
 def _check_bound(path: os.PathLike[str], max_bytes: int | None) -> None:

@@ -15,14 +15,22 @@ from .blas_threads import one_blas_thread
 from .obs.surgeon import CalibrationSettings, Surgeon, prepare_surgeon
 from .presets import ConvertSettings
 from .quantization import continuous_weights, is_weight
-from .sensitivity.calibration import repeatable
+from .sensitivity.calibration import (
+    WholeBatches,
+    calibration_batches,
+    feeds_of,
+    fitting_batch_size,
+    repeatable,
+)
 from .sensitivity.images import ImageFolder
 from .sensitivity.settings import SensitivitySettings
 from .sensitivity.stage import StageData, source_sensitivities
 from .sources import ModelSource, Runner, is_module, load_source
+from .sources.batch_axis import declared_samples, opened_source
 from .training.stage import Training, prune_module, prune_tensors
 
 __all__ = [
+    "Measured",
     "Network",
     "load_network",
     "network_calibration",
@@ -32,6 +40,7 @@ __all__ = [
 ]
 
 Progress = Callable[[str], None]
+_COMPARED_SAMPLES = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,16 +149,70 @@ def load_network(
     )
 
 
-def network_calibration(network: Network, calibration: Any, samples: int) -> Any:
-    """Return calibration data in a form that every stage can go through.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What a network is measured with.
+
+    Attributes
+    ----------
+    calibration : object
+        In a form that every stage can go through, in batches that the graph takes; None if there is none.
+    graph : bytes or None
+        The source's, with axis 0 of its inputs open where that changes no output.
+    feeds : dict of str to ndarray
+        The first samples by input name; empty without calibration data.
+    """
+
+    calibration: Any
+    graph: bytes | None
+    feeds: dict[str, np.ndarray]
+
+    def source(self, source: ModelSource) -> ModelSource:
+        """Return a source with the graph to measure."""
+        return replace(source, graph=self.graph)
+
+    def network(self, network: Network) -> Network:
+        """Return a network with the graph to measure."""
+        return replace(network, source=self.source(network.source))
+
+
+def network_calibration(network: Network, calibration: Any, samples: int) -> Measured:
+    """Return calibration data and the graph that takes it.
 
     Raises
     ------
+    ConversionError
+        If there are fewer samples than the graph takes at once.
     As :meth:`nqconvert.ImageFolder.inputs`.
     """
+    source = network.source
     if isinstance(calibration, ImageFolder):
-        return calibration.inputs(network.source, samples)
-    return repeatable(calibration, samples)
+        calibration = calibration.inputs(source, samples)
+    calibration = repeatable(calibration, samples)
+    if calibration is None or source.graph is None:
+        return Measured(calibration=calibration, graph=source.graph, feeds={})
+    n_declared = declared_samples(source)
+    if n_declared is None:
+        feeds = _first_feeds(source, calibration, min(_COMPARED_SAMPLES, fitting_batch_size(calibration)))
+        return Measured(calibration=calibration, graph=source.graph, feeds=feeds)
+    feeds = _first_feeds(source, calibration, 2 * n_declared)
+    if not feeds:
+        return Measured(calibration=calibration, graph=source.graph, feeds={})
+    first = {name: value[:n_declared] for name, value in feeds.items()}
+    complete = all(len(value) == 2 * n_declared for value in feeds.values())
+    if complete and (opened := opened_source(source, feeds, n_declared)) is not None:
+        return Measured(calibration=calibration, graph=opened.graph, feeds=first)
+    batches = WholeBatches(calibration, n_declared, samples)
+    return Measured(calibration=batches, graph=source.graph, feeds=first)
+
+
+def _first_feeds(source: ModelSource, calibration: Any, n_samples: int) -> dict[str, np.ndarray]:
+    """Return the first samples; empty where they have other names than the graph's inputs."""
+    batch = next(calibration_batches(calibration, batch_size=n_samples, samples=n_samples))
+    try:
+        return feeds_of(batch, source.input_names)
+    except ConversionError:
+        return {}
 
 
 def network_sensitivities(

@@ -291,3 +291,48 @@ def test_the_command_line_takes_folders_and_loaders(
     monkeypatch.syspath_prepend(str(tmp_path))
     assert main([*command, "--calibration", "loaders:loader"]) == 0
     assert "Hessians of 3 layers" in capsys.readouterr().out
+
+
+def nested_model() -> Any:
+    """A product inside an If, which no Hessian is measured for."""
+    weight = np.random.default_rng(0).standard_normal((12, 40)).astype(np.float32)
+    inner = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["made"])],
+        "then",
+        [],
+        [helper.make_tensor_value_info("made", onnx.TensorProto.FLOAT, ["n", 40])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    other = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "v"], ["kept"])],
+        "else",
+        [],
+        [helper.make_tensor_value_info("kept", onnx.TensorProto.FLOAT, ["n", 40])],
+        [numpy_helper.from_array(weight * 2, "v")],
+    )
+    graph = helper.make_graph(
+        [
+            helper.make_node("ReduceSum", ["x"], ["sum"], keepdims=0),
+            helper.make_node("Greater", ["sum", "zero"], ["chosen"]),
+            helper.make_node("If", ["chosen"], ["y"], then_branch=inner, else_branch=other),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 12])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["n", 40])],
+        [numpy_helper.from_array(np.array(0, dtype=np.float32), "zero")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_auto_takes_another_method_where_no_product_has_a_hessian(tmp_path) -> None:
+    x = np.random.default_rng(1).standard_normal((30, 12)).astype(np.float32)
+    report = nqconvert.convert(nested_model(), tmp_path / "m.nqz", calibration=x)
+    assert report.method == "kmeans"
+    assert any("outside If, Loop and Scan" in note and "kmeans" in note for note in report.notes)
+
+
+def test_hessians_that_were_asked_for_but_cannot_be_are_an_error(tmp_path) -> None:
+    x = np.zeros((30, 12), dtype=np.float32)
+    with pytest.raises(ConversionError, match="outside If, Loop and Scan"):
+        nqconvert.convert(nested_model(), tmp_path / "m.nqz", preset="post-training", calibration=x)
+    assert not (tmp_path / "m.nqz").exists()

@@ -39,7 +39,14 @@ from .sequential import Decision, run_sequentially
 from .statistics import LayerHessians, largest_hessian_bytes, new_hessians
 from .surgery import LayerResult, quantize_layer, step_at
 
-__all__ = ["DEFAULT_RATE_PENALTY", "CalibrationSettings", "Operation", "Surgeon", "prepare_surgeon"]
+__all__ = [
+    "DEFAULT_RATE_PENALTY",
+    "CalibrationSettings",
+    "NoProductsError",
+    "Operation",
+    "Surgeon",
+    "prepare_surgeon",
+]
 
 DEFAULT_RATE_PENALTY = 0.01
 _STEPS = (1.0, 1.25, 1.625)
@@ -53,6 +60,10 @@ _LEAST_BUDGET, _VALUES_BUDGET = 1 << 24, 1 << 22
 _PREMIUM_REACH = 40.0
 _PREMIUM_ROUNDS = 13
 _PREMIUM_GROWTH = 1.05
+
+
+class NoProductsError(ConversionError):
+    """No weight has a product that Hessians could be measured for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -349,7 +360,9 @@ def prepare_surgeon(
     Raises
     ------
     ConversionError
-        If there is no calibration data or no graph, or no weight has a product.
+        If there is no calibration data or no graph.
+    NoProductsError
+        If no weight has a product.
     """
     without_inputs = calibration is None and settings.hessian != "identity"
     if without_inputs or source.graph is None:
@@ -358,7 +371,9 @@ def prepare_surgeon(
     model = require_package("onnx").ModelProto.FromString(source.graph)
     used = _used_products(model.graph, arrays, weights, source.views)
     if not used:
-        raise ConversionError("method 'obs': no weight of the graph is multiplied with an activation")
+        raise NoProductsError(
+            "method 'obs': no weight outside If, Loop and Scan is multiplied with an activation"
+        )
     largest = max(largest_hessian_bytes(found[0], arrays[found[0].weight]) for found in used.values())
     scratch = Scratch(budget_bytes=max(largest, _LEAST_BUDGET))
     hessians, notes = _measured(

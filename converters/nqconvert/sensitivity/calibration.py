@@ -12,6 +12,7 @@ from nqformat.errors import ConversionError
 
 __all__ = [
     "Batch",
+    "WholeBatches",
     "calibration_batches",
     "feeds_of",
     "fitting_batch_size",
@@ -80,7 +81,8 @@ def calibration_batches(calibration: Any, *, batch_size: int, samples: int) -> I
         - a list, DataLoader or other iterable of batches, each an array, ``(inputs, targets)`` or a
           mapping.
 
-        :func:`repeatable` and :class:`nqconvert.ImageFolder` make these of functions, iterators and images.
+        :func:`repeatable` and :class:`nqconvert.ImageFolder` make these of functions, iterators and images;
+        :class:`WholeBatches` keeps a fixed number of samples together.
     batch_size, samples : int
 
     Raises
@@ -90,6 +92,9 @@ def calibration_batches(calibration: Any, *, batch_size: int, samples: int) -> I
     TypeError
         If the form is none of these.
     """
+    if isinstance(calibration, WholeBatches):
+        yield from calibration.up_to(samples)
+        return
     left = samples
     for batch in _given_batches(calibration):
         for start in range(0, batch.n_samples, batch_size):
@@ -121,6 +126,42 @@ def repeatable(calibration: Any, samples: int) -> Any:
     return kept
 
 
+class WholeBatches:
+    """Calibration data as batches that are never divided, for graphs that take so many samples and no others.
+
+    What is left of a given batch is dropped.
+
+    Parameters
+    ----------
+    calibration : object
+        As in :func:`calibration_batches`.
+    n_samples : int
+        Of each batch.
+    samples : int
+        In all.
+
+    Raises
+    ------
+    ConversionError
+        If no batch is complete.
+    """
+
+    def __init__(self, calibration: Any, n_samples: int, samples: int) -> None:
+        given = calibration_batches(calibration, batch_size=n_samples, samples=samples)
+        self._batches = [batch for batch in given if batch.n_samples == n_samples]
+        if not self._batches:
+            raise ConversionError(
+                f"the model takes {n_samples} samples at once, the calibration data has fewer"
+            )
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self._batches)
+
+    def up_to(self, samples: int) -> list[Batch]:
+        """Return the first batches, `samples` in all at most but one batch at least."""
+        return self._batches[: max(1, samples // self._batches[0].n_samples)]
+
+
 def has_targets(calibration: Any) -> bool:
     """Whether the first batch comes with targets."""
     return next(iter(_given_batches(calibration))).targets is not None
@@ -135,7 +176,7 @@ def _given_batches(calibration: Any) -> Iterator[Batch]:
     if not hasattr(calibration, "__iter__"):
         raise TypeError(f"calibration must be arrays or batches, not {type(calibration).__name__}")
     for item in calibration:
-        yield _batch_of(item)
+        yield item if isinstance(item, Batch) else _batch_of(item)
 
 
 def _batch_of(item: Any) -> Batch:

@@ -84,3 +84,17 @@ def test_different_samples_cannot_be_paired():
         drop_between(score([1, 0, 1]), score([1, 0]))
     with pytest.raises(ConversionError, match="no graph"):
         score_of(lambda run: 1.0, None)
+
+
+@pytest.mark.parametrize(
+    ("drop", "warns"),
+    [
+        (Drop(points=82.4, low=79.0, high=85.3, n_samples=597), True),
+        (Drop(points=1.5), True),
+        (Drop(points=1.5, low=0.9, high=2.1, n_samples=100), False),
+        (Drop(points=-3.0, low=-4.0, high=-2.0, n_samples=100), False),
+    ],
+)
+def test_loss_that_is_sure_is_warned_of(drop: Drop, warns: bool) -> None:
+    assert bool(drop.warning) == warns
+    assert not warns or f"{drop.points:.1f} points lower" in drop.warning

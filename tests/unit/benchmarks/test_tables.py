@@ -1,4 +1,4 @@
-"""The README's tables of the inference benchmark, from results in which peers, threads and rows may lack."""
+"""Tables of the inference benchmark, from results in which peers, threads and rows may lack."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-PATH = Path(__file__).parents[3] / "benchmarks" / "inference_tables.py"
+PATH = Path(__file__).parents[3] / "benchmarks" / "tables" / "inference.py"
 
 
 @pytest.fixture(scope="module")

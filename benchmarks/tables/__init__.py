@@ -1,0 +1,1 @@
+"""Tables of the measured figures, as lines of Markdown, from benchmarks/results/*.json."""
