@@ -255,6 +255,8 @@ def convert(
                     samples=settings.samples, seed=settings.seed, loss=loss, progress=say
                 )
                 losses = _check_losses(measured, encoding, quantized.model, checked)
+        surgeon_notes = surgeon.notes if surgeon else surgeon_notes
+        surgeon, encoding = None, replace(encoding, surgeon=None)
         return_freed_memory()
         say("encoding")
         with replaced_when_done(path) as staged:
@@ -275,7 +277,7 @@ def convert(
         *network.source.notes,
         *network.notes,
         *sensitivity_notes,
-        *(surgeon.notes if surgeon else surgeon_notes),
+        *surgeon_notes,
         *quantized.model.notes,
         *quantized.notes,
         *losses.notes,

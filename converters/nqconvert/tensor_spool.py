@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-import numpy as np
-
 from nqformat.tensor import AffineTensor, Tensor
+
+from .array_spool import ArraySpool, Kept
 
 __all__ = ["TensorSpool"]
 
@@ -20,9 +19,9 @@ _IN_MEMORY_BYTES = 1 << 22
 class TensorSpool(Mapping[str, Tensor]):
     """Tensors by name, in the order in which they were added.
 
-    Numbers are read again whenever a tensor is asked for. Those of up to 4 KiB stay in memory, and so does
-    everything while it is at most 4 MiB; the file has no name where the system allows that, and goes with
-    this object. Elements kept bit for bit are taken to belong to the model, and are only referred to.
+    Numbers are read again whenever a tensor is asked for. Those of up to 4 KiB stay in memory, and so do the
+    first 4 MiB of others (:class:`nqconvert.array_spool.ArraySpool`). Elements kept bit for bit are taken to
+    belong to the model, and are only referred to.
 
     Examples
     --------
@@ -35,9 +34,8 @@ class TensorSpool(Mapping[str, Tensor]):
     """
 
     def __init__(self) -> None:
-        self._file = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES)  # noqa: SIM115
+        self._arrays = ArraySpool(budget_bytes=_IN_MEMORY_BYTES)
         self._tensors: dict[str, Tensor | _Spooled] = {}
-        self._n_bytes = 0
 
     def add(self, name: str, tensor: Tensor) -> None:
         """Keep a tensor; one of the same name is replaced."""
@@ -46,26 +44,18 @@ class TensorSpool(Mapping[str, Tensor]):
         if numbers is None or numbers.nbytes <= _SMALL_BYTES:
             self._tensors[name] = tensor
             return
-        self._file.seek(self._n_bytes)
-        self._file.write(np.ascontiguousarray(numbers).reshape(-1).view(np.uint8).data)
         self._tensors[name] = _Spooled(
             make=type(tensor),
             others={f.name: getattr(tensor, f.name) for f in fields(tensor) if f.name != role},
             role=role,
-            start=self._n_bytes,
-            dtype=numbers.dtype,
-            shape=numbers.shape,
+            numbers=self._arrays.put(numbers),
         )
-        self._n_bytes += numbers.nbytes
 
     def __getitem__(self, name: str) -> Tensor:
         found = self._tensors[name]
         if not isinstance(found, _Spooled):
             return found
-        numbers = np.empty(found.shape, found.dtype)
-        self._file.seek(found.start)
-        self._file.readinto(numbers.reshape(-1).view(np.uint8).data)
-        return found.make(**found.others, **{found.role: numbers})
+        return found.make(**found.others, **{found.role: self._arrays.get(found.numbers)})
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
@@ -76,11 +66,9 @@ class TensorSpool(Mapping[str, Tensor]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Spooled:
-    """A tensor whose numbers, the field `role`, lie in the file."""
+    """A tensor whose numbers, the field `role`, lie in a spool."""
 
     make: Callable[..., Tensor]
     others: dict[str, Any]
     role: str
-    start: int
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
+    numbers: Kept

@@ -124,8 +124,11 @@ def test_an_accuracy_is_kept_in_ten_evaluations(model: Any, agreement: Any, tmp_
 
 
 def test_answers_by_sample_give_the_drop_an_interval(model: Any, tmp_path: Any) -> None:
-    x = inputs(600, seed=2)
-    labels = nqconvert.load_source(model).run({"x": x})[0].argmax(1)
+    x = inputs(700, seed=2)
+    scores = nqconvert.load_source(model).run({"x": x})[0]
+    best, second = np.sort(scores, axis=1)[:, :-3:-1].T
+    clear = np.flatnonzero(best - second > 0.1)[:600]  # others change sides in a file of 58 dB, too
+    x, labels = x[clear], scores[clear].argmax(1)
     reports = {}
     for drop in (0.0, 2.0):
         reports[drop] = nqconvert.convert(

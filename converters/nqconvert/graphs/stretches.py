@@ -65,6 +65,8 @@ class Stretches:
     >>> values = stretches.run(0, {"x": np.float32([[-1, 2]])}, {})
     >>> values
     {'a': array([[0., 2.]], dtype=float32)}
+    >>> stretches.needed_after(0)
+    frozenset({'a'})
     >>> stretches.run(1, values, {"w": np.eye(2, dtype=np.float32)})["y"]
     array([[0., 2.]], dtype=float32)
     """
@@ -80,13 +82,13 @@ class Stretches:
     def run(
         self, number: int, values: Mapping[str, np.ndarray], tensors: Mapping[str, np.ndarray]
     ) -> dict[str, np.ndarray]:
-        """Return what later stretches need.
+        """Return what a stretch makes of the values that later stretches need.
 
         Parameters
         ----------
         number : int
         values : mapping of str to ndarray
-            What the stretch before returned; the graph's inputs for the first one.
+            The graph's inputs and what stretches before returned; only what the nodes read is looked at.
         tensors : mapping of str to ndarray
 
         Raises
@@ -96,12 +98,15 @@ class Stretches:
         """
         stretch = self._stretches[number]
         feeds = {name: values[name] if name in values else tensors[name] for name in stretch.reads}
-        made: dict[str, np.ndarray] = {}
-        if stretch.makes:
-            if stretch.session is None:
-                stretch.session = self._session(stretch, feeds)
-            made = dict(zip(stretch.makes, run_session(stretch.session, feeds), strict=True))
-        return {**{n: value for n, value in values.items() if n in stretch.keeps}, **made}
+        if not stretch.makes:
+            return {}
+        if stretch.session is None:
+            stretch.session = self._session(stretch, feeds)
+        return dict(zip(stretch.makes, run_session(stretch.session, feeds), strict=True))
+
+    def needed_after(self, number: int) -> frozenset[str]:
+        """Return the values, made in this stretch or before, that later ones or the caller need."""
+        return self._stretches[number].keeps
 
     def close(self, number: int) -> None:
         """Give back what a stretch's session holds of memory; another run would open it again."""

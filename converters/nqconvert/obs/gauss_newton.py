@@ -21,7 +21,8 @@ from .statistics import LayerHessians
 
 __all__ = ["GaussNewtonSettings", "add_gauss_newton"]
 
-_MAX_ELEMENTS = 1 << 22
+_MAX_ELEMENTS, _MAX_ROW_ELEMENTS = 1 << 19, 1 << 22
+_MAX_PENDING_BYTES = 1 << 23
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +39,7 @@ class GaussNewtonSettings:
         outputs, to which only its own gradients add.
     sketches : int
         Random mixtures of a layer's outputs that its Hessian is summed over for each pass, if it has more
-        outputs than that.
+        outputs than that; and of its inputs that the weights of its outputs are found by.
     seed : int
     """
 
@@ -81,7 +82,7 @@ def add_gauss_newton(
     Source : Schraudolph 2002, "Fast curvature matrix-vector products"; random signs: Hutchinson 1990
     """
     weights = {name: torch_tensor(array) for name, array in tensors.items()}
-    signs = _Signs(settings.seed)
+    signs, sums = _Signs(settings.seed), _Sums()
     done = 0
     with _one_thread():
         for feeds in batches:
@@ -98,13 +99,38 @@ def add_gauss_newton(
                         seen,
                         found,
                         n_samples=n_samples,
-                        signs=signs,
-                        sketches=settings.sketches,
+                        sketches=_Sketches(signs=signs, sums=sums, n=settings.sketches),
                     )
             done += n_samples
             progress(f"measuring Hessians: {done} samples")
+    with _one_thread():
+        sums.flush()
     for layer in layers:
         layer.finish(done)
+
+
+class _Sums:
+    """Squares of mixtures on their way into Hessians: many at a time, since each takes a pass over all."""
+
+    def __init__(self) -> None:
+        self._pending: dict[int, tuple[np.ndarray, float, list[Tensor]]] = {}
+        self._n_bytes = 0
+
+    def add(self, hessian: np.ndarray, mixtures: Tensor, share: float) -> None:
+        """Add ``share m m^T`` for each row m of `mixtures`, now or later; a Hessian has one share."""
+        self._pending.setdefault(id(hessian), (hessian, share, []))[2].append(mixtures)
+        self._n_bytes += mixtures.nbytes
+        if self._n_bytes > _MAX_PENDING_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Add what is left."""
+        for hessian, share, parts in self._pending.values():
+            rows = torch.cat(parts)
+            torch.from_numpy(hessian).addmm_(rows.T, rows, alpha=share)
+            release(hessian)
+        self._pending.clear()
+        self._n_bytes = 0
 
 
 class _Signs:
@@ -116,6 +142,15 @@ class _Signs:
     def draw(self, *shape: int) -> Tensor:
         """Return -1 and 1 as float32."""
         return torch.randint(0, 2, shape, generator=self._generator) * 2.0 - 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sketches:
+    """Random mixtures, `n` of them, and where their squares go."""
+
+    signs: _Signs
+    sums: _Sums
+    n: int
 
 
 @contextmanager
@@ -178,25 +213,28 @@ def _add_product(
     gradients: list[Tensor],
     *,
     n_samples: int,
-    signs: _Signs,
-    sketches: int,
+    sketches: _Sketches,
 ) -> None:
-    """Add some samples at a time, so that windows of a convolution do not fill the memory."""
+    """Add some samples at a time, so that windows of a convolution stay near the processor."""
     n_outputs, n_inputs = layer.scales.size, layer.blocks[-1].stop
     n_positions = gradients[0].numel() // max(1, n_samples * n_outputs)
     n_gradients = n_outputs * len(gradients)
     whole_gradients = layer.rows is not None and n_positions > 1
     per_sample = n_inputs * product.n_groups * (n_positions + (n_gradients if whole_gradients else 0))
-    per_sample += n_gradients * (n_positions + sketches)
-    share = max(1, _MAX_ELEMENTS // max(1, per_sample))
+    per_sample += n_gradients * (n_positions + sketches.n)
+    most = _MAX_ELEMENTS if layer.rows is None else _MAX_ROW_ELEMENTS
+    share = max(1, most // max(1, per_sample))
     whole = share >= n_samples or activation.shape[0] != n_samples
     for start in range(0, n_samples, n_samples if whole else share):
         part = slice(None) if whole else slice(start, start + share)
         inputs = _inputs(product, activation[part], n_samples if whole else activation[part].shape[0])
-        if layer.n_free:
-            inputs = torch.cat([inputs, torch.ones_like(inputs[:, :, :1])], dim=2)
-        outputs = [_outputs(product, gradient[part], len(inputs)) for gradient in gradients]
-        _add_moments(layer, torch.stack(outputs, dim=2), inputs, signs=signs, sketches=sketches)
+        outputs = torch.stack(
+            [_outputs(product, gradient[part], len(inputs)) for gradient in gradients], dim=2
+        )
+        if layer.rows is None:
+            _add_shared(layer, outputs, inputs, sketches)
+        else:
+            _add_rows(layer, outputs, inputs)
 
 
 def _inputs(product: Product, activation: Tensor, n_samples: int) -> Tensor:
@@ -231,52 +269,59 @@ def _by_sample(value: Tensor, n_samples: int) -> Tensor:
     return value.reshape(n, 1, -1, features).transpose(2, 3)
 
 
-def _add_moments(
-    layer: LayerHessians,
-    outputs: Tensor,
-    inputs: Tensor,
-    *,
-    signs: _Signs,
-    sketches: int,
-) -> None:
-    """Add the squares of per-sample gradients ``G = sum over positions of g x^T``.
+def _add_shared(layer: LayerHessians, outputs: Tensor, inputs: Tensor, sketches: _Sketches) -> None:
+    """Add the squares of per-sample gradients ``G = sum over positions of g x^T`` to shared Hessians.
 
     Parameters
     ----------
     outputs : torch.Tensor, shape (samples, groups, passes, outputs, positions)
     inputs : torch.Tensor, shape (samples, groups, inputs, positions)
+        Without the constant of a bias.
     """
     n, _, n_passes, n_outputs, _ = outputs.shape
     stacked = outputs.flatten(2, 3)
-    if layer.rows is not None and outputs.shape[1] == outputs.shape[4] == 1:
-        _add_single_positions(layer, outputs[:, 0, :, :, 0], inputs[:, 0, :, 0])
-        return
-    if layer.rows is not None:
-        gradients = torch.matmul(stacked, inputs.transpose(2, 3))
-        gradients = gradients.reshape(n, -1, n_passes, n_outputs, gradients.shape[-1])
-        layer.scales += torch.square(gradients).sum(dim=(0, 2, 4)).double().numpy()
-        _add_rows(layer, gradients.transpose(1, 2).flatten(2, 3).flatten(0, 1))
-        return
-    squares = _squares(stacked, inputs).reshape(-1, n_passes, n_outputs)
+    squares = _squares(stacked, inputs, layer.n_free, sketches).reshape(-1, n_passes, n_outputs)
     layer.scales += squares.sum(dim=1).double().numpy()
-    if n_outputs > sketches:
-        mixed = torch.matmul(signs.draw(n, 1, n_passes, sketches, n_outputs), outputs)
-        stacked = mixed.flatten(2, 3) / sketches**0.5
+    if n_outputs > sketches.n:
+        mixed = torch.matmul(sketches.signs.draw(n, 1, n_passes, sketches.n, n_outputs), outputs)
+        stacked = mixed.flatten(2, 3) / sketches.n**0.5
     assert layer.shared is not None
     for block, *hessians in zip(layer.blocks, *layer.shared, strict=True):
-        mixtures = torch.matmul(stacked, inputs[:, :, block.start : block.stop].transpose(2, 3))
+        seen = inputs[:, :, block.start : block.stop - block.n_free]
+        mixtures = _gradients(stacked, seen, block.n_free)
         for group, hessian in enumerate(hessians):
-            flat = mixtures[:, group].flatten(0, 1)
-            torch.from_numpy(hessian).addmm_(flat.T, flat, alpha=1.0 / n_outputs)
-            release(hessian)
+            sketches.sums.add(hessian, mixtures[:, group].flatten(0, 1), 1.0 / n_outputs)
 
 
-def _squares(outputs: Tensor, inputs: Tensor) -> Tensor:
-    """Return the sums over samples and inputs of G^2: (groups, outputs)."""
-    if outputs.shape[3] > outputs.shape[2]:
-        return torch.square(torch.matmul(outputs, inputs.transpose(2, 3))).sum(dim=(0, 3))
-    gram = torch.matmul(inputs.transpose(2, 3), inputs)
-    return (torch.matmul(outputs, gram) * outputs).sum(dim=(0, 3))
+def _gradients(outputs: Tensor, inputs: Tensor, n_free: int) -> Tensor:
+    """Return ``sum over positions of g x^T``, the constant 1 of a bias as last input."""
+    found = torch.matmul(outputs, inputs.transpose(2, 3))
+    return torch.cat([found, outputs.sum(dim=3, keepdim=True)], dim=3) if n_free else found
+
+
+def _squares(outputs: Tensor, inputs: Tensor, n_free: int, sketches: _Sketches) -> Tensor:
+    """Return the sums over samples and inputs of G^2: (groups, outputs); of mixtures if inputs are many."""
+    if inputs.shape[3] == 1:
+        norms = torch.square(inputs).sum(dim=2) + n_free
+        return (torch.square(outputs[..., 0]) * norms).sum(dim=0)
+    if inputs.shape[2] > sketches.n:
+        inputs = torch.matmul(sketches.signs.draw(sketches.n, inputs.shape[2]), inputs) / sketches.n**0.5
+    return torch.square(_gradients(outputs, inputs, n_free)).sum(dim=(0, 3))
+
+
+def _add_rows(layer: LayerHessians, outputs: Tensor, inputs: Tensor) -> None:
+    """Add the squares of per-sample gradients to Hessians of single outputs; shapes as in `_add_shared`."""
+    n, n_groups, n_passes, n_outputs, n_positions = outputs.shape
+    if n_groups == n_positions == 1:
+        seen = inputs[:, 0, :, 0]
+        if layer.n_free:
+            seen = torch.cat([seen, torch.ones_like(seen[:, :1])], dim=1)
+        _add_single_positions(layer, outputs[:, 0, :, :, 0], seen)
+        return
+    gradients = _gradients(outputs.flatten(2, 3), inputs, layer.n_free)
+    gradients = gradients.reshape(n, -1, n_passes, n_outputs, gradients.shape[-1])
+    layer.scales += torch.square(gradients).sum(dim=(0, 2, 4)).double().numpy()
+    _add_squares(layer, gradients.transpose(1, 2).flatten(2, 3).flatten(0, 1))
 
 
 def _add_single_positions(layer: LayerHessians, outputs: Tensor, inputs: Tensor) -> None:
@@ -291,8 +336,8 @@ def _add_single_positions(layer: LayerHessians, outputs: Tensor, inputs: Tensor)
         hessian += ((part * weights[:, row : row + 1]).T @ part).double().numpy()
 
 
-def _add_rows(layer: LayerHessians, gradients: Tensor) -> None:
-    """Add to the Hessians of single outputs; `gradients` are (samples, outputs, inputs)."""
+def _add_squares(layer: LayerHessians, gradients: Tensor) -> None:
+    """Add squares to the Hessians of single outputs; `gradients` are (samples, outputs, inputs)."""
     assert layer.rows is not None
     constant = [gradients.shape[2] - 1] * layer.n_free
     for row, (kept, hessian) in enumerate(zip(layer.kept, layer.rows, strict=True)):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from nqconvert.array_spool import ArraySpool, Kept
 from nqconvert.graphs.products import Product
 from nqconvert.graphs.stretches import Stretches
+from nqconvert.graphs.views import graph_arrays
 from nqconvert.memory import return_freed_memory
 from nqconvert.repair.float_network import FloatNetwork
 from nqformat.optional_packages import require_package
@@ -18,13 +20,13 @@ from nqformat.optional_packages import require_package
 from .factoring import factor_in_place, invert_in_place
 from .layer import Layer
 from .positions import inputs_at, n_positions, outputs_at
-from .scratch import Scratch, release
 
 __all__ = ["Decision", "Moments", "aimed_layer", "run_sequentially"]
 
 DAMPING = 0.1
 _CONSTANT_DAMPING = 1e-6
 _MAX_POSITIONS = 1 << 15
+_MAX_BATCH = 32
 
 Values = dict[str, np.ndarray]
 
@@ -138,12 +140,12 @@ def run_sequentially(
     network: FloatNetwork,
     layers: Mapping[str, Layer],
     decide: Callable[[str, Layer], Decision],
-    scratch: Scratch,
+    spool: ArraySpool,
 ) -> None:
     """Decide on all layers in the order of the graph, each with the inputs that its predecessors leave it.
 
     The network before quantization and the quantized one run side by side, a layer at a time, each once; what
-    lies between two layers is kept for all samples, in temporary files if it is much. Where a layer's output
+    lies between two layers is kept for all samples, in a temporary file if it is much. Where a layer's output
     is added to another value, such as the bypass of a residual block, it makes up for that value's error,
     too. Layers that several products share, or with several blocks of inputs, keep their weights as the aim.
 
@@ -154,99 +156,121 @@ def run_sequentially(
         By stored name.
     decide : callable
         Quantizes a layer.
-    scratch : Scratch
+    spool : ArraySpool
         Of the values.
 
     Raises
     ------
     ConversionError
-        If ONNX Runtime cannot run a part of the graph.
+        If ONNX Runtime cannot run a part of the graph, or values cannot be written to a file.
     """
-    walk = _Walk(network, layers, scratch)
+    walk = _Walk(network, layers, spool)
     for name, layer in walk.in_order():
         made = decide(name, layer)
         walk.replace(layer.statistics.product, made)
 
 
+@dataclass(slots=True, kw_only=True)
+class _Side:
+    """One of the two networks: its tensors, and by batch of samples the values that are needed further on."""
+
+    tensors: Values
+    batches: list[dict[str, Kept]]
+
+
+class _KeptValues(Mapping[str, np.ndarray]):
+    """Values that are read when they are asked for."""
+
+    def __init__(self, kept: Mapping[str, Kept], spool: ArraySpool) -> None:
+        self._kept, self._spool = kept, spool
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._spool.get(self._kept[name])
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._kept
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._kept)
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+
 class _Walk:
     """Both networks, run up to the same layer."""
 
-    def __init__(self, network: FloatNetwork, layers: Mapping[str, Layer], scratch: Scratch) -> None:
+    def __init__(self, network: FloatNetwork, layers: Mapping[str, Layer], spool: ArraySpool) -> None:
         source = network.source
         assert source.graph is not None
         model = require_package("onnx").ModelProto.FromString(source.graph)
-        views = {name: view.assemble(source.tensors) for name, view in source.views.items()}
-        self._before: Values = {**source.tensors, **views}
-        self._now = dict(self._before)
-        self._network, self._scratch = network, scratch
-        self._partners = _added_values(model.graph, self._before)
+        arrays = graph_arrays(source.tensors, source.views)
+        self._before = _Side(tensors=arrays, batches=[])
+        self._now = _Side(tensors=dict(arrays), batches=[])
+        self._network, self._spool = network, spool
+        self._partners = _added_values(model.graph, arrays)
         outputs = [value for node in model.graph.node for value in node.output]
         firsts = {layer.statistics.products[0].output: name for name, layer in layers.items()}
         self._order = [(firsts[value], value) for value in outputs if value in firsts]
         self._layers = layers
-        self._stretches = Stretches(model, self._before, [value for _, value in self._order])
+        self._stretches = Stretches(model, arrays, [value for _, value in self._order])
         self._random = np.random.default_rng(network.seed)
 
     def in_order(self) -> Iterator[tuple[str, Layer]]:
         """Yield layers as they shall be quantized; :meth:`replace` follows each."""
-        batches = [(self._stored({}, f), self._stored({}, f)) for f in self._network.arrays()]
-        n_samples = sum(len(next(iter(feeds.values()))) for feeds, _ in batches)
-        self._advance(0, batches)
+        n_samples = 0
+        for feeds in self._network.arrays(most=_MAX_BATCH):
+            n_samples += len(next(iter(feeds.values())))
+            for side in (self._before, self._now):
+                side.batches.append({name: self._spool.put(value) for name, value in feeds.items()})
+        self._advance(0)
         for number, (name, value) in enumerate(self._order):
             layer = self._layers[name]
             share = number / len(self._order)
             self._network.progress(f"sequential calibration: {share:.0%} of the layers, {n_samples} samples")
             if number and len(layer.statistics.products) == len(layer.statistics.blocks) == 1:
-                layer = aimed_layer(layer, self._moments(layer, value, batches, n_samples))
+                layer = aimed_layer(layer, self._moments(layer, value, n_samples))
             yield name, layer
             if number + 1 < len(self._order):
-                self._advance(number + 1, batches)
+                self._advance(number + 1)
             if len(layer.statistics.products) == 1:
                 weight = layer.statistics.product.weight
-                self._now[weight] = self._before[weight]
+                self._now.tensors[weight] = self._before.tensors[weight]
 
     def replace(self, product: Product, made: Decision) -> None:
         """Let the quantized network go on with a quantized layer, until its products are behind."""
-        self._now[product.weight] = made.weight
+        self._now.tensors[product.weight] = made.weight
         if product.bias is not None and made.bias is not None:
-            self._now[product.bias] = made.bias
+            self._now.tensors[product.bias] = made.bias
 
-    def _advance(self, number: int, batches: list[tuple[Values, Values]]) -> None:
-        for place, (before, now) in enumerate(batches):
-            made = tuple(
-                self._stretches.run(number, values, tensors)
-                for values, tensors in ((before, self._before), (now, self._now))
-            )
-            batches[place] = self._stored(before, made[0]), self._stored(now, made[1])
+    def _advance(self, number: int) -> None:
+        """Run a stretch of both networks on all samples."""
+        needed = self._stretches.needed_after(number)
+        for side in (self._before, self._now):
+            for values in side.batches:
+                made = self._stretches.run(number, _KeptValues(values, self._spool), side.tensors)
+                for name in [name for name in values if name not in needed]:
+                    self._spool.drop(values.pop(name))
+                values.update({name: self._spool.put(value) for name, value in made.items()})
         self._stretches.close(number)
         return_freed_memory()
 
-    def _stored(self, old: Values, new: Values) -> Values:
-        """Take new values out of memory where the budget asks for it, and forget old ones."""
-        for name, value in old.items():
-            if name in new:
-                release(value)
-            else:
-                self._scratch.forget(value)
-        return {name: value if name in old else self._scratch.kept(value) for name, value in new.items()}
-
-    def _moments(
-        self, layer: Layer, output: str, batches: Sequence[tuple[Values, Values]], n_samples: int
-    ) -> Moments:
+    def _moments(self, layer: Layer, output: str, n_samples: int) -> Moments:
         product, n_free = layer.statistics.product, layer.statistics.n_free
         n_groups, n_outputs, n_inputs = layer.matrices.shape
         sums = Moments(
             inputs=np.zeros((n_groups, n_inputs + n_free, n_inputs + n_free)),
             missing=np.zeros((n_groups, n_outputs, n_inputs + n_free)),
         )
-        weights = layer.matrices.astype(np.float32)
-        for before, now in batches:
-            wanted, seen = before[product.activation], now[product.activation]
+        weights = layer.matrices.astype(np.float32, copy=False)
+        for kept in zip(self._before.batches, self._now.batches, strict=True):
+            before, now = (_KeptValues(values, self._spool) for values in kept)
+            seen = now[product.activation]
             n_most = n_positions(product, seen)
             n_some = min(n_most, -(-_MAX_POSITIONS * len(seen) // n_samples))
             places = np.sort(self._random.choice(n_most, n_some, replace=False))
             inputs = inputs_at(product, seen, places)
-            lacks = weights @ (inputs_at(product, wanted, places) - inputs)
+            lacks = weights @ (inputs_at(product, before[product.activation], places) - inputs)
             partner = self._partners.get(output)
             if partner in now and product.operator != "ConvTranspose":
                 lacks += outputs_at(product, before[partner], places)
@@ -254,8 +278,6 @@ class _Walk:
             if n_free:
                 inputs = np.concatenate([inputs, np.ones_like(inputs[:, :1])], axis=1)
             sums.add(inputs, lacks)
-            for value in (wanted, seen):
-                release(value)
         return sums
 
 

@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from nqconvert.array_spool import ArraySpool
 from nqconvert.graphs.products import Product, find_products
 from nqconvert.graphs.torch_graph import TorchGraph, UnsupportedOperatorError
+from nqconvert.graphs.views import graph_arrays
 from nqconvert.quantizers.rate import estimate_bits
 from nqconvert.repair.float_network import FloatNetwork
 from nqconvert.sensitivity.calibration import calibration_batches, feeds_of, fitting_batch_size
@@ -51,10 +53,10 @@ _STEPS = (1.0, 1.25, 1.625)
 """Of an octave: with few bits, so that small multiples are exact in float16."""
 _PATIENCE = 2
 _DECISION_SHARE = 0.15
-_MAX_VALUES = 1 << 23
+_MAX_VALUES = 1 << 22
 _MAX_CODEBOOK = 32
 _LEAST_STEP = 1e-30
-_LEAST_BUDGET = 1 << 25
+_LEAST_BUDGET, _VALUES_BUDGET = 1 << 24, 1 << 22
 _PREMIUM_REACH = 40.0
 _PREMIUM_ROUNDS = 13
 _PREMIUM_GROWTH = 1.05
@@ -217,7 +219,8 @@ class Surgeon:
 
         def decide(name: str, layer: Layer) -> Decision:
             step = found[name].step
-            made = results[name] = self._decided(layer, step, penalty, premium)
+            made = self._decided(layer, step, penalty, premium)
+            results[name] = replace(made, integers=self.scratch.kept(made.integers))
             product = layer.statistics.product
             weight = (made.integers * np.float32(step)).astype(arrays[name].dtype)
             bias = self._bias(name, made, penalty)
@@ -226,7 +229,7 @@ class Surgeon:
             values = bias.tensor.decode().reshape(arrays[product.bias].shape)
             return Decision(weight=weight, bias=values)
 
-        run_sequentially(network, self.layers, decide, Scratch(budget_bytes=_LEAST_BUDGET))
+        run_sequentially(network, self.layers, decide, ArraySpool(budget_bytes=_VALUES_BUDGET))
         return {name: results[name] for name in found}
 
     def _bias(self, name: str, result: LayerResult, penalty: float) -> Bias | None:
@@ -364,7 +367,7 @@ def prepare_surgeon(
     without_inputs = calibration is None and settings.hessian != "identity"
     if without_inputs or source.graph is None:
         raise ConversionError(NO_CALIBRATION)
-    arrays = {**source.tensors, **{name: v.assemble(source.tensors) for name, v in source.views.items()}}
+    arrays = graph_arrays(source.tensors, source.views)
     model = require_package("onnx").ModelProto.FromString(source.graph)
     used = _used_products(model.graph, arrays, weights, source.views)
     if not used:

@@ -60,30 +60,35 @@ def distil(
     Source : Hinton, Vinyals, Dean 2015; straight-through rounding: Bengio et al. 2013
     """
     with one_thread(), torch.random.fork_rng(devices=[]):
-        batches = _answered(network, graph)
-        n_held_out = -(-len(batches) // _HOLDOUT)
-        n_samples = sum(len(batch.before) for batch in batches)
-        if n_samples < _LEAST_SAMPLES or len(batches) < 2:
+        feeds = network.feeds(graph, most=_BATCH, n_batches=_LEAST_BATCHES)
+        n_samples = sum(_n_samples(batch) for batch in feeds)
+        if n_samples < _LEAST_SAMPLES or len(feeds) < 2:
             return tensors, f"no distillation: {n_samples} calibration inputs are too few"
-        n_epochs = settings.distillation_epochs or _fitting_epochs(batches[0], n_samples, network, graph)
+        n_epochs = settings.distillation_epochs or _fitting_epochs(feeds[0], n_samples, network, graph)
         if n_epochs < _LEAST_EPOCHS and settings.distillation_epochs is None:
             return tensors, "no distillation, it would take long: distillation_epochs asks for it"
+        batches = _answered(feeds, network, graph)
+        n_held_out = -(-len(batches) // _HOLDOUT)
         student = _Student(tensors, network, graph, weights=settings.distillation == "weights")
         training, held_out = batches[:-n_held_out], batches[-n_held_out:]
         return student.run(training, held_out, n_epochs)
 
 
-def _answered(network: FloatNetwork, graph: TorchGraph) -> list[_Batch]:
+def _n_samples(feeds: Mapping[str, Any]) -> int:
+    return len(next(iter(feeds.values())))
+
+
+def _answered(feeds: list[dict[str, Any]], network: FloatNetwork, graph: TorchGraph) -> list[_Batch]:
     """Run the network before quantization."""
     before = network.float_tensors()
+    answer = graph.output_names[0]
     with torch.no_grad():
-        return [
-            _Batch(feeds=feeds, before=graph.run(feeds, before)[graph.output_names[0]])
-            for feeds in network.feeds(graph, most=_BATCH, n_batches=_LEAST_BATCHES)
-        ]
+        return [_Batch(feeds=batch, before=graph.run(batch, before)[answer]) for batch in feeds]
 
 
-def _fitting_epochs(batch: _Batch, n_samples: int, network: FloatNetwork, graph: TorchGraph) -> int:
+def _fitting_epochs(
+    feeds: Mapping[str, Any], n_samples: int, network: FloatNetwork, graph: TorchGraph
+) -> int:
     """Return how many passes keep to the most multiplications, counted on one batch."""
     model = require_package("onnx").ModelProto.FromString(network.source.graph)
     tensors = network.float_tensors()
@@ -98,8 +103,8 @@ def _fitting_epochs(batch: _Batch, n_samples: int, network: FloatNetwork, graph:
         return value
 
     with torch.no_grad():
-        graph.run(batch.feeds, tensors, replace=counted)
-    n_all = n_done * n_samples / len(batch.before)
+        graph.run(feeds, tensors, replace=counted)
+    n_all = n_done * n_samples / _n_samples(feeds)
     return int(min(_MOST_EPOCHS, _MAX_MULTIPLICATIONS // max(1.0, n_all)))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from nqconvert.graphs.torch_graph import TorchGraph, torch_tensor
+from nqconvert.graphs.views import graph_arrays
 from nqconvert.sensitivity.calibration import calibration_batches, feeds_of, fitting_batch_size
 from nqconvert.sources.model_source import ModelSource
 from nqformat.dtypes import bfloat16_to_float32
@@ -18,7 +19,7 @@ from nqformat.tensor import HashedTensor, Tensor, ViewTensor
 
 __all__ = ["FloatNetwork", "decoded_float", "one_thread"]
 
-_MAX_VALUES = 1 << 23
+_MAX_VALUES = 1 << 22
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,17 +58,17 @@ class FloatNetwork:
         """
         n_samples = sum(batch.n_samples for batch in self._batches(most))
         first = feeds_of(next(iter(self._batches(1))), self.source.input_names)
-        views = {name: view.assemble(self.source.tensors) for name, view in self.source.views.items()}
-        fitting = graph.fitting_samples(first, {**self.source.tensors, **views}, _MAX_VALUES)
+        tensors = graph_arrays(self.source.tensors, self.source.views)
+        fitting = graph.fitting_samples(first, tensors, _MAX_VALUES)
         size = max(1, min(most, fitting, n_samples // n_batches))
         return [
             {name: torch_tensor(value) for name, value in feeds_of(batch, self.source.input_names).items()}
             for batch in self._batches(size)
         ]
 
-    def arrays(self) -> Iterator[dict[str, np.ndarray]]:
-        """Yield inputs as arrays by name, in batches that suit their size."""
-        for batch in self._batches(fitting_batch_size(self.calibration)):
+    def arrays(self, *, most: int) -> Iterator[dict[str, np.ndarray]]:
+        """Yield inputs as arrays by name, in batches of at most `most` that suit their size."""
+        for batch in self._batches(min(most, fitting_batch_size(self.calibration))):
             yield feeds_of(batch, self.source.input_names)
 
     def _batches(self, batch_size: int) -> Iterator[Any]:

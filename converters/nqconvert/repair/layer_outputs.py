@@ -152,7 +152,7 @@ def _points(
         return name in tensors and uses[name] == 1 and is_free_vector(tensors[name])
 
     found: dict[str, _Point] = {}
-    if settings.bias_correction or settings.scale_fit:
+    if settings.corrects_biases or settings.scale_fit:
         shapes = {
             name: tuple(tensor.shape) for name, tensor in (*tensors.items(), *network.source.views.items())
         }
@@ -161,7 +161,7 @@ def _points(
             point = _Point(
                 axis=-1 if product.operator == "MatMul" else 1,
                 weight=weight if settings.scale_fit and weight and is_plain(tensors[weight]) else "",
-                bias=bias if settings.bias_correction and free(bias) else "",
+                bias=bias if settings.corrects_biases and free(bias) else "",
                 fused_bias=_fused_bias(product),
             )
             if point.weight or point.bias:

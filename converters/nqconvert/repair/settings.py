@@ -19,9 +19,10 @@ class RepairSettings:
         Quantize again, layer by layer, each for the inputs that the quantized layers before leave it, and
         aiming at its output before quantization. On held-out images takes 13 to 24 % of the divergence away
         on LeNet-300-100 and 23 % on ResNets of 20 and 32 layers, for bytes 1 % more to 2 % less.
-    bias_correction : bool
-        Make the mean of every product's output what it was, by its bias. Takes 5 to 10 % of the
-        divergence away on ResNets; on LeNets error feedback has set biases for less loss, and it is undone.
+    bias_correction : bool or None
+        Make the mean of every product's output what it was, by its bias; None: without sequential
+        calibration, after which it changes nothing. Takes 5 to 10 % of the divergence away on ResNets; on
+        LeNets error feedback has set biases for less loss, and it is undone.
     batch_norm : bool
         Make mean and deviation behind every batch norm that is left in the graph what they were.
     scale_fit : bool
@@ -38,7 +39,7 @@ class RepairSettings:
     """
 
     sequential: bool = True
-    bias_correction: bool = True
+    bias_correction: bool | None = None
     batch_norm: bool = True
     scale_fit: bool = False
     distillation: str = "weights"
@@ -53,7 +54,12 @@ class RepairSettings:
             raise ValueError(f"distillation_epochs must be at least 1, not {self.distillation_epochs}")
 
     @property
+    def corrects_biases(self) -> bool:
+        """Whether biases are corrected."""
+        return not self.sequential if self.bias_correction is None else self.bias_correction
+
+    @property
     def any_wanted(self) -> bool:
         """Whether anything follows quantization."""
-        matched = self.bias_correction or self.batch_norm or self.scale_fit
+        matched = self.corrects_biases or self.batch_norm or self.scale_fit
         return matched or self.distillation != "none"

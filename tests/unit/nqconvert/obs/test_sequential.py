@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from typing import Any
 
@@ -9,12 +10,12 @@ import numpy as np
 import pytest
 
 from nqconvert import load_source
+from nqconvert.array_spool import ArraySpool
 from nqconvert.graphs.products import find_products
 from nqconvert.obs import sequential
 from nqconvert.obs import surgeon as surgeon_module
 from nqconvert.obs.layer import Layer, prepare_layer
 from nqconvert.obs.positions import inputs_at, n_positions, outputs_at
-from nqconvert.obs.scratch import Scratch
 from nqconvert.obs.sequential import Decision, Moments, aimed_layer, run_sequentially
 from nqconvert.obs.statistics import new_hessians
 from nqconvert.obs.surgeon import CalibrationSettings, prepare_surgeon
@@ -142,7 +143,7 @@ def test_a_later_layer_makes_up_for_an_earlier_one() -> None:
         made[name] = coarse(layer) if name == "first" else kept(layer)
         return made[name]
 
-    run_sequentially(found, layers, decide, Scratch(budget_bytes=0))
+    run_sequentially(found, layers, decide, ArraySpool(budget_bytes=0))
     assert list(made) == ["first", "second"]
     arrays = found.source.tensors
     hidden = calibration @ made["first"].weight.T + made["first"].bias
@@ -162,7 +163,7 @@ def test_a_layer_beside_a_bypass_makes_up_for_its_error() -> None:
         return coarse(layer) if name == "bypass" else kept(layer)
 
     layers = layers_of(found)
-    run_sequentially(found, layers, decide, Scratch(budget_bytes=1 << 20))
+    run_sequentially(found, layers, decide, ArraySpool(budget_bytes=1 << 20))
     assert list(seen) == ["stem", "bypass", "inner", "last"]
     changed = {name: not np.allclose(seen[name].matrices, layers[name].matrices) for name in seen}
     assert changed == {"stem": False, "bypass": False, "inner": True, "last": True}
@@ -250,3 +251,15 @@ def test_a_graph_that_cannot_be_run_is_quantized_without_and_that_is_said(monkey
     made = surgeon.operate(0.1, sequential=True)
     assert made.notes == ("no sequential calibration: ONNX Runtime cannot run the model: no such kernel",)
     assert made.loss == surgeon.operate(0.1).loss
+
+
+def test_values_of_many_samples_do_not_fill_the_memory() -> None:
+    found = replace(network(deep(), inputs(40_000, 16)), samples=40_000)
+    layers = layers_of(found)
+    tracemalloc.start()
+    try:
+        run_sequentially(found, layers, lambda name, layer: kept(layer), ArraySpool(budget_bytes=0))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 40_000 * 16 * 4

@@ -114,6 +114,12 @@ def test_repairs_bring_answers_to_unseen_inputs_nearer(switch: dict[str, Any], l
     assert len(notes) == 1 and list(after) == list(before)
 
 
+def test_biases_are_corrected_where_sequential_calibration_does_not() -> None:
+    assert not RepairSettings().corrects_biases
+    assert RepairSettings(sequential=False).corrects_biases
+    assert RepairSettings(bias_correction=True).corrects_biases
+
+
 def test_scales_leave_integers_and_zeros_alone() -> None:
     found = network()
     before = rounded(found.source)
