@@ -72,7 +72,7 @@ def _rival_rows(recipe: Recipe, work: Work) -> list[dict[str, Any]]:
 
 
 def file_errors(path: Path, images: torch.Tensor, labels: torch.Tensor) -> np.ndarray:
-    """Whether a .nqz file classifies each image wrongly."""
+    """Whether a .nqz file classifies each image, or place of a text, wrongly."""
     session = InferenceSession(path)
     feed = session.get_inputs()[0].name
     parts = [session.run(None, {feed: as_inputs(part).numpy()})[0] for part in images.split(_BATCH)]
@@ -81,11 +81,11 @@ def file_errors(path: Path, images: torch.Tensor, labels: torch.Tensor) -> np.nd
 
 
 def _score(wrong: np.ndarray) -> Score:
-    return Score(mean=1.0 - float(wrong.mean()), samples=1.0 - wrong)
+    return Score(mean=1.0 - float(wrong.mean()), samples=1.0 - wrong.reshape(len(wrong), -1).mean(1))
 
 
 def _milliseconds(path: Path, data: Data) -> float:
-    """Median time of one image."""
+    """Median time of one image, recording or text."""
     session = InferenceSession(path)
     feeds = {session.get_inputs()[0].name: as_inputs(data.validation_images[:1]).numpy()}
     taken = []
