@@ -15,6 +15,8 @@ import torch
 import nqconvert
 from nqconvert.accuracy import Score, drop_between
 from nqconvert.memory import PeakMemory
+from nqconvert.report import measure_file
+from nqconvert.training import save_hashed
 from nqruntime import InferenceSession
 
 from .data import Data, as_inputs, errors
@@ -40,7 +42,11 @@ def measured_row(
     seconds = time.perf_counter() - started
     path = folder / f"{title}.nqz"
     example = as_inputs(data.validation_images[:64])
-    report = nqconvert.convert(module, path, example_inputs=example, preset="lossless", seed=seed)
+    if work.hashed:
+        save_hashed(module, work.hashed[-1], path, example_inputs=example)
+    else:
+        nqconvert.convert(module, path, example_inputs=example, preset="lossless", seed=seed)
+    file = measure_file(path)
     after = file_errors(path, data.test_images, data.test_labels)
     drop = drop_between(_score(before), _score(after))
     rival = {} if recipe.rival is None else {"nncodec": _rival_rows(recipe, work)}
@@ -49,8 +55,8 @@ def measured_row(
         "seed": seed,
         "fp32_bytes": recipe.fp32_bytes,
         "file_bytes": path.stat().st_size,
-        "payload_bytes": round(sum(tensor.stored_bytes for tensor in report.file.tensors)),
-        "graph_bytes": report.file.graph,
+        "payload_bytes": round(sum(tensor.stored_bytes for tensor in file.tensors)),
+        "graph_bytes": file.graph,
         "n_nonzero": sum(int((value != 0).sum()) for value in module.parameters()),
         "validation_percent_before": 100 * float(validation_before.mean()),
         "validation_percent": 100
@@ -67,7 +73,7 @@ def measured_row(
 
 def _rival_rows(recipe: Recipe, work: Work) -> list[dict[str, Any]]:
     assert recipe.rival is not None
-    own = replace(work, checkpoint=work.checkpoint.with_suffix(".rival"), facts={})
+    own = replace(work, checkpoint=work.checkpoint.with_suffix(".rival"), facts={}, hashed=[])
     return nncodec_rows(recipe.rival(recipe.dense(work.data), own).eval(), work.data)
 
 

@@ -6,8 +6,16 @@ from collections.abc import Callable
 
 import torch
 
-from nqconvert.training.pruning.surgery import SurgerySettings, prune_by_surgery
-from nqconvert.training.quantized.adaptive import AdaptiveSettings, quantize_adaptively
+from nqconvert.training import (
+    AdaptiveSettings,
+    SurgerySettings,
+    VariationalSettings,
+    prune_by_surgery,
+    prune_variational,
+    quantize_adaptively,
+    quantize_incrementally,
+    train_hashed,
+)
 
 from .data import Batches, Data, answers, cross_entropy
 from .dense import augmented
@@ -78,6 +86,65 @@ def adaptive(settings: AdaptiveSettings, n_images: int) -> Train:
             progress=lambda record: print(record, flush=True),
         )
         work.facts["paper_ratio"] = 32.0 / result.mean_bits
+        return module
+
+    return train
+
+
+def variational(settings: VariationalSettings, epochs: int, final_epochs: int) -> Train:
+    """Sparse variational dropout as the paper has it: labels, images as they are, floating-point weights."""
+
+    def train(module: torch.nn.Module, work: Work) -> torch.nn.Module:
+        result = prune_variational(
+            module,
+            Batches(work.data.images, work.data.labels),
+            cross_entropy,
+            settings=settings,
+            epochs=epochs,
+            final_epochs=final_epochs,
+            n_samples=len(work.data.images),
+            **work.judged(),
+        )
+        work.note_seconds(result.log)
+        work.facts["paper_ratio"] = 1.0 / result.density
+        return module
+
+    return train
+
+
+def powers_of_two(epochs: int) -> Train:
+    """Incremental quantization to 5 bits, labels alone; biases stay floating point."""
+
+    def train(module: torch.nn.Module, work: Work) -> torch.nn.Module:
+        log = quantize_incrementally(
+            module,
+            Batches(work.data.images, work.data.labels),
+            cross_entropy,
+            epochs=epochs,
+            **work.judged(),
+        )
+        work.note_seconds(log)
+        work.facts["paper_ratio"] = 32.0 / 5.0
+        return module
+
+    return train
+
+
+def hashed(share: float, epochs: int, input_dropout: float) -> Train:
+    """Hashed weights trained with labels alone, from values of the dense network at each bucket."""
+
+    def train(module: torch.nn.Module, work: Work) -> torch.nn.Module:
+        result = train_hashed(
+            module,
+            Batches(work.data.images, work.data.labels, input_dropout=input_dropout),
+            cross_entropy,
+            share=share,
+            epochs=epochs,
+            **work.judged(),
+        )
+        work.note_seconds(result.log)
+        work.facts["paper_ratio"] = 1.0 / result.share
+        work.hashed.append(result)
         return module
 
     return train

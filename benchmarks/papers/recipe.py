@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from nqconvert.training import EpochRecord, TrainingLog
+from nqconvert.training.sharing.hashed import HashedResult
 
 from .data import Data, in_order
 from .mnist import load_mnist
@@ -18,6 +19,8 @@ from .mnist import load_mnist
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
     """What a recipe is given besides the data; `facts` takes what the row should tell beside its file.
+
+    `hashed` takes what a file of hashed weights is made of.
 
     ``paper_ratio`` is the compression as the method's own paper counts it, ``seconds`` those of all epochs,
     also of ones before a run was taken up again.
@@ -28,6 +31,7 @@ class Work:
     checkpoint: Path
     progress: Callable[[EpochRecord], None]
     facts: dict[str, float] = field(default_factory=dict)
+    hashed: list[HashedResult] = field(default_factory=list)
 
     def followed(self, suffix: str | None = None) -> dict[str, Any]:
         """Return the arguments of a run that is reported and can be taken up again."""

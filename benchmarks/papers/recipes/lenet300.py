@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import torch
 
-from nqconvert.training import prunable_weights
-from nqconvert.training.pruning.surgery import SurgerySettings
-from nqconvert.training.quantized.adaptive import AdaptiveSettings
-from nqconvert.training.quantized.straight_through import GridSettings
+from nqconvert.training import (
+    AdaptiveSettings,
+    GridSettings,
+    SharingSettings,
+    SurgerySettings,
+    VariationalSettings,
+    prunable_weights,
+    share_weights_softly,
+)
 from nqconvert.training.sharing.mixture import MixtureSettings
-from nqconvert.training.sharing.soft_weight_sharing import SharingSettings, share_weights_softly
 from papers.data import Batches, cross_entropy
 from papers.dense import TEACHER_LOSS, lenet300_augmented, lenet300_plain, own_teachers
 from papers.methods import (
     Train,
     adaptive,
     first_seed,
+    hashed,
+    powers_of_two,
     surgery_with_labels,
+    variational,
     with_outside_teacher,
 )
 from papers.recipe import Recipe, Work
@@ -130,5 +137,35 @@ LENET300: dict[str, Recipe] = {
         train=adaptive(AdaptiveSettings(max_rise=0.02, iterations=40), 10_000),
         goals=(),
         paper="Khoram 64 x on LeNet-5, 0.65 -> 0.77 %",
+    ),
+    "lenet300-variational": Recipe(
+        network="LeNet-300-100",
+        method="variational dropout alone",
+        note="labels alone, weights stay float32",
+        fp32_bytes=_BYTES,
+        dense=_PLAIN,
+        train=variational(VariationalSettings(), 24, 8),
+        goals=(),
+        paper="Molchanov 68 x by count, 1.64 -> 1.92 %",
+    ),
+    "lenet300-inq": Recipe(
+        network="LeNet-300-100",
+        method="incremental powers of two",
+        note="labels alone, 5 bits",
+        fp32_bytes=_BYTES,
+        dense=_PLAIN,
+        train=powers_of_two(3),
+        goals=(),
+        paper="Zhou: 5 bits without loss, AlexNet 42.76 -> 42.61 %",
+    ),
+    "lenet300-hashed": Recipe(
+        network="LeNet-300-100",
+        method="hashed, an eighth of the values",
+        note="labels alone",
+        fp32_bytes=_BYTES,
+        dense=_PLAIN,
+        train=hashed(0.125, 30, 0.2),
+        goals=(),
+        paper="Chen 8 x by count, 1.45 % with 1,000 units in one hidden layer",
     ),
 }
