@@ -15,12 +15,12 @@ from papers.methods import Train
 from papers.recipe import Recipe, Work
 from papers.sparse import SparseRecipe
 
-_BATCH, _N_ITEMS = 32, 6400
+_BATCH, _N_ITEMS = 32, 3200
 _SPARSE = SparseRecipe(
     loss=place_loss,
     surgery=SurgerySettings(density=0.15),
-    epochs=3,
-    final_epochs=2,
+    epochs=4,
+    final_epochs=3,
     grids=GridSettings(coarseness=1.5, vector_bits=6),
 )
 
