@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
-_CIFAR_MEAN = np.float32([0.485, 0.456, 0.406])
-_CIFAR_STD = np.float32([0.229, 0.224, 0.225])
+CIFAR_MEAN = np.float32([0.485, 0.456, 0.406])
+CIFAR_STD = np.float32([0.229, 0.224, 0.225])
 
 
 class LeNet300(nn.Module):
@@ -90,7 +90,7 @@ def mnist_images(images: np.ndarray) -> np.ndarray:
 
 
 def cifar_images(images: np.ndarray) -> np.ndarray:
-    scaled = (images.astype(np.float32) / 255 - _CIFAR_MEAN) / _CIFAR_STD
+    scaled = (images.astype(np.float32) / 255 - CIFAR_MEAN) / CIFAR_STD
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
 
 

@@ -14,9 +14,10 @@ import torch
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Data:
-    """Images of shape (n, channels, height, width), uint8 pixels or float32, and labels as int64.
+    """Images of shape (n, channels, height, width), uint8 pixels or float32, with int64 labels.
 
-    Choices are made on the validation part, which no network is trained on.
+    Texts are int64 of shape (n, places), with a label for each place. Choices are made on the validation
+    part, which no network is trained on.
     """
 
     images: torch.Tensor
@@ -28,7 +29,7 @@ class Data:
 
 
 def as_inputs(images: torch.Tensor) -> torch.Tensor:
-    """What networks take: pixels from 0 to 1, float32 as it is."""
+    """What networks take: pixels from 0 to 1, anything else as it is."""
     return images.float() / 255 if images.dtype is torch.uint8 else images
 
 
@@ -96,6 +97,29 @@ class Batches:
         return together[torch.randperm(len(together))]
 
 
+class Taught:
+    """Batches with a teacher's answers computed for each: targets are ``(labels, logits)``.
+
+    Parameters
+    ----------
+    batches : sized iterable of (inputs, labels)
+    teacher : torch.nn.Module
+        In evaluation mode.
+    """
+
+    def __init__(self, batches: Any, teacher: torch.nn.Module) -> None:
+        self._batches, self._teacher = batches, teacher
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Any]:
+        for inputs, labels in self._batches:
+            with torch.no_grad():
+                logits = self._teacher(inputs)
+            yield inputs, (labels, logits)
+
+
 def in_order(images: torch.Tensor, labels: torch.Tensor) -> Batches:
     """Batches for validation."""
     return Batches(images, labels, batch=1000, shuffled=False)
@@ -114,7 +138,7 @@ def answers(module: torch.nn.Module, images: torch.Tensor, path: Path | None = N
 
 
 def errors(module: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor) -> np.ndarray:
-    """Whether each image is classified wrongly."""
+    """Whether each image, or place of a text, is classified wrongly."""
     wrong: np.ndarray = (answers(module, images).argmax(1) != labels).numpy()
     return wrong
 

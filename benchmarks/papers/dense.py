@@ -18,7 +18,7 @@ from nqconvert.training.distillation import distillation_loss
 
 from .data import Batches, Data, answers, cross_entropy, in_order
 from .mnist import affine_copies
-from .spoken import SpokenDigitNet
+from .spoken import SpokenDigitLstm, SpokenDigitNet
 
 N_COPIES = 4
 N_TEACHERS = 2
@@ -132,8 +132,17 @@ def lenet300_plain(mnist: Data, seed: int) -> torch.nn.Module:
 
 def spoken_cnn(data: Data, seed: int) -> torch.nn.Module:
     """Convolutional network for spoken digits, a fifth of the spectrogram dropped."""
+    return _spoken("spoken_cnn", SpokenDigitNet, data, seed)
+
+
+def spoken_lstm(data: Data, seed: int) -> torch.nn.Module:
+    """Recurrent network for spoken digits, trained like the convolutional one."""
+    return _spoken("spoken_lstm", SpokenDigitLstm, data, seed)
+
+
+def _spoken(name: str, build: Callable[[], torch.nn.Module], data: Data, seed: int) -> torch.nn.Module:
     loader = Batches(data.images, data.labels, batch=50, input_dropout=_INPUT_DROPOUT)
-    return Dense(name="spoken_cnn", build=SpokenDigitNet, epochs=30, loader=loader).trained(data, seed)
+    return Dense(name=name, build=build, epochs=30, loader=loader).trained(data, seed)
 
 
 def own_teachers(mnist: Data) -> torch.Tensor:

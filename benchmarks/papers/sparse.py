@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from nqconvert.training import prunable_weights, shrink
+from nqconvert.training import shrink
 from nqconvert.training.pruning.surgery import SurgerySettings, prune_by_surgery
 from nqconvert.training.quantized.straight_through import GridSettings, StraightThrough
 
-from .data import Batches, in_order
 from .recipe import Work
 
 
@@ -27,14 +27,14 @@ class SparseRecipe:
     grids: GridSettings = field(default_factory=GridSettings)
 
     def train(
-        self, module: torch.nn.Module, loader: Batches, work: Work, *, on_grids: bool = True
+        self, module: torch.nn.Module, loader: Iterable[Any], work: Work, *, on_grids: bool = True
     ) -> torch.nn.Module:
         """Train in place; weights and biases end on their grids, unless that is not wanted.
 
         Returns a smaller network with the same outputs: units that nothing reads or that read nothing go.
         """
-        weights = prunable_weights(module)
-        vectors = [name for name, _ in module.named_parameters() if name not in weights]
+        weights = [name for name, parameter in module.named_parameters() if parameter.ndim > 1]
+        vectors = [name for name, parameter in module.named_parameters() if parameter.ndim < 2]
         result = prune_by_surgery(
             module,
             loader,
@@ -43,11 +43,9 @@ class SparseRecipe:
             epochs=self.epochs,
             final_epochs=self.final_epochs,
             lr=self.lr,
-            seed=work.seed,
-            validation=in_order(work.data.validation_images, work.data.validation_labels),
+            parameters=weights,
             techniques=[StraightThrough(weights, vectors, self.grids)] if on_grids else [],
-            checkpoint=work.checkpoint,
-            progress=work.progress,
+            **work.judged(),
         )
         work.note_seconds(result.log)
         smaller: torch.nn.Module = shrink(module)

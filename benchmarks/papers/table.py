@@ -21,7 +21,8 @@ alone. Settings were chosen on images that no network trained on, the last 5,000
 the test set was looked at once for each seed, through the file that was read back. Errors are percent of
 the test set, 10,000 images for MNIST; the interval is the paired 95 % interval of the drop in points, of the
 seed in the middle. Seconds are wall-clock seconds of retraining on one core of a machine that others kept
-busy. NNCodec's bytes are of tensors alone, and its coarseness is the best one by test error.
+busy. NNCodec's bytes are of tensors alone, and its coarseness is the best one by test error. ResNet-32 starts
+from a checkpoint that had seen all training images, so nothing was chosen by its validation images.
 """
 
 
@@ -109,12 +110,16 @@ def _verdicts(network: str, recipes: Mapping[str, Recipe], results: Mapping[str,
     for name, recipe in recipes.items():
         rows = list(results.get(name, {}).get("seeds", {}).values())
         for ratio, percent in recipe.goals if recipe.network == network and rows else ():
-            n_met = sum(
-                recipe.fp32_bytes / row["file_bytes"] >= ratio and round(row["test_percent"], 4) <= percent
-                for row in rows
-            )
+            n_met = sum(_meets(recipe, row, ratio, percent) for row in rows)
+            allowed = "the dense network's error" if percent is None else f"{percent:.2f} %"
             lines.append(
-                f"- {recipe.method}: at least {ratio:g} x at no more than {percent:.2f} %: "
+                f"- {recipe.method}: at least {ratio:g} x at no more than {allowed}: "
                 f"met by {n_met} of {len(rows)} seeds."
             )
     return lines
+
+
+def _meets(recipe: Recipe, row: dict[str, Any], ratio: float, percent: float | None) -> bool:
+    allowed = row["test_percent_before"] if percent is None else percent
+    small = recipe.fp32_bytes / row["file_bytes"] >= ratio
+    return bool(small and round(row["test_percent"], 4) <= round(allowed, 4))

@@ -58,13 +58,16 @@ class Encoding:
             return self._quantized(settings, repaired=repaired)
 
     def _quantized(self, settings: ConvertSettings, *, repaired: bool) -> QuantizedModel:
+        settled = self.source.settled
         model = quantize_tensors(
-            self.source.tensors,
+            {name: array for name, array in self.source.tensors.items() if name not in settled},
             settings,
             self.sensitivities,
             self.surgeon,
             sequential=repaired and settings.repairs.sequential,
         )
+        if settled:
+            model = replace(model, tensors=_Joined(model.tensors, settled))
         network = None if self.surgeon is None else self.surgeon.network
         if not repaired or network is None or settings.method != "obs":
             return model
@@ -163,6 +166,8 @@ class Encoding:
         for name, tensor in model.tensors.items():
             if isinstance(tensor, RawTensor | ViewTensor | HashedTensor) or tensor.dtype is DType.BFLOAT16:
                 continue
+            if name in self.source.settled:
+                continue
             error = np.square(self.source.tensors[name] - tensor.decode(), dtype=np.float64)
             weighted = error * given[name] if name in given else error * filling
             total += float(weighted.sum())
@@ -170,7 +175,7 @@ class Encoding:
 
 
 class _Joined(Mapping[str, Tensor]):
-    """Tensors and the views of them, without taking any out of where they are."""
+    """Tensors and others that are added or take their place, without taking any out of where they are."""
 
     def __init__(self, tensors: Mapping[str, Tensor], views: Mapping[str, Tensor]) -> None:
         self._parts = tensors, views

@@ -123,9 +123,9 @@ def load_network(
     ------
     As :func:`nqconvert.convert`.
     """
-    retrained, notes = prune_module(model, settings, training, weights, progress)
+    retraining = prune_module(model, settings, training, weights, progress)
     progress("loading the model")
-    if retrained is None:
+    if retraining is None:
         source = load_source(
             model,
             example_inputs=example_inputs,
@@ -135,17 +135,18 @@ def load_network(
             fold_batch_norms=settings.method != "none",
         )
         return Network(source=source, run=source.run, module=_module_of(model, weights))
+    retrained, done = retraining
     source = load_source(
         retrained, example_inputs=example_inputs, dynamic_batch=dynamic_batch, dynamic_axes=dynamic_axes
     )
     from .sources.torch_module import module_runner
 
     return Network(
-        source=source,
+        source=source if done.settle is None else done.settle(source),
         run=module_runner(model, example_inputs, source.input_names, weights=weights),
         run_retrained=source.run,
         module=retrained,
-        notes=notes,
+        notes=(done.note,),
     )
 
 

@@ -179,6 +179,10 @@ PRESETS: dict[str, Preset] = {
         settings=ConvertSettings(preset="adaptive", method="none"),
         purpose="Khoram, Li 2018: shortest binary fractions within a bound of the loss (needs --train)",
     ),
+    "hashed": Preset(
+        settings=ConvertSettings(preset="hashed", method="none"),
+        purpose="Chen et al. 2015: weights share a few trained values by a hash (needs --train)",
+    ),
     "vq": Preset(
         settings=ConvertSettings(preset="vq", method="vq"),
         purpose="Gong et al. 2014: k-means of 4 weights at a time, 256 entries for each tensor",

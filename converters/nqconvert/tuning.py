@@ -30,6 +30,7 @@ SPACES: dict[str, dict[str, tuple[float, float]]] = {
     "inq": {"lr": (1e-4, 5e-3)},
     "adaptive": {"max_rise": (1e-3, 0.2)},
     "rate": {"lr": (2e-4, 5e-3), "penalty": (1e-3, 0.1)},
+    "hashed": {"lr": (2e-4, 5e-3), "share": (1 / 64, 1 / 4)},
 }
 """What is searched for each method: ends of intervals, drawn from on a logarithmic scale."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from nqformat.tensor import ViewTensor
+from nqformat.tensor import Tensor, ViewTensor
 
 Runner = Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]
 
@@ -22,6 +22,8 @@ class ModelSource:
         Each content once.
     views : dict of str to ViewTensor
         Further names for stored tensors: tied or transposed.
+    settled : dict of str to Tensor
+        What tensors are stored as whatever the method, and further tensors that this needs.
     graph : bytes or None
         Slimmed ONNX ModelProto; None for a state dict.
     reasons : dict of str to str
@@ -37,6 +39,7 @@ class ModelSource:
 
     tensors: dict[str, np.ndarray]
     views: dict[str, ViewTensor] = field(default_factory=dict)
+    settled: dict[str, Tensor] = field(default_factory=dict)
     graph: bytes | None = None
     reasons: dict[str, str] = field(default_factory=dict)
     run: Runner | None = None

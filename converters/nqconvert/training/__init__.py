@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .distillation import distillation_loss
     from .pruning.gradual import PruningResult, prune_and_retrain
+    from .pruning.heads import HeadGroup, head_scores, heads_to_keep, shrink_heads
     from .pruning.structured import shrink, units_to_keep
     from .pruning.surgery import SurgerySettings, prune_by_surgery
     from .pruning.variational import VariationalSettings, prune_variational
@@ -27,6 +28,7 @@ __all__ = [
     "AdaptiveSettings",
     "EpochRecord",
     "GridSettings",
+    "HeadGroup",
     "PruningResult",
     "RateSettings",
     "SharingSettings",
@@ -35,6 +37,8 @@ __all__ = [
     "TrainingLog",
     "VariationalSettings",
     "distillation_loss",
+    "head_scores",
+    "heads_to_keep",
     "prunable_weights",
     "prune_and_retrain",
     "prune_by_surgery",
@@ -46,6 +50,7 @@ __all__ = [
     "save_hashed",
     "share_weights_softly",
     "shrink",
+    "shrink_heads",
     "train_hashed",
     "units_to_keep",
 ]
@@ -54,6 +59,7 @@ _HOMES = {
     "AdaptiveSettings": "quantized.adaptive",
     "EpochRecord": "records",
     "GridSettings": "quantized.straight_through",
+    "HeadGroup": "pruning.heads",
     "PruningResult": "pruning.gradual",
     "RateSettings": "quantized.entropy",
     "SharingSettings": "sharing.soft_weight_sharing",
@@ -62,6 +68,8 @@ _HOMES = {
     "TrainingLog": "records",
     "VariationalSettings": "pruning.variational",
     "distillation_loss": "distillation",
+    "head_scores": "pruning.heads",
+    "heads_to_keep": "pruning.heads",
     "prunable_weights": "weight_names",
     "prune_and_retrain": "pruning.gradual",
     "prune_by_surgery": "pruning.surgery",
@@ -73,6 +81,7 @@ _HOMES = {
     "save_hashed": "sharing.hashed",
     "share_weights_softly": "sharing.soft_weight_sharing",
     "shrink": "pruning.structured",
+    "shrink_heads": "pruning.heads",
     "train_hashed": "sharing.hashed",
     "units_to_keep": "pruning.structured",
 }

@@ -9,14 +9,32 @@ from typing import TYPE_CHECKING, Any
 from .records import EpochRecord
 
 if TYPE_CHECKING:
+    from nqconvert.sources import ModelSource
+
     from .stage import Training
 
-__all__ = ["METHODS", "PRESET_METHODS", "retrain_by_method"]
+__all__ = ["METHODS", "PRESET_METHODS", "Retrained", "retrain_by_method"]
 
-PRESET_METHODS = {"soft-weight-sharing": "soft-weight-sharing", "adaptive": "adaptive", "inq": "inq"}
+PRESET_METHODS = {name: name for name in ("soft-weight-sharing", "adaptive", "inq", "hashed")}
 """Which method a preset retrains with if the training data does not say; the others prune by magnitude."""
 
 _FINAL_SHARE = 0.3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retrained:
+    """What retraining did.
+
+    Attributes
+    ----------
+    note : str
+        For the report.
+    settle : callable or None
+        Tells a source of the retrained module how it is to store the weights, if no method will find that.
+    """
+
+    note: str
+    settle: Callable[[ModelSource], ModelSource] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,7 +195,23 @@ def _rate(call: _Call) -> str:
     return f"retrained {call.training.epochs} epochs with the price of bits"
 
 
-METHODS: dict[str, Callable[[_Call], str]] = {
+def _hashed(call: _Call) -> Retrained:
+    from .sharing.hashed import train_hashed
+
+    options: dict[str, Any] = dict(call.training.options)
+    result = train_hashed(
+        call.module,
+        call.training.loader,
+        call.training.loss,
+        epochs=call.training.epochs,
+        **options,
+        **call.patient(),
+    )
+    note = f"weights share {100 * result.share:.1f} % as many values by a hash of their places"
+    return Retrained(note=note, settle=result.settled)
+
+
+METHODS: dict[str, Callable[[_Call], str | Retrained]] = {
     "magnitude": _magnitude,
     "surgery": _surgery,
     "variational": _variational,
@@ -185,13 +219,14 @@ METHODS: dict[str, Callable[[_Call], str]] = {
     "inq": _inq,
     "adaptive": _adaptive,
     "rate": _rate,
+    "hashed": _hashed,
 }
 
 
 def retrain_by_method(
     method: str, module: Any, training: Training, *, density: float, seed: int, tell: Callable[[str], None]
-) -> str:
-    """Retrain a module in place; returns what was done, for the report.
+) -> Retrained:
+    """Retrain a module in place; returns what was done.
 
     Raises
     ------
@@ -201,4 +236,5 @@ def retrain_by_method(
     if method not in METHODS:
         raise ValueError(f"unknown method of retraining {method!r}; known: {', '.join(METHODS)}")
     call = _Call(module=module, training=training, density=density, seed=seed, tell=tell)
-    return METHODS[method](call)
+    made = METHODS[method](call)
+    return made if isinstance(made, Retrained) else Retrained(note=made)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nqformat.optional_packages import require_package
@@ -11,6 +11,7 @@ from nqformat.optional_packages import require_package
 from .loop import TrainingLoop
 from .records import Progress, TrainingLog
 from .stages import LoopSettings, Stage
+from .technique import Technique
 from .training_data import Loss, TrainingData
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def retrain(
     weight_decay: float = 0.0,
     seed: int = 0,
     validation: Iterable[Any] | None = None,
+    techniques: Sequence[Technique] = (),
     patience: int | None = None,
     progress: Progress | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -63,6 +65,8 @@ def retrain(
     seed : int
     validation : iterable of (inputs, targets), optional
         If given, the module ends with the weights of least mean loss on it, the initial ones included.
+    techniques : sequence of Technique
+        Methods that take part, such as :class:`StraightThrough` with ``first_stage=0``.
     patience : int, optional
         Stop after so many epochs without a better loss on `validation`.
     progress : callable, optional
@@ -105,6 +109,7 @@ def retrain(
         stages=[stage],
         settings=LoopSettings(optimizer=optimizer, weight_decay=weight_decay, seed=seed),
         masks=masks,
+        techniques=techniques,
         patience=patience,
         progress=progress,
         checkpoint=checkpoint,

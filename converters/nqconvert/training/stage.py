@@ -6,7 +6,7 @@ import copy
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,9 +17,12 @@ from nqformat.errors import ConversionError
 from .pruning import apply_masks, magnitude_masks
 from .training_data import TrainingData
 
+if TYPE_CHECKING:
+    from .methods import Retrained
+
 __all__ = ["DEFAULT_DENSITY", "Training", "prune_module", "prune_tensors"]
 
-NEEDS_TRAINING = ("soft-weight-sharing", "adaptive")
+NEEDS_TRAINING = ("soft-weight-sharing", "adaptive", "hashed")
 DEFAULT_DENSITY = 0.1
 """Share of weights kept if retraining data is given and no density (Han et al. keep 8 to 11 %)."""
 
@@ -33,7 +36,8 @@ class Training(TrainingData):
     method : str or None
         A name of :data:`nqconvert.training.methods.METHODS`: ``magnitude``, ``surgery``, ``variational``
         (prune), ``soft-weight-sharing``, ``inq``, ``adaptive``, ``rate`` (quantize; the file keeps what they
-        make with method ``none``, unless the exporter folds a batch norm into them: fold it before). None:
+        make with method ``none``, unless the exporter folds a batch norm into them: fold it before),
+        ``hashed`` (the same with any method). None:
         what the preset is about, else ``magnitude``.
     epochs : int
         Of all methods but ``magnitude`` and ``adaptive``.
@@ -74,12 +78,12 @@ def prune_module(
     training: Training | None,
     weights: Any,
     progress: Callable[[str], None],
-) -> tuple[Any | None, tuple[str, ...]]:
+) -> tuple[Any, Retrained] | None:
     """Retrain a copy of a torch module by the method that the training data or the preset names.
 
     Returns
     -------
-    (torch.nn.Module or None, notes)
+    (torch.nn.Module, Retrained) or None
         None if there is nothing to train on: then `model` is used as it is.
 
     Raises
@@ -92,7 +96,7 @@ def prune_module(
             raise ConversionError(
                 f"preset {settings.preset} retrains the network: it needs training data (Training, --train)"
             )
-        return None, ()
+        return None
     if not hasattr(model, "named_parameters"):
         raise ConversionError("retraining needs a torch module; files and state dicts cannot be trained")
     from nqconvert.sources.torch_module import module_with_weights
@@ -102,7 +106,7 @@ def prune_module(
     pruned = copy.deepcopy(model) if weights is None else module_with_weights(model, weights)
     was_training = pruned.training
     pruned.train()
-    note = retrain_by_method(
+    done = retrain_by_method(
         training.method or PRESET_METHODS.get(settings.preset, "magnitude"),
         pruned,
         training,
@@ -111,7 +115,7 @@ def prune_module(
         tell=progress,
     )
     pruned.train(was_training)
-    return pruned, (note,)
+    return pruned, done
 
 
 def prune_tensors(tensors: Mapping[str, np.ndarray], density: float) -> dict[str, np.ndarray]:

@@ -7,15 +7,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Any
 
-from nqconvert.training.loop import TrainingLoop
 from nqconvert.training.records import Progress
-from nqconvert.training.stages import LoopSettings, Stage
 from nqconvert.training.technique import Place, Run, Technique
-from nqconvert.training.training_data import Loss, TrainingData
+from nqconvert.training.training_data import Loss
 from nqconvert.training.weight_names import checked_names
 from nqformat.optional_packages import require_package
 
 from .gradual import PruningResult
+from .masking import Masking, train_in_two_stages
 from .schedule import cubic_density
 
 if TYPE_CHECKING:
@@ -96,7 +95,7 @@ def surgery_thresholds(magnitudes: torch.Tensor, spread: float) -> tuple[float, 
     return 0.9 * middle, 1.1 * middle
 
 
-class Surgery(Technique):
+class Surgery(Masking):
     """Masks that follow the weights in the first stage and stay as they are in later ones.
 
     The network computes with masked weights, but the gradient reaches all of them (eq. 2 of the paper), so
@@ -115,16 +114,11 @@ class Surgery(Technique):
         for name, _ in settings.per_layer:
             if name not in names:
                 raise ValueError(f"per_layer names {name!r}, which is not pruned; pruned: {', '.join(names)}")
+        super().__init__()
         self._names = tuple(names)
         self._settings = settings
-        self._keep: dict[str, torch.Tensor] = {}
         self._thresholds: dict[str, tuple[float, float]] = {}
         self._frozen = False
-
-    @property
-    def masks(self) -> dict[str, Any]:
-        """True where a weight is kept, as arrays by parameter name."""
-        return {name: keep.cpu().numpy().copy() for name, keep in self._keep.items()}
 
     def begin(self, run: Run, stage: int) -> None:
         """Measure thresholds and start with all weights, or freeze the masks."""
@@ -132,8 +126,7 @@ class Surgery(Technique):
 
         self._frozen = stage > 0
         if stage > 0:
-            for name, keep in self._keep.items():
-                run.parameters[name].data.masked_fill_(~keep, 0)
+            self._zero_pruned_weights(run)
             return
         for name in self._names:
             weight = run.parameters[name].detach()
@@ -187,22 +180,10 @@ class Surgery(Technique):
             score = score * moment.mean()
         return score * (1.0 + ((1.0 + self._settings.margin) ** 2 - 1.0) * self._keep[name])
 
-    def effective(self, values: dict[str, torch.Tensor]) -> None:
-        """Mask the weights."""
-        for name, keep in self._keep.items():
-            values[name] = values[name].masked_fill(~keep, 0)
-
     def after_backward(self, run: Run) -> None:
         """Leave pruned weights alone once masks are frozen."""
-        for name, keep in self._keep.items() if self._frozen else ():
-            gradient = run.parameters[name].grad
-            if gradient is not None:
-                gradient.masked_fill_(~keep, 0)
-
-    def density(self) -> float | None:
-        """Return the kept share."""
-        n_weights = sum(keep.numel() for keep in self._keep.values())
-        return sum(int(keep.sum()) for keep in self._keep.values()) / max(n_weights, 1)
+        if self._frozen:
+            self._zero_pruned_gradients(run)
 
     def state(self) -> dict[str, Any]:
         """Return masks and thresholds."""
@@ -298,20 +279,21 @@ def prune_by_surgery(
     """
     require_package("torch")
     surgery = Surgery(checked_names(module, parameters), settings or SurgerySettings())
-    choose_best = validation is not None
-    loop = TrainingLoop(
+    return train_in_two_stages(
         module,
-        TrainingData(loader=loader, loss=loss, validation=validation),
-        stages=[
-            Stage(n_epochs=epochs, lr=lr, schedule="constant"),
-            Stage(n_epochs=final_epochs, lr=lr, schedule="cosine", choose_best=choose_best),
-        ],
-        settings=LoopSettings(optimizer=optimizer, weight_decay=weight_decay, seed=seed),
-        techniques=[surgery, *techniques],
+        loader,
+        loss,
+        masking=surgery,
+        techniques=techniques,
+        epochs=epochs,
+        final_epochs=final_epochs,
+        lr=lr,
+        optimizer=optimizer,
+        weight_decay=weight_decay,
+        seed=seed,
+        validation=validation,
         patience=patience,
         progress=progress,
         checkpoint=checkpoint,
         resume=resume,
     )
-    log = loop.run()
-    return PruningResult(masks=surgery.masks, log=log)

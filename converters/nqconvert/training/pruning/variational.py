@@ -7,15 +7,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Any
 
-from nqconvert.training.loop import TrainingLoop
 from nqconvert.training.records import Progress
-from nqconvert.training.stages import LoopSettings, Stage
 from nqconvert.training.technique import Place, Run, Technique
-from nqconvert.training.training_data import Loss, TrainingData, count_samples
+from nqconvert.training.training_data import Loss, count_samples
 from nqconvert.training.weight_names import checked_names
 from nqformat.optional_packages import require_package
 
 from .gradual import PruningResult
+from .masking import Masking, train_in_two_stages
 
 if TYPE_CHECKING:
     import torch
@@ -77,7 +76,7 @@ def dropout_divergence(log_alpha: torch.Tensor) -> torch.Tensor:
     return _K1 - kept
 
 
-class VariationalDropout(Technique):
+class VariationalDropout(Masking):
     """Gaussian noise on every weight in the first stage, with variances of its own that are trained.
 
     The noise is added to the layers' outputs (local reparametrization): for inputs x and variances s^2 an
@@ -102,6 +101,7 @@ class VariationalDropout(Technique):
 
         if n_samples < 1:
             raise ValueError(f"n_samples must be at least 1, not {n_samples}")
+        super().__init__()
         parameters = dict(module.named_parameters(remove_duplicate=False))
         self._settings, self._n_samples = settings, n_samples
         self._log_variance = {
@@ -109,15 +109,9 @@ class VariationalDropout(Technique):
         }
         self._layers = _layers_of(module, {id(parameters[name]): name for name in names})
         self._handles: list[Any] = []
-        self._keep: dict[str, torch.Tensor] = {}
         self._share = 0.0
         self._alpha_density = 1.0
         self._inside = False
-
-    @property
-    def masks(self) -> dict[str, Any]:
-        """True where a weight is kept, as arrays by parameter name."""
-        return {name: keep.cpu().numpy().copy() for name, keep in self._keep.items()}
 
     def groups(self, lr: float) -> list[dict[str, Any]]:
         """Return the log variances."""
@@ -132,8 +126,7 @@ class VariationalDropout(Technique):
         if not self._keep:
             for name, log_alpha in self._log_alphas(run).items():
                 self._keep[name] = log_alpha.detach() <= self._settings.threshold
-        for name, keep in self._keep.items():
-            run.parameters[name].data.masked_fill_(~keep, 0)
+        self._zero_pruned_weights(run)
 
     def resume(self, run: Run) -> None:
         """Let the noise in again if the first stage goes on."""
@@ -167,21 +160,11 @@ class VariationalDropout(Technique):
 
     def after_backward(self, run: Run) -> None:
         """Leave pruned weights alone."""
-        for name, keep in self._keep.items():
-            gradient = run.parameters[name].grad
-            if gradient is not None:
-                gradient.masked_fill_(~keep, 0)
-
-    def effective(self, values: dict[str, torch.Tensor]) -> None:
-        """Mask the weights once they are pruned."""
-        for name, keep in self._keep.items():
-            values[name] = values[name].masked_fill(~keep, 0)
+        self._zero_pruned_gradients(run)
 
     def density(self) -> float | None:
         """Return the share of weights below the threshold."""
-        if not self._keep:
-            return self._alpha_density
-        return sum(int(k.sum()) for k in self._keep.values()) / sum(k.numel() for k in self._keep.values())
+        return super().density() if self._keep else self._alpha_density
 
     def state(self) -> dict[str, Any]:
         """Return variances and masks."""
@@ -304,19 +287,21 @@ def prune_variational(
     technique = VariationalDropout(
         module, names, chosen, n_samples=count_samples(loader) if n_samples is None else n_samples
     )
-    loop = TrainingLoop(
+    return train_in_two_stages(
         module,
-        TrainingData(loader=loader, loss=loss, validation=validation),
-        stages=[
-            Stage(n_epochs=epochs, lr=lr, schedule="constant"),
-            Stage(n_epochs=final_epochs, lr=lr, schedule="cosine", choose_best=validation is not None),
-        ],
-        settings=LoopSettings(optimizer=optimizer, weight_decay=0.0, seed=seed),
-        techniques=[technique, *techniques],
+        loader,
+        loss,
+        masking=technique,
+        techniques=techniques,
+        epochs=epochs,
+        final_epochs=final_epochs,
+        lr=lr,
+        optimizer=optimizer,
+        weight_decay=0.0,
+        seed=seed,
+        validation=validation,
         patience=patience,
         progress=progress,
         checkpoint=checkpoint,
         resume=resume,
     )
-    log = loop.run()
-    return PruningResult(masks=technique.masks, log=log)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -64,17 +64,26 @@ class StraightThrough(Technique):
     weights, vectors : sequence of str
         Parameter names; each has a step of its own.
     settings : GridSettings
+    steps : mapping of str to float, optional
+        Steps that are known already; no others are laid for these names.
 
     Source : Bengio, Leonard, Courville 2013, "Estimating or propagating gradients through stochastic
         neurons", section 4 (straight-through estimator)
     """
 
     def __init__(
-        self, weights: Sequence[str], vectors: Sequence[str] = (), settings: GridSettings | None = None
+        self,
+        weights: Sequence[str],
+        vectors: Sequence[str] = (),
+        settings: GridSettings | None = None,
+        *,
+        steps: Mapping[str, float] | None = None,
     ) -> None:
-        self._weights, self._vectors = tuple(weights), tuple(vectors)
         self._settings = settings or GridSettings()
-        self.steps: dict[str, float] = {}
+        self.steps = dict(steps or {})
+        self._weights = tuple(name for name in weights if name not in self.steps)
+        self._vectors = tuple(name for name in vectors if name not in self.steps)
+        self._known = tuple(self.steps.items())
 
     def begin(self, run: Run, stage: int) -> None:
         """Lay the grids."""
@@ -101,7 +110,7 @@ class StraightThrough(Technique):
 
     def describe(self) -> str:
         """Return names and settings."""
-        return repr(("straight through", self._weights, self._vectors, astuple(self._settings)))
+        return repr(("straight through", self._weights, self._vectors, astuple(self._settings), self._known))
 
 
 def _weight_step(weight: torch.Tensor, coarseness: float) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 
 import nqformat
 from nqconvert.quantizers.lossless import lossless_tensor
-from nqconvert.sources import load_source
+from nqconvert.sources import ModelSource, load_source
 from nqconvert.training.loop import TrainingLoop
 from nqconvert.training.records import Progress, TrainingLog
 from nqconvert.training.stages import LoopSettings, Stage
@@ -26,6 +26,8 @@ from nqformat.hashing import hashed_elements
 from nqformat.tensor import HashedTensor, Tensor
 
 __all__ = ["HashedResult", "HashedWeights", "save_hashed", "train_hashed"]
+
+_PRECISIONS = {"float16": torch.float16, "float32": torch.float32}
 
 
 class HashedWeights(Technique):
@@ -41,12 +43,24 @@ class HashedWeights(Technique):
         Values that the elements of each share.
     seed : int
         32 bits; each weight hashes with a seed of its own from it.
+    precision : {"float16", "float32"}
+        Of the values that the network computes with and a file stores; those that are trained are float32.
 
     Source : Chen, Wilson, Tyree, Weinberger, Chen 2015, "Compressing neural networks with the hashing trick",
         eq. (3), (7), (12); the hash is that of spec 7.7
     """
 
-    def __init__(self, module: torch.nn.Module, buckets: Mapping[str, int], *, seed: int = 0) -> None:
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        buckets: Mapping[str, int],
+        *,
+        seed: int = 0,
+        precision: str = "float16",
+    ) -> None:
+        if precision not in _PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(_PRECISIONS)}, not {precision!r}")
+        self._precision = _PRECISIONS[precision]
         parameters = dict(module.named_parameters(remove_duplicate=False))
         self.seeds = {name: (seed + number) % (1 << 32) for number, name in enumerate(buckets)}
         self._places: dict[str, torch.Tensor] = {}
@@ -66,8 +80,11 @@ class HashedWeights(Technique):
 
     @property
     def values(self) -> dict[str, np.ndarray]:
-        """The shared values by parameter name."""
-        return {name: value.detach().numpy().copy() for name, value in self._values.items()}
+        """The shared values by parameter name, float32 numbers of the wanted precision."""
+        return {name: self._rounded(value).numpy().copy() for name, value in self._values.items()}
+
+    def _rounded(self, value: torch.Tensor) -> torch.Tensor:
+        return value.detach().to(self._precision).float()
 
     def groups(self, lr: float) -> list[dict[str, Any]]:
         """Return the shared values."""
@@ -76,7 +93,7 @@ class HashedWeights(Technique):
     def effective(self, values: dict[str, torch.Tensor]) -> None:
         """Look the weights up."""
         for name, shared in self._values.items():
-            values[name] = shared.detach()[self._places[name]] * self._signs[name]
+            values[name] = self._rounded(shared)[self._places[name]] * self._signs[name]
 
     def after_backward(self, run: Run) -> None:
         """Move the gradients of the elements to the shared values."""
@@ -101,7 +118,7 @@ class HashedWeights(Technique):
     def describe(self) -> str:
         """Return names, sizes and seeds."""
         sizes = {name: value.numel() for name, value in self._values.items()}
-        return repr(("hashed", sizes, self.seeds))
+        return repr(("hashed", sizes, self.seeds, self._precision))
 
 
 def _hashed(shape: tuple[int, ...], n_buckets: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -121,12 +138,54 @@ class HashedResult:
     ----------
     values : dict of parameter name to ndarray of float32
     seeds : dict of parameter name to int
+    shapes : dict of parameter name to tuple of int
     log : TrainingLog
     """
 
     values: dict[str, np.ndarray]
     seeds: dict[str, int]
+    shapes: dict[str, tuple[int, ...]]
     log: TrainingLog
+
+    @property
+    def share(self) -> float:
+        """Values over elements of all hashed weights."""
+        n_elements = sum(math.prod(shape) for shape in self.shapes.values())
+        return sum(values.size for values in self.values.values()) / n_elements
+
+    def settled(self, source: ModelSource) -> ModelSource:
+        """Return a source that stores its hashed weights as shared values and seeds.
+
+        Parameters
+        ----------
+        source : ModelSource
+            Of the module as :func:`train_hashed` left it.
+
+        Raises
+        ------
+        ConversionError
+            If the exported graph holds a hashed weight in another form than the module, such as with a batch
+            norm folded in.
+        """
+        made: dict[str, Tensor] = {}
+        left = {
+            name: hashed_elements(values, self.seeds[name], 0, math.prod(self.shapes[name]), signs=True)
+            for name, values in self.values.items()
+        }
+        for stored, array in source.tensors.items():
+            flat = array.reshape(-1)
+            name = next((n for n in left if np.array_equal(left[n], flat)), None)
+            if name is None or self.shapes[name] != array.shape:
+                continue
+            del left[name]
+            shared, seed = f"{stored}.values", self.seeds[name]
+            made[shared] = lossless_tensor(self.values[name])
+            made[stored] = HashedTensor(source=shared, shape=array.shape, seed=seed)
+        if left:
+            raise ConversionError(
+                f"these hashed weights were not found in the exported graph as they are: {', '.join(left)}"
+            )
+        return replace(source, settled={**source.settled, **made})
 
 
 def train_hashed(
@@ -138,10 +197,12 @@ def train_hashed(
     buckets: Mapping[str, int] | None = None,
     epochs: int = 40,
     lr: float = 1e-3,
+    precision: str = "float16",
     optimizer: str = "adam",
     weight_decay: float = 0.0,
     seed: int = 0,
     validation: Iterable[Any] | None = None,
+    patience: int | None = None,
     progress: Progress | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = True,
@@ -150,13 +211,16 @@ def train_hashed(
 
     Parameters
     ----------
-    module, loader, loss, lr, optimizer, weight_decay, seed, validation, progress, checkpoint, resume
+    module, loader, loss, lr, optimizer, weight_decay, seed, validation, patience, progress, checkpoint,
+    resume
         As in :func:`nqconvert.training.retrain`.
     share : float, above 0 and at most 1
         Values over elements of each linear and convolution weight, if `buckets` is not given.
     buckets : mapping of parameter name to int, optional
         Values of single weights; the others stay as they are.
     epochs : int
+    precision : {"float16", "float32"}
+        Of the shared values; the paper counts float32.
 
     Returns
     -------
@@ -172,30 +236,29 @@ def train_hashed(
         raise ValueError(f"share must be above 0 and at most 1, not {share}")
     sizes = {name: parameter.numel() for name, parameter in module.named_parameters()}
     chosen = buckets or {name: max(1, round(share * sizes[name])) for name in checked_names(module, None)}
-    technique = HashedWeights(module, chosen, seed=seed)
+    technique = HashedWeights(module, chosen, seed=seed, precision=precision)
     loop = TrainingLoop(
         module,
         TrainingData(loader=loader, loss=loss, validation=validation),
         stages=[Stage(n_epochs=epochs, lr=lr, schedule="cosine", choose_best=validation is not None)],
         settings=LoopSettings(optimizer=optimizer, weight_decay=weight_decay, seed=seed),
         techniques=[technique],
+        patience=patience,
         progress=progress,
         checkpoint=checkpoint,
         resume=resume,
     )
     log = loop.run()
-    return HashedResult(values=technique.values, seeds=technique.seeds, log=log)
+    shapes = {name: tuple(module.get_parameter(name).shape) for name in chosen}
+    return HashedResult(values=technique.values, seeds=technique.seeds, shapes=shapes, log=log)
 
 
 def save_hashed(
-    module: torch.nn.Module,
-    result: HashedResult,
-    path: str | os.PathLike[str],
-    *,
-    example_inputs: Any,
-    precision: str = "float32",
+    module: torch.nn.Module, result: HashedResult, path: str | os.PathLike[str], *, example_inputs: Any
 ) -> int:
     """Write a network whose weights are hashed; the file holds shared values, seeds and the rest as it is.
+
+    Preset ``hashed`` of :func:`nqconvert.convert` trains and writes in one go, and checks the file.
 
     Parameters
     ----------
@@ -204,8 +267,6 @@ def save_hashed(
     result : HashedResult
     path : path-like
     example_inputs : array, tensor or sequence
-    precision : {"float32", "float16"}
-        Of the shared values.
 
     Returns
     -------
@@ -215,24 +276,12 @@ def save_hashed(
     Raises
     ------
     ConversionError
-        If the exported graph holds a hashed weight in another form than the module, such as transposed.
+        As :meth:`HashedResult.settled`.
     """
-    if precision not in ("float32", "float16"):
-        raise ValueError(f"precision must be float32 or float16, not {precision!r}")
-    source = load_source(module, example_inputs=example_inputs)
-    parameters = {name: value.detach().numpy() for name, value in module.named_parameters()}
-    tensors: dict[str, Tensor] = {}
-    for stored, array in source.tensors.items():
-        name = next((n for n in result.values if np.array_equal(parameters[n], array)), None)
-        if name is None:
-            tensors[stored] = lossless_tensor(array)
-            continue
-        values = result.values[name].astype(precision).astype(np.float32)
-        tensors[f"{stored}.values"] = lossless_tensor(values)
-        tensors[stored] = HashedTensor(source=f"{stored}.values", shape=array.shape, seed=result.seeds[name])
-    missing = len(result.values) - sum(isinstance(tensor, HashedTensor) for tensor in tensors.values())
-    if missing:
-        raise ConversionError(f"{missing} hashed weights were not found in the exported graph as they are")
+    source = result.settled(load_source(module, example_inputs=example_inputs))
+    kept = {n: lossless_tensor(array) for n, array in source.tensors.items() if n not in source.settled}
     metadata = {"method": "hashed", "version": nqformat.__version__}
-    nqformat.save_file({**tensors, **source.views}, path, graph=source.graph, metadata=metadata)
+    nqformat.save_file(
+        {**kept, **source.settled, **source.views}, path, graph=source.graph, metadata=metadata
+    )
     return Path(path).stat().st_size

@@ -21,8 +21,8 @@ def training(**more):
 def test_every_method_retrains_a_module_and_says_what_it_did(method):
     module, told = network(), []
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    note = retrain_by_method(method, module, training(), density=0.5, seed=0, tell=told.append)
-    assert note and told
+    done = retrain_by_method(method, module, training(), density=0.5, seed=0, tell=told.append)
+    assert done.note and told
     assert not torch.equal(module[0].weight, before["0.weight"])
 
 
@@ -40,8 +40,41 @@ def test_a_file_of_shared_weights_holds_them_exactly(tmp_path):
     assert np.unique(np.concatenate([w.reshape(-1) for w in stored.values() if w.ndim == 2])).size <= 17
 
 
+def test_a_file_of_hashed_weights_holds_shared_values_and_seeds(tmp_path):
+    path, module = tmp_path / "hashed.nqz", network()
+    report = nqconvert.convert(
+        module,
+        path,
+        example_inputs=problem()[0][:4],
+        preset="hashed",
+        training=training(options={"share": 0.25}),
+        strict=True,
+        seed=3,
+    )
+    assert any("share 25.0 % as many values" in note for note in report.notes)
+    assert report.retrained_outputs.snr_db > 100
+    assert report.original_bytes == 4 * sum(parameter.numel() for parameter in module.parameters())
+    stored = nqformat.load_file(path)
+    assert stored["0.weight.values"].shape == (24,) and stored["0.weight"].shape == (16, 6)
+    shared = np.abs(stored["0.weight.values"])
+    assert np.isin(np.abs(stored["0.weight"]), shared).all()
+    assert np.array_equal(shared, shared.astype(np.float16).astype(np.float32))
+
+
+def test_hashed_weights_that_the_exporter_changes_are_refused(tmp_path):
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Conv2d(1, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.Flatten())
+    batches = [(torch.randn(4, 1, 4, 4), torch.randn(4, 32))]
+    data = nqconvert.Training(loader=batches, loss=torch.nn.functional.mse_loss, epochs=1)
+    with pytest.raises(ConversionError, match=r"not found in the exported graph as they are: 0\.weight"):
+        nqconvert.convert(
+            module.eval(), tmp_path / "a.nqz", example_inputs=batches[0][0], preset="hashed", training=data
+        )
+
+
 def test_missing_data_and_unknown_methods_are_refused(tmp_path):
-    with pytest.raises(ConversionError, match="needs training data"):
-        nqconvert.convert(network(), tmp_path / "a.nqz", example_inputs=problem()[0][:4], preset="adaptive")
+    for preset in ("adaptive", "hashed"):
+        with pytest.raises(ConversionError, match="needs training data"):
+            nqconvert.convert(network(), tmp_path / "a.nqz", example_inputs=problem()[0][:4], preset=preset)
     with pytest.raises(ValueError, match="unknown method of retraining 'magic'"):
         retrain_by_method("magic", network(), training(), density=0.5, seed=0, tell=print)

@@ -217,6 +217,8 @@ def test_bad_buckets_are_refused():
             HashedWeights(network(), buckets)
     with pytest.raises(ValueError, match="share"):
         train_hashed(network(), Shuffled(), LOSS, share=0.0)
+    with pytest.raises(ValueError, match="precision must be one of float16, float32"):
+        train_hashed(network(), Shuffled(), LOSS, precision="int8")
 
 
 # Entropy-penalized retraining

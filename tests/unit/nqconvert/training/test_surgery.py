@@ -16,6 +16,7 @@ from nqconvert.training.quantized.straight_through import (  # noqa: E402
     StraightThrough,
     on_grid,
 )
+from nqconvert.training.retraining import retrain  # noqa: E402
 from nqconvert.training.technique import Place, Run  # noqa: E402
 
 from .conftest import LOSS, InterruptedAfter, Shuffled, mean_loss, network, problem, same  # noqa: E402
@@ -132,6 +133,20 @@ def test_weights_end_on_grids_and_the_best_state_is_what_was_validated():
     assert module[0].bias.abs().max() / grids.steps["0.bias"] < 16
     assert not module[0].weight.detach().numpy()[~result.masks["0.weight"]].any()
     assert mean_loss(module, validation[0]) == pytest.approx(result.log.best_validation_loss, abs=1e-6)
+
+
+def test_training_on_known_steps_keeps_them_and_the_masks():
+    module = network()
+    step = float(np.float32(0.07))
+    module[0].weight.data.copy_(on_grid(module[0].weight.detach(), step))
+    mask = module[0].weight.detach() != 0
+    before = module[0].weight.detach().clone()
+    grids = StraightThrough(["0.weight"], ["0.bias"], GridSettings(first_stage=0), steps={"0.weight": step})
+    retrain(module, Shuffled(), LOSS, masks={"0.weight": mask}, techniques=[grids], epochs=3, lr=0.02)
+    after = module[0].weight.detach()
+    assert grids.steps["0.weight"] == step and "0.bias" in grids.steps
+    assert torch.equal(after, on_grid(after, step)) and not torch.equal(after, before)
+    assert not after[~mask].any()
 
 
 def test_grid_numbers_are_those_that_a_file_decodes_to():

@@ -1,0 +1,56 @@
+"""Rows of a small transformer for characters."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+
+from nqconvert.training.pruning.surgery import SurgerySettings
+from nqconvert.training.quantized.straight_through import GridSettings
+from papers.characters import CharacterClassifier, load_characters, place_loss
+from papers.data import Batches, Data, Taught
+from papers.dense import Dense
+from papers.methods import Train
+from papers.recipe import Recipe, Work
+from papers.sparse import SparseRecipe
+
+_BATCH, _N_ITEMS = 32, 3200
+_SPARSE = SparseRecipe(
+    loss=place_loss,
+    surgery=SurgerySettings(density=0.15),
+    epochs=4,
+    final_epochs=3,
+    grids=GridSettings(coarseness=1.5, vector_bits=6),
+)
+
+
+def _dense(data: Data) -> torch.nn.Module:
+    loader = Batches(data.images, data.labels, batch=_BATCH, n_items=9600)
+    recipe = Dense(name="characters", build=CharacterClassifier, epochs=3, loader=loader)
+    return recipe.trained(data, 0)
+
+
+def _train(*, on_grids: bool) -> Train:
+    def train(module: torch.nn.Module, work: Work) -> torch.nn.Module:
+        batches = Batches(work.data.images, work.data.labels, batch=_BATCH, n_items=_N_ITEMS)
+        loader = Taught(batches, copy.deepcopy(module).eval())
+        return _SPARSE.train(module, loader, work, on_grids=on_grids)
+
+    return train
+
+
+CHARACTERS: dict[str, Recipe] = {
+    "characters": Recipe(
+        network="Character transformer, Python's standard library",
+        method="surgery, grids, own teacher",
+        note="error: next characters",
+        fp32_bytes=4 * sum(parameter.numel() for parameter in CharacterClassifier().parameters()),
+        dense=_dense,
+        train=_train(on_grids=True),
+        rival=_train(on_grids=False),
+        goals=(),
+        paper="NNCodec after the same training",
+        load=load_characters,
+    ),
+}

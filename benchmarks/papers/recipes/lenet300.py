@@ -1,0 +1,171 @@
+"""Rows of LeNet-300-100."""
+
+from __future__ import annotations
+
+import torch
+
+from nqconvert.training import (
+    AdaptiveSettings,
+    GridSettings,
+    SharingSettings,
+    SurgerySettings,
+    VariationalSettings,
+    prunable_weights,
+    share_weights_softly,
+)
+from nqconvert.training.sharing.mixture import MixtureSettings
+from papers.data import Batches, cross_entropy
+from papers.dense import TEACHER_LOSS, lenet300_augmented, lenet300_plain, own_teachers
+from papers.methods import (
+    Train,
+    adaptive,
+    first_seed,
+    hashed,
+    powers_of_two,
+    surgery_with_labels,
+    variational,
+    with_outside_teacher,
+)
+from papers.recipe import Recipe, Work
+from papers.sparse import SparseRecipe
+
+_BYTES = 4 * 266_610
+_PAPERS = "Han 40 x at 1.58 %; Ullrich 64 x at 1.94 %; Oktay 124 x at 1.9 %"
+_PLAIN = first_seed(lenet300_plain)
+
+
+def _with_own_teachers(density: float, grids: GridSettings) -> Train:
+    """Train on the images as they are; the teachers are networks of the same kind, trained on the same."""
+    recipe = SparseRecipe(
+        loss=TEACHER_LOSS, surgery=SurgerySettings(density=density), epochs=18, final_epochs=10, grids=grids
+    )
+
+    def train(module: torch.nn.Module, work: Work) -> torch.nn.Module:
+        mnist = work.data
+        return recipe.train(module, Batches(mnist.images, mnist.labels, teacher=own_teachers(mnist)), work)
+
+    return train
+
+
+def _soft_sharing(settings: SharingSettings, epochs: int) -> Train:
+    """Soft weight-sharing on the images as they are, labels alone."""
+
+    def train(module: torch.nn.Module, work: Work) -> torch.nn.Module:
+        result = share_weights_softly(
+            module,
+            Batches(work.data.images, work.data.labels, batch=500),
+            cross_entropy,
+            settings=settings,
+            epochs=epochs,
+            lr=5e-4,
+            n_samples=len(work.data.images),
+            parameters=prunable_weights(module),
+            **work.followed(),
+        )
+        work.note_seconds(result.log)
+        return module
+
+    return train
+
+
+LENET300: dict[str, Recipe] = {
+    "lenet300-augmented": Recipe(
+        network="LeNet-300-100",
+        method="surgery, grids, distillation",
+        note="affine copies, LeNet-5 as teacher",
+        fp32_bytes=_BYTES,
+        dense=first_seed(lenet300_augmented),
+        train=with_outside_teacher(
+            SparseRecipe(
+                loss=TEACHER_LOSS,
+                surgery=SurgerySettings(density=0.022),
+                epochs=28,
+                final_epochs=12,
+                grids=GridSettings(coarseness=1.6, vector_bits=4),
+            ),
+            plain_share=0.6,
+        ),
+        goals=((150, 1.50), (125, 1.90), (64, 1.50)),
+        paper=_PAPERS,
+    ),
+    "lenet300-plain-125": Recipe(
+        network="LeNet-300-100",
+        method="surgery, grids, own teachers, small",
+        note="no augmentation, no outside teacher",
+        fp32_bytes=_BYTES,
+        dense=_PLAIN,
+        train=_with_own_teachers(0.033, GridSettings(coarseness=1.6, vector_bits=4)),
+        goals=((125, 1.90),),
+        paper=_PAPERS,
+    ),
+    "lenet300-plain-64": Recipe(
+        network="LeNet-300-100",
+        method="surgery, grids, own teachers",
+        note="no augmentation, no outside teacher",
+        fp32_bytes=_BYTES,
+        dense=_PLAIN,
+        train=_with_own_teachers(0.068, GridSettings(coarseness=1.4, vector_bits=5)),
+        goals=((64, 1.50),),
+        paper=_PAPERS,
+    ),
+    "lenet300-soft-weight-sharing": Recipe(
+        network="LeNet-300-100",
+        method="soft weight-sharing",
+        note="labels alone",
+        fp32_bytes=_BYTES,
+        dense=_PLAIN,
+        train=_soft_sharing(SharingSettings(mixture=MixtureSettings(spread=0.6, deviation=0.25)), 30),
+        goals=((64, 1.94),),
+        paper="Ullrich 64 x by formula, 1.89 -> 1.94 %",
+    ),
+    "lenet300-surgery": Recipe(
+        network="LeNet-300-100",
+        method="surgery alone",
+        note="labels alone, weights stay float32",
+        fp32_bytes=_BYTES,
+        dense=_PLAIN,
+        train=surgery_with_labels(SurgerySettings(density=0.0178), 14, 10),
+        goals=(),
+        paper="Guo 56 x by count, 2.28 -> 1.99 %",
+    ),
+    "lenet300-adaptive": Recipe(
+        network="LeNet-300-100",
+        method="adaptive",
+        note="no retraining",
+        fp32_bytes=_BYTES,
+        dense=_PLAIN,
+        train=adaptive(AdaptiveSettings(max_rise=0.02, iterations=40), 10_000),
+        goals=(),
+        paper="Khoram 64 x on LeNet-5, 0.65 -> 0.77 %",
+    ),
+    "lenet300-variational": Recipe(
+        network="LeNet-300-100",
+        method="variational dropout alone",
+        note="labels alone, weights stay float32",
+        fp32_bytes=_BYTES,
+        dense=_PLAIN,
+        train=variational(VariationalSettings(), 24, 8),
+        goals=(),
+        paper="Molchanov 68 x by count, 1.64 -> 1.92 %",
+    ),
+    "lenet300-inq": Recipe(
+        network="LeNet-300-100",
+        method="incremental powers of two",
+        note="labels alone, 5 bits",
+        fp32_bytes=_BYTES,
+        dense=_PLAIN,
+        train=powers_of_two(3),
+        goals=(),
+        paper="Zhou: 5 bits without loss, AlexNet 42.76 -> 42.61 %",
+    ),
+    "lenet300-hashed": Recipe(
+        network="LeNet-300-100",
+        method="hashed, an eighth of the values",
+        note="labels alone",
+        fp32_bytes=_BYTES,
+        dense=_PLAIN,
+        train=hashed(0.125, 30, 0.2),
+        goals=(),
+        paper="Chen 8 x by count, 1.45 % with 1,000 units in one hidden layer",
+    ),
+}

@@ -1,0 +1,73 @@
+"""Rows of LeNet-5."""
+
+from __future__ import annotations
+
+import torch
+
+from nqconvert.training import retrain
+from nqconvert.training.pruning.structured import shrink, units_to_keep
+from nqconvert.training.pruning.surgery import SurgerySettings
+from nqconvert.training.quantized.adaptive import AdaptiveSettings
+from nqconvert.training.quantized.straight_through import GridSettings
+from papers.dense import TEACHER_LOSS, augmented, lenet5_augmented
+from papers.methods import Train, adaptive, first_seed
+from papers.recipe import Recipe, Work
+from papers.sparse import SparseRecipe
+
+_BYTES = 4 * 431_080
+_PAPERS = "Choi 51.25 x at 0.72 %; Ullrich 162 x at 0.97 %; Havasi 555 x at 0.69 %"
+
+
+def _shrunk_first(counts: dict[str, int], epochs: int, recipe: SparseRecipe, plain_share: float) -> Train:
+    """Take the least important outputs away, mend the smaller network, and train it like the others."""
+
+    def train(module: torch.nn.Module, work: Work) -> torch.nn.Module:
+        small = shrink(module, units_to_keep(module, counts))
+        loader = augmented(work.data, plain_share=plain_share)
+        log = retrain(
+            small,
+            loader,
+            TEACHER_LOSS,
+            epochs=epochs,
+            lr=recipe.lr,
+            **work.followed(".small"),
+        )
+        work.note_seconds(log)
+        return recipe.train(small, loader, work)
+
+    return train
+
+
+LENET5: dict[str, Recipe] = {
+    "lenet5-small": Recipe(
+        network="LeNet-5",
+        method="filters and units first, then surgery, grids, distillation",
+        note="affine copies, the dense network as teacher",
+        fp32_bytes=_BYTES,
+        dense=first_seed(lenet5_augmented),
+        train=_shrunk_first(
+            {"c1": 8, "c2": 16, "fc1": 100},
+            3,
+            SparseRecipe(
+                loss=TEACHER_LOSS,
+                surgery=SurgerySettings(density=0.15),
+                epochs=10,
+                final_epochs=7,
+                grids=GridSettings(coarseness=1.6, vector_bits=5),
+            ),
+            plain_share=0.8,
+        ),
+        goals=((400, 0.97), (120, 0.80)),
+        paper=_PAPERS,
+    ),
+    "lenet5-adaptive": Recipe(
+        network="LeNet-5",
+        method="adaptive",
+        note="no retraining",
+        fp32_bytes=_BYTES,
+        dense=first_seed(lenet5_augmented),
+        train=adaptive(AdaptiveSettings(max_rise=0.02, iterations=30), 5_000),
+        goals=(),
+        paper="Khoram 64 x, 0.65 -> 0.77 %",
+    ),
+}

@@ -1,0 +1,162 @@
+"""Rows of ResNet-32."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import nqconvert
+import nqformat
+from nqconvert import FineTuning, RepairSettings
+from nqconvert.quantizers.grids import find_grid
+from nqconvert.training import GridSettings, StraightThrough, prunable_weights, prune_and_retrain, retrain
+from papers.cifar import MovedImages, load_cifar, resnet32_checkpoint
+from papers.data import Data, Taught, as_inputs
+from papers.dense import TEACHER_LOSS
+from papers.methods import Train
+from papers.recipe import Recipe, Work
+
+_N_CALIBRATION = 512
+_SEEDS = 1000
+
+
+def _checkpoint(data: Data) -> torch.nn.Module:
+    return resnet32_checkpoint()
+
+
+def post_trained(module: torch.nn.Module, data: Data, rate_penalty: float, path: Path) -> dict[str, float]:
+    """Put the weights on grids by error feedback through layer Hessians; returns each weight's step.
+
+    The module gets the quantized weights; biases stay as they are.
+    """
+    if not path.exists():
+        images = data.images[torch.from_numpy(np.random.default_rng(0).permutation(len(data.images)))]
+        calibration = as_inputs(images[:_N_CALIBRATION]).numpy()
+        nqconvert.convert(
+            copy.deepcopy(module).to(memory_format=torch.contiguous_format),
+            path,
+            example_inputs=calibration[:64],
+            calibration=calibration,
+            preset="post-training",
+            rate_penalty=rate_penalty,
+            repairs=RepairSettings(distillation="none"),
+        )
+    steps = {}
+    for name, values in _take_weights(module, path).items():
+        grid = find_grid(np.unique(values))
+        if grid is None or grid.offset != 0:
+            raise ValueError(f"{name} is on no grid through zero")
+        steps[name] = grid.step
+    return steps
+
+
+def _take_weights(module: torch.nn.Module, path: Path) -> dict[str, np.ndarray]:
+    """Put a file's weights of linear and convolution layers into the module, and return them."""
+    with nqformat.safe_open(path) as file:
+        weights = {name: file.get_tensor(name) for name in prunable_weights(module)}
+    for name, values in weights.items():
+        module.get_parameter(name).data.copy_(torch.from_numpy(values))
+    return weights
+
+
+def _grids_trained(rate_penalty: float, *, rounds: tuple[int, ...], n_items: int, lr: float) -> Train:
+    """Quantize after training, then train on the grids with the float network as the teacher; zeros stay.
+
+    Each round has so many epochs, and a learning rate that falls to zero.
+    """
+
+    def train(module: torch.nn.Module, work: Work) -> torch.nn.Module:
+        loader = Taught(MovedImages(work.data, n_items=n_items), copy.deepcopy(module).eval())
+        steps = post_trained(module, work.data, rate_penalty, work.checkpoint.with_suffix(".start.nqz"))
+        vectors = [name for name, _ in module.named_parameters() if name not in steps]
+        grids = GridSettings(vector_bits=8, first_stage=0)
+        masks = {name: module.get_parameter(name).detach() != 0 for name in steps}
+        for number, epochs in enumerate(rounds):
+            log = retrain(
+                module,
+                loader,
+                TEACHER_LOSS,
+                masks=masks,
+                techniques=[StraightThrough((), vectors, grids, steps=steps)],
+                epochs=epochs,
+                lr=lr,
+                **{**work.followed(f".round{number}"), "seed": work.seed + _SEEDS * number},
+            )
+            work.note_seconds(log)
+        return module
+
+    return train
+
+
+def _deep_compression(density: float, *, n_items: int) -> Train:
+    """Prune by magnitude, retrain, share 16 values a layer by k-means and train those, labels alone."""
+
+    def train(module: torch.nn.Module, work: Work) -> torch.nn.Module:
+        loader = MovedImages(work.data, n_items=n_items)
+        result = prune_and_retrain(
+            module,
+            loader,
+            torch.nn.functional.cross_entropy,
+            density=density,
+            steps=2,
+            epochs_per_step=1,
+            final_epochs=2,
+            lr=3e-4,
+            **work.followed(),
+        )
+        work.note_seconds(result.log)
+        path = work.checkpoint.with_suffix(".shared.nqz")
+        nqconvert.convert(
+            copy.deepcopy(module).to(memory_format=torch.contiguous_format),
+            path,
+            example_inputs=as_inputs(work.data.images[:64]),
+            preset="deep-compression",
+            fine_tuning=FineTuning(
+                loader=loader, loss=torch.nn.functional.cross_entropy, epochs=1, seed=work.seed
+            ),
+            seed=work.seed,
+        )
+        _take_weights(module, path)
+        return module
+
+    return train
+
+
+RESNET32: dict[str, Recipe] = {
+    "resnet32": Recipe(
+        network="ResNet-32, JPEG-recompressed CIFAR-10",
+        method="layer Hessians, then grids and distillation",
+        note="the shared checkpoint as start and teacher",
+        fp32_bytes=4 * 464_154,
+        dense=_checkpoint,
+        train=_grids_trained(0.8, rounds=(6,), n_items=9000, lr=5e-4),
+        goals=((24, None),),
+        paper="Choi 22.17 x by formula, 7.42 -> 7.32 % on exact CIFAR-10",
+        load=load_cifar,
+    ),
+    "resnet32-longer": Recipe(
+        network="ResNet-32, JPEG-recompressed CIFAR-10",
+        method="layer Hessians, then grids and distillation, longer",
+        note="the row before trained on for a second round",
+        fp32_bytes=4 * 464_154,
+        dense=_checkpoint,
+        train=_grids_trained(0.8, rounds=(6, 10), n_items=9000, lr=5e-4),
+        goals=((24, None),),
+        paper="Choi 22.17 x by formula, 7.42 -> 7.32 % on exact CIFAR-10",
+        load=load_cifar,
+    ),
+    "resnet32-deep-compression": Recipe(
+        network="ResNet-32, JPEG-recompressed CIFAR-10",
+        method="deep compression: magnitude pruning, 16 shared values a layer, Huffman",
+        note="labels alone",
+        fp32_bytes=4 * 464_154,
+        dense=_checkpoint,
+        train=_deep_compression(0.2, n_items=6000),
+        goals=(),
+        paper="Choi's k-means 18.25 x by formula, 7.42 -> 7.36 % on exact CIFAR-10",
+        load=load_cifar,
+    ),
+}
