@@ -89,7 +89,8 @@ def prune_module(
     Raises
     ------
     ConversionError
-        If training data is given for something that is no module, or missing for a preset that retrains.
+        If training data is given for something that is no module, or missing for a preset that retrains, or
+        if data and preset name different methods.
     """
     if training is None:
         if settings.preset in NEEDS_TRAINING:
@@ -103,11 +104,17 @@ def prune_module(
 
     from .methods import PRESET_METHODS, retrain_by_method
 
+    own = PRESET_METHODS.get(settings.preset)
+    if settings.preset in NEEDS_TRAINING and training.method not in (None, own):
+        raise ConversionError(
+            f"preset {settings.preset} retrains by its own method, but the training data asks for "
+            f"{training.method!r}: leave out one of the two"
+        )
     pruned = copy.deepcopy(model) if weights is None else module_with_weights(model, weights)
     was_training = pruned.training
     pruned.train()
     done = retrain_by_method(
-        training.method or PRESET_METHODS.get(settings.preset, "magnitude"),
+        training.method or own or "magnitude",
         pruned,
         training,
         density=DEFAULT_DENSITY if settings.density is None else settings.density,

@@ -72,6 +72,18 @@ def test_hashed_weights_that_the_exporter_changes_are_refused(tmp_path):
         )
 
 
+@pytest.mark.parametrize("preset", ["soft-weight-sharing", "adaptive", "hashed"])
+def test_preset_and_data_that_name_different_methods_are_refused(tmp_path, preset):
+    module = torch.nn.Linear(4, 40)
+    batches = [(torch.randn(4, 4), torch.randn(4, 40))]
+    data = nqconvert.Training(loader=batches, loss=torch.nn.functional.mse_loss, method="surgery", epochs=1)
+    with pytest.raises(ConversionError, match=f"preset {preset} retrains by its own method.*'surgery'"):
+        nqconvert.convert(
+            module, tmp_path / "a.nqz", example_inputs=batches[0][0], preset=preset, training=data
+        )
+    assert not (tmp_path / "a.nqz").exists()
+
+
 def test_missing_data_and_unknown_methods_are_refused(tmp_path):
     for preset in ("adaptive", "hashed"):
         with pytest.raises(ConversionError, match="needs training data"):
