@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from nqruntime.operators import NodeContext
 
 from .batched import Batched
+from .collected import Collected, Read
 from .joined import Joined
 from .moved import Axes, Parts, Share, Transposed
 from .operation import Operation
 from .recurrent import Recurrent
-
-if TYPE_CHECKING:
-    from .reader import SegmentReader
-
-Read = Callable[["SegmentReader", NodeContext, int], bool]
 
 
 def integers_of(context: NodeContext, place: int, name: str) -> tuple[int, ...] | None:
@@ -29,13 +23,13 @@ def integers_of(context: NodeContext, place: int, name: str) -> tuple[int, ...] 
     return found
 
 
-def add_operation(reader: SegmentReader, operation: Operation) -> bool:
+def add_operation(reader: Collected, operation: Operation) -> bool:
     """Append an operation."""
     reader.operations.append(operation)
     return True
 
 
-def _transposed(reader: SegmentReader, context: NodeContext, index: int) -> bool:
+def _transposed(reader: Collected, context: NodeContext, index: int) -> bool:
     """Take a Transpose; that of a product becomes the order in which it is stored."""
     node, order = context.node, context.integers("perm")
     if not reader.is_float(node.inputs[0]):
@@ -52,7 +46,7 @@ def _transposed(reader: SegmentReader, context: NodeContext, index: int) -> bool
     )
 
 
-def _gathered(reader: SegmentReader, context: NodeContext, index: int) -> bool:
+def _gathered(reader: Collected, context: NodeContext, index: int) -> bool:
     """Take a Gather of one constant place."""
     node, place = context.node, context.constant(1)
     if place is None or math.prod(place.shape) != 1 or len(place.shape) > 1:
@@ -66,7 +60,7 @@ def _gathered(reader: SegmentReader, context: NodeContext, index: int) -> bool:
     return add_operation(reader, found)
 
 
-def _sliced(reader: SegmentReader, context: NodeContext, index: int) -> bool:
+def _sliced(reader: Collected, context: NodeContext, index: int) -> bool:
     """Take a Slice between constant bounds."""
     node = context.node
     if reader.inside(node.inputs[0]) is None or len(node.inputs) < 3:
@@ -91,7 +85,7 @@ def _sliced(reader: SegmentReader, context: NodeContext, index: int) -> bool:
     )
 
 
-def _split(reader: SegmentReader, context: NodeContext, index: int) -> bool:
+def _split(reader: Collected, context: NodeContext, index: int) -> bool:
     """Take a Split into constant or equal sizes."""
     node = context.node
     if reader.inside(node.inputs[0]) is None or (context.has_input(1) and context.constant(1) is None):
@@ -113,7 +107,7 @@ def _split(reader: SegmentReader, context: NodeContext, index: int) -> bool:
     return True
 
 
-def _axes(reader: SegmentReader, context: NodeContext, index: int) -> bool:
+def _axes(reader: Collected, context: NodeContext, index: int) -> bool:
     """Take a Squeeze or an Unsqueeze along constant axes."""
     node = context.node
     axes = integers_of(context, 1, "axes")
@@ -125,7 +119,7 @@ def _axes(reader: SegmentReader, context: NodeContext, index: int) -> bool:
     )
 
 
-def _joined(reader: SegmentReader, context: NodeContext, index: int) -> bool:
+def _joined(reader: Collected, context: NodeContext, index: int) -> bool:
     """Take a Concat of values."""
     node = context.node
     if not all(reader.is_float(name) for name in node.inputs) or "axis" not in node.attributes:

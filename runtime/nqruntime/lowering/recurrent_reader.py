@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,17 +12,15 @@ from nqruntime.kernels.blocks import GRU, GRU_RESETS_PRODUCT, LSTM, RNN_RELU, RN
 from nqruntime.operators import NodeContext
 from nqruntime.symbols import MatrixWeights, read_matrix
 
+from .collected import Collected
 from .product import Product
 from .recurrent import GATES, Direction, LastState, Recurrent, StateProduct
-
-if TYPE_CHECKING:
-    from .reader import SegmentReader
 
 _DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
 _LENGTHS, _STATE, _CELL, _PEEPHOLES = 4, 5, 6, 7
 
 
-def read_recurrent(reader: SegmentReader, context: NodeContext, index: int) -> bool:
+def read_recurrent(reader: Collected, context: NodeContext, index: int) -> bool:
     """Take an LSTM, GRU or RNN with constant weights and its usual functions."""
     node = context.node
     cell = _cell(context)
@@ -101,7 +98,7 @@ def _biases(context: NodeContext, shape: tuple[int, int]) -> np.ndarray | None:
     return array if array.dtype == np.float32 else None
 
 
-def _initial(reader: SegmentReader, context: NodeContext, place: int) -> tuple[bool, str | np.ndarray | None]:
+def _initial(reader: Collected, context: NodeContext, place: int) -> tuple[bool, str | np.ndarray | None]:
     """Return whether a first state can be taken, and its name or value, None for zeros."""
     if not context.has_input(place):
         return True, None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,16 +13,14 @@ from nqruntime.operators import NodeContext, Prepared, find_operator
 from nqruntime.packing.sequences import Formula
 
 from .batched import Batched
+from .collected import Collected, Read
 from .elementwise import Elementwise
 from .known import MOST_ELEMENTS, OF_KNOWN, OF_SHAPES, Known
 from .moved_reader import READERS as MOVED_READERS
-from .moved_reader import Read, add_operation, integers_of
+from .moved_reader import add_operation, integers_of
 from .operation import Operation
 from .recurrent_reader import read_recurrent
 from .statistics import Mean, Normal, Softmax
-
-if TYPE_CHECKING:
-    from .reader import SegmentReader
 
 _HARD_SWISH = (1 / 6, 0.5)
 _FLAT_BEFORE = 13
@@ -44,7 +41,7 @@ def _number(constant: Constant | None) -> float | None:
     return float(array.reshape(())) if array is not None and array.size == 1 and array.ndim <= 1 else None
 
 
-def _replace(reader: SegmentReader, old: list[Operation], new: Operation, index: int) -> bool:
+def _replace(reader: Collected, old: list[Operation], new: Operation, index: int) -> bool:
     """Put an operation in the place of others that only it reads."""
     nodes = sorted({node for operation in old for node in operation.nodes} | {index})
     reader.operations = [o for o in reader.operations if all(o is not each for each in old)]
@@ -55,7 +52,7 @@ def _replace(reader: SegmentReader, old: list[Operation], new: Operation, index:
 def _function(number: int, *, alpha: float = 1.0, beta: float = 0.0) -> Read:
     """Return a reader of a function of one value, with defaults of its attributes."""
 
-    def read(reader: SegmentReader, context: NodeContext, index: int) -> bool:
+    def read(reader: Collected, context: NodeContext, index: int) -> bool:
         node = context.node
         name = node.inputs[0]
         if not reader.is_float(name):
@@ -77,16 +74,16 @@ def _function(number: int, *, alpha: float = 1.0, beta: float = 0.0) -> Read:
     return read
 
 
-def _hard_swish(reader: SegmentReader, context: NodeContext, index: int) -> bool:
+def _hard_swish(reader: Collected, context: NodeContext, index: int) -> bool:
     return _function(blocks.HARD_SWISH, alpha=_HARD_SWISH[0], beta=_HARD_SWISH[1])(reader, context, index)
 
 
-def _gelu(reader: SegmentReader, context: NodeContext, index: int) -> bool:
+def _gelu(reader: Collected, context: NodeContext, index: int) -> bool:
     form = {"none": blocks.GELU, "tanh": blocks.GELU_TANH}.get(context.text("approximate", "none"))
     return form is not None and _function(form)(reader, context, index)
 
 
-def _read_clamp(reader: SegmentReader, context: NodeContext, index: int) -> bool:
+def _read_clamp(reader: Collected, context: NodeContext, index: int) -> bool:
     """Take what the reader of planes left of Relu and Clip."""
     node = context.node
     clamp = reader.clamp_of(context)
@@ -100,7 +97,7 @@ def _read_clamp(reader: SegmentReader, context: NodeContext, index: int) -> bool
 def _operation(number: int, reversed_number: int) -> Read:
     """Return a reader of an operation of two values."""
 
-    def read(reader: SegmentReader, context: NodeContext, index: int) -> bool:
+    def read(reader: Collected, context: NodeContext, index: int) -> bool:
         node = context.node
         if len(node.inputs) != 2 or not context.has_input(1):
             return False
@@ -117,7 +114,7 @@ def _operation(number: int, reversed_number: int) -> Read:
 
 
 def _with_constant(
-    reader: SegmentReader, context: NodeContext, index: int, operation: int, *, data: str, other: int
+    reader: Collected, context: NodeContext, index: int, operation: int, *, data: str, other: int
 ) -> bool:
     """Take an operation of a value and a constant."""
     node, values = context.node, _floats(context.constant(other))
@@ -159,7 +156,7 @@ def _joins_normal(normal: Normal, operation: int, values: np.ndarray) -> bool:
     return True
 
 
-def _joins_gelu(reader: SegmentReader, data: str, output: str, index: int) -> bool:
+def _joins_gelu(reader: Collected, data: str, output: str, index: int) -> bool:
     """Take 0.5 * (x * (1 + erf(x / sqrt(2))))."""
     product = reader.producer(data)
     if not isinstance(product, Elementwise) or len(product.inputs) != 2:
@@ -174,7 +171,7 @@ def _joins_gelu(reader: SegmentReader, data: str, output: str, index: int) -> bo
     return False
 
 
-def _one_plus_erf(reader: SegmentReader, x: str, name: str) -> list[Operation] | None:
+def _one_plus_erf(reader: Collected, x: str, name: str) -> list[Operation] | None:
     """Return the operations of 1 + erf(x / sqrt(2)), if a value is that."""
     plus = reader.producer(name)
     if not isinstance(plus, Elementwise) or not plus.is_only(blocks.ADD) or plus.constant is None:
@@ -189,7 +186,7 @@ def _one_plus_erf(reader: SegmentReader, x: str, name: str) -> list[Operation] |
     return [plus, erf]
 
 
-def _of_two(reader: SegmentReader, context: NodeContext, index: int, operation: int) -> bool:
+def _of_two(reader: Collected, context: NodeContext, index: int, operation: int) -> bool:
     """Take an operation of two values, or a function times its argument, or a normalization in parts."""
     node = context.node
     first, second = node.inputs
@@ -206,7 +203,7 @@ def _of_two(reader: SegmentReader, context: NodeContext, index: int, operation: 
     return add_operation(reader, found)
 
 
-def _join_factor(reader: SegmentReader, found: Elementwise) -> None:
+def _join_factor(reader: Collected, found: Elementwise) -> None:
     """Let a factor of one of two values join their operation."""
     for first, second in (found.inputs, found.inputs[::-1]):
         producer = reader.producer(first)
@@ -221,7 +218,7 @@ def _join_factor(reader: SegmentReader, found: Elementwise) -> None:
 _GATES = {blocks.SIGMOID: blocks.SILU, blocks.HARD_SIGMOID: blocks.HARD_SWISH}
 
 
-def _joins_gate(reader: SegmentReader, first: str, second: str, output: str, index: int) -> bool:
+def _joins_gate(reader: Collected, first: str, second: str, output: str, index: int) -> bool:
     """Take x times its sigmoid or hard sigmoid."""
     for x, name in ((first, second), (second, first)):
         gate = reader.producer(name)
@@ -237,9 +234,7 @@ def _joins_gate(reader: SegmentReader, first: str, second: str, output: str, ind
     return False
 
 
-def _joins_deviation(
-    reader: SegmentReader, centred_name: str, root_name: str, output: str, index: int
-) -> bool:
+def _joins_deviation(reader: Collected, centred_name: str, root_name: str, output: str, index: int) -> bool:
     """Take (x - mean(x)) / sqrt(mean((x - mean(x))**2) + epsilon), each a node of its own."""
     centred, root = reader.inside(centred_name), reader.producer(root_name)
     if not isinstance(centred, Elementwise) or not centred.is_only(blocks.SUBTRACT):
@@ -281,7 +276,7 @@ def _is_last_mean(operation: Operation) -> bool:
     )
 
 
-def _power(reader: SegmentReader, context: NodeContext, index: int) -> bool:
+def _power(reader: Collected, context: NodeContext, index: int) -> bool:
     """Take squares."""
     node = context.node
     if _number(context.constant(1)) != 2 or not reader.is_float(node.inputs[0]):
@@ -292,7 +287,7 @@ def _power(reader: SegmentReader, context: NodeContext, index: int) -> bool:
     return add_operation(reader, square)
 
 
-def _product(reader: SegmentReader, context: NodeContext, index: int) -> bool:
+def _product(reader: Collected, context: NodeContext, index: int) -> bool:
     """Take a MatMul of two values."""
     node = context.node
     if context.constant(0) is not None or context.constant(1) is not None:
@@ -310,7 +305,7 @@ def _product(reader: SegmentReader, context: NodeContext, index: int) -> bool:
     return add_operation(reader, found)
 
 
-def _softmax(reader: SegmentReader, context: NodeContext, index: int) -> bool:
+def _softmax(reader: Collected, context: NodeContext, index: int) -> bool:
     """Take a Softmax, with a factor and an addend of what goes into it."""
     node, is_flat = context.node, context.opset < _FLAT_BEFORE
     if not reader.is_float(node.inputs[0]):
@@ -330,7 +325,7 @@ def _softmax(reader: SegmentReader, context: NodeContext, index: int) -> bool:
     return add_operation(reader, found)
 
 
-def _join_sum(reader: SegmentReader, normal: Normal) -> None:
+def _join_sum(reader: Collected, normal: Normal) -> None:
     """Let the sum of two values that is normalized join the normalization."""
     total = reader.producer(normal.inputs[0])
     if isinstance(total, Elementwise) and total.is_only(blocks.ADD) and len(total.inputs) == 2:
@@ -339,7 +334,7 @@ def _join_sum(reader: SegmentReader, normal: Normal) -> None:
         normal.nodes = [*total.nodes, *normal.nodes]
 
 
-def _normal(reader: SegmentReader, context: NodeContext, index: int) -> bool:
+def _normal(reader: Collected, context: NodeContext, index: int) -> bool:
     """Take a LayerNormalization or an RMSNormalization with constant factors."""
     node = context.node
     factors = _floats(context.constant(1))
@@ -362,7 +357,7 @@ def _normal(reader: SegmentReader, context: NodeContext, index: int) -> bool:
     return add_operation(reader, found)
 
 
-def _mean(reader: SegmentReader, context: NodeContext, index: int) -> bool:
+def _mean(reader: Collected, context: NodeContext, index: int) -> bool:
     """Take a mean or a sum over constant axes."""
     node, axes = context.node, integers_of(context, 1, "axes")
     if not axes or not reader.is_float(node.inputs[0]):
@@ -379,7 +374,7 @@ def _mean(reader: SegmentReader, context: NodeContext, index: int) -> bool:
     return add_operation(reader, found)
 
 
-def read_known(reader: SegmentReader, context: NodeContext, index: int) -> bool:
+def read_known(reader: Collected, context: NodeContext, index: int) -> bool:
     """Take what follows from shapes, and from what follows from them."""
     node = context.node
     names = [name for name in node.inputs if name]
