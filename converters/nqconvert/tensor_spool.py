@@ -25,6 +25,7 @@ class TensorSpool(Mapping[str, Tensor]):
 
     Examples
     --------
+    >>> import numpy as np
     >>> from nqformat import Codebook, CodebookTensor
     >>> book = Codebook(values=np.float32([0.0, 1.0]))
     >>> spool = TensorSpool()
