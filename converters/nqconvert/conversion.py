@@ -26,7 +26,6 @@ from .network import (
     network_surgeon,
     settings_with_calibration,
 )
-from .obs.surgeon import NoProductsError
 from .presets import ConvertSettings, preset_settings
 from .quantization import QuantizedModel, is_weight
 from .quantizers import get_quantizer
@@ -201,9 +200,9 @@ def convert(
             examples = network.feeds(example_inputs)
             feeds = examples or measured.feeds
             return_freed_memory()
-        without_hessians = settings
+        method_notes: tuple[str, ...] = ()
         if preset == "auto" and method is None and sensitivity is None and calibration is not None:
-            settings = settings_with_calibration(settings, network)
+            settings, method_notes = settings_with_calibration(settings, network.source)
         with clock.stage("sensitivities"):
             sensitivities, sensitivity_notes = network_sensitivities(
                 measured.network(network),
@@ -214,16 +213,8 @@ def convert(
                 progress=say,
             )
         source = network.pruned(None if settings.method == "obs" else settings.density)
-        surgeon_notes: tuple[str, ...] = ()
         with clock.stage("Hessians"):
-            try:
-                surgeon = network_surgeon(measured.source(source), settings, calibration, say)
-            except NoProductsError as error:
-                if settings.method == without_hessians.method:
-                    raise
-                settings, surgeon = without_hessians, None
-                source = network.pruned(settings.density)
-                surgeon_notes = (f"{error}, so method {settings.method!r} was taken",)
+            surgeon = network_surgeon(measured.source(source), settings, calibration, say)
             return_freed_memory()
         encoding = Encoding(
             source=source,
@@ -255,7 +246,7 @@ def convert(
                     samples=settings.samples, seed=settings.seed, loss=loss, progress=say
                 )
                 losses = _check_losses(measured, encoding, quantized.model, checked)
-        surgeon_notes = surgeon.notes if surgeon else surgeon_notes
+        surgeon_notes = surgeon.notes if surgeon else ()
         surgeon, encoding = None, replace(encoding, surgeon=None)
         return_freed_memory()
         say("encoding")
@@ -276,6 +267,7 @@ def convert(
     notes = (
         *network.source.notes,
         *network.notes,
+        *method_notes,
         *sensitivity_notes,
         *surgeon_notes,
         *quantized.model.notes,

@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 
 from nqformat.errors import ConversionError
+from nqformat.optional_packages import require_package
 
 from .blas_threads import one_blas_thread
+from .graphs.views import graph_arrays
 from .obs.surgeon import CalibrationSettings, Surgeon, prepare_surgeon
+from .obs.used_products import NO_PRODUCTS, used_products
 from .presets import ConvertSettings
 from .quantization import continuous_weights, is_weight
 from .sensitivity.calibration import (
@@ -249,10 +252,16 @@ def network_sensitivities(
     )
 
 
-def settings_with_calibration(settings: ConvertSettings, network: Network) -> ConvertSettings:
-    """Return settings of method ``obs`` where the network allows it, those given where it does not."""
-    possible = network.source.graph is not None and continuous_weights(network.source.tensors)
-    return replace(settings, method="obs") if possible else settings
+def settings_with_calibration(
+    settings: ConvertSettings, source: ModelSource
+) -> tuple[ConvertSettings, tuple[str, ...]]:
+    """Return settings of method ``obs`` if a weight has a product, else those given; a note if none has."""
+    if source.graph is None or not (weights := continuous_weights(source.tensors)):
+        return settings, ()
+    graph = require_package("onnx").ModelProto.FromString(source.graph).graph
+    if used_products(graph, graph_arrays(source.tensors, source.views), weights, source.views):
+        return replace(settings, method="obs"), ()
+    return settings, (f"{NO_PRODUCTS}, so method {settings.method!r} was taken",)
 
 
 def network_surgeon(

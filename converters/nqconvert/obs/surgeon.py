@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from nqconvert.array_spool import ArraySpool
-from nqconvert.graphs.products import Product, find_products
+from nqconvert.graphs.products import Product
 from nqconvert.graphs.torch_graph import TorchGraph, UnsupportedOperatorError
 from nqconvert.graphs.views import graph_arrays
 from nqconvert.quantizers.rate import estimate_bits
@@ -26,7 +25,6 @@ from nqformat.tensor import (
     Codebook,
     CodebookTensor,
     Tensor,
-    ViewTensor,
     affine_values,
     round_codebook,
 )
@@ -38,11 +36,11 @@ from .scratch import Scratch, release
 from .sequential import Decision, run_sequentially
 from .statistics import LayerHessians, largest_hessian_bytes, new_hessians
 from .surgery import LayerResult, quantize_layer, step_at
+from .used_products import NO_PRODUCTS, used_products
 
 __all__ = [
     "DEFAULT_RATE_PENALTY",
     "CalibrationSettings",
-    "NoProductsError",
     "Operation",
     "Surgeon",
     "prepare_surgeon",
@@ -60,10 +58,6 @@ _LEAST_BUDGET, _VALUES_BUDGET = 1 << 24, 1 << 22
 _PREMIUM_REACH = 40.0
 _PREMIUM_ROUNDS = 13
 _PREMIUM_GROWTH = 1.05
-
-
-class NoProductsError(ConversionError):
-    """No weight has a product that Hessians could be measured for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -360,20 +354,16 @@ def prepare_surgeon(
     Raises
     ------
     ConversionError
-        If there is no calibration data or no graph.
-    NoProductsError
-        If no weight has a product.
+        If there is no calibration data or no graph, or no weight has a product.
     """
     without_inputs = calibration is None and settings.hessian != "identity"
     if without_inputs or source.graph is None:
         raise ConversionError(NO_CALIBRATION)
     arrays = graph_arrays(source.tensors, source.views)
     model = require_package("onnx").ModelProto.FromString(source.graph)
-    used = _used_products(model.graph, arrays, weights, source.views)
+    used = used_products(model.graph, arrays, weights, source.views)
     if not used:
-        raise NoProductsError(
-            "method 'obs': no weight outside If, Loop and Scan is multiplied with an activation"
-        )
+        raise ConversionError(NO_PRODUCTS)
     largest = max(largest_hessian_bytes(found[0], arrays[found[0].weight]) for found in used.values())
     scratch = Scratch(budget_bytes=max(largest, _LEAST_BUDGET))
     hessians, notes = _measured(
@@ -408,52 +398,6 @@ def prepare_surgeon(
         notes=notes,
         scratch=scratch,
     )
-
-
-def _used_products(
-    graph: Any,
-    arrays: Mapping[str, np.ndarray],
-    weights: Mapping[str, np.ndarray],
-    views: Mapping[str, ViewTensor],
-) -> dict[str, list[Product]]:
-    """Return products by stored weight; where several see it differently, those that see it as the first."""
-    by_weight: dict[str, list[Product]] = {}
-    found = list(find_products(graph, {name: array.shape for name, array in arrays.items()}))
-    shared = Counter(product.bias for product in found)
-    for product in found:
-        name = _stored_name(product.weight, arrays, views)
-        if name not in weights or not product.is_matrix:
-            continue
-        alone = (
-            shared[product.bias] == 1 and product.operator != "ConvTranspose" and product.bias not in views
-        )
-        known = by_weight.setdefault(name, [])
-        if not known or _same_view(known[0], product):
-            known.append(product if alone else replace(product, bias=None))
-    return {
-        name: products if len(products) == 1 else [replace(p, bias=None) for p in products]
-        for name, products in by_weight.items()
-    }
-
-
-def _same_view(one: Product, other: Product) -> bool:
-    return (one.weight, one.operator, one.weight_axis, one.n_groups) == (
-        other.weight,
-        other.operator,
-        other.weight_axis,
-        other.n_groups,
-    )
-
-
-def _stored_name(name: str, arrays: Mapping[str, np.ndarray], views: Mapping[str, ViewTensor]) -> str:
-    """Return the stored tensor that a graph's tensor is or is a permutation of; empty for other views."""
-    view = views.get(name)
-    if view is None:
-        return name
-    stored = arrays[view.sources[0].name]
-    if len(view.sources) > 1 or view.shape != tuple(stored.shape[axis] for axis in view.permutation):
-        return ""
-    return view.sources[0].name
 
 
 def _measured(

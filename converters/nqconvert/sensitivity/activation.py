@@ -8,6 +8,7 @@ import numpy as np
 
 from nqconvert.graphs.observation import observed_values
 from nqconvert.graphs.products import Product, find_products
+from nqconvert.graphs.views import graph_arrays
 from nqconvert.sources.model_source import ModelSource
 from nqformat.errors import ConversionError
 from nqformat.optional_packages import require_package
@@ -48,7 +49,7 @@ def measure_activation(
     """
     if source.graph is None:
         raise ConversionError("the sensitivity 'activation' needs a graph; a state dict has none")
-    arrays = {**source.tensors, **_assembled_views(source)}
+    arrays = graph_arrays(source.tensors, source.views)
     model = require_package("onnx").ModelProto.FromString(source.graph)
     products = list(find_products(model.graph, {name: array.shape for name, array in arrays.items()}))
     observe = observed_values(model, arrays, [product.activation for product in products])
@@ -67,10 +68,6 @@ def measure_activation(
 
 def _key(product: Product) -> str:
     return f"{product.weight}\n{product.activation}\n{product.weight_axis}"
-
-
-def _assembled_views(source: ModelSource) -> dict[str, np.ndarray]:
-    return {name: view.assemble(source.tensors) for name, view in source.views.items()}
 
 
 def _feature_squares(activation: np.ndarray, product: Product) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from nqconvert.graphs.observation import observed_values
 from nqconvert.graphs.ort_session import relative_difference
+from nqconvert.graphs.views import graph_arrays
 from nqformat.errors import ConversionError
 from nqformat.optional_packages import require_package
 
@@ -48,10 +49,13 @@ def opened_source(source: ModelSource, feeds: Mapping[str, np.ndarray], n_sample
     -------
     ModelSource or None
     """
+    assert source.graph is not None
+    opened = _opened(source)
     try:
-        together = _outputs(source, _opened(source), feeds)
+        together = _runner(source, opened)(feeds)
+        run = _runner(source, source.graph)
         halves = [
-            _outputs(source, source.graph, {name: value[part] for name, value in feeds.items()})
+            run({name: value[part] for name, value in feeds.items()})
             for part in (slice(n_samples), slice(n_samples, None))
         ]
     except ConversionError:
@@ -63,7 +67,7 @@ def opened_source(source: ModelSource, feeds: Mapping[str, np.ndarray], n_sample
         expected = np.concatenate([half[name] for half in halves])
         if relative_difference(expected, whole) > _CLOSE:
             return None
-    return replace(source, graph=_opened(source))
+    return replace(source, graph=opened)
 
 
 def _first_length(value: Any) -> int | None:
@@ -85,9 +89,7 @@ def _opened(source: ModelSource) -> bytes:
     return content
 
 
-def _outputs(
-    source: ModelSource, graph: bytes | None, feeds: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
-    assert graph is not None
-    arrays = {**source.tensors, **{name: v.assemble(source.tensors) for name, v in source.views.items()}}
-    return observed_values(require_package("onnx").ModelProto.FromString(graph), arrays, ())(feeds)
+def _runner(source: ModelSource, graph: bytes) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
+    """Return a function that runs a graph with the tensors of the source."""
+    model = require_package("onnx").ModelProto.FromString(graph)
+    return observed_values(model, graph_arrays(source.tensors, source.views), ())
