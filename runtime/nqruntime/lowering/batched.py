@@ -10,14 +10,13 @@ from nqruntime.kernels.blocks import BATCHED
 from nqruntime.packing.sequences import Operand, batched, panel_floats
 
 from .layouts import packed_rows
-from .operation import Shape
+from .operation import Operation, Shape
 from .plan import PlacedStrides, PlanBuilder, UnplannableError
-from .plane_choice import PlaneChoice
 from .strides import Strides, joined_axes, packed_strides
 
 
 @dataclass(slots=True, kw_only=True)
-class Batched:
+class Batched(Operation):
     """The product of all pairs of matrices of two values, times a factor.
 
     Attributes
@@ -29,9 +28,6 @@ class Batched:
         Axes of the output in the order in which they are stored; the last one stays the last.
     """
 
-    inputs: list[str]
-    output: str
-    nodes: list[int]
     scale: float = 1.0
     order: tuple[int, ...] | None = None
 
@@ -39,11 +35,6 @@ class Batched:
     def label(self) -> str:
         """What computes it."""
         return "product of values"
-
-    @property
-    def weight_bytes(self) -> int:
-        """None."""
-        return 0
 
     def _product_shape(self, shapes: dict[str, Shape]) -> Shape:
         first, second = (shapes[name] for name in self.inputs)
@@ -65,9 +56,6 @@ class Batched:
         if len(self.order) != len(shape):
             raise UnplannableError
         return tuple(shape[axis] for axis in self.order)
-
-    def constrain(self, choice: PlaneChoice, shapes: dict[str, Shape]) -> None:
-        """Need no planes."""
 
     def lower(self, plan: PlanBuilder, shapes: dict[str, Shape]) -> None:
         """Append the product."""

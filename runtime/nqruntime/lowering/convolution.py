@@ -38,7 +38,7 @@ from nqruntime.symbols import MatrixWeights
 
 from .layouts import image_size
 from .measuring import Chooser
-from .operation import Clamp, Shape
+from .operation import Clamp, Operation, Shape
 from .plan import PlacedPlanes, PlanBuilder, UnplannableError
 from .plane_choice import PlaneChoice
 
@@ -64,7 +64,7 @@ class _Geometry:
 
 
 @dataclass(slots=True, kw_only=True)
-class Convolution:
+class Convolution(Operation):
     """A convolution, plus a bias, plus a value of its shape, clamped.
 
     Attributes
@@ -80,9 +80,6 @@ class Convolution:
         In the order of a kernel, for the taps `packed_for`.
     """
 
-    inputs: list[str]
-    output: str
-    nodes: list[int]
     weights: MatrixWeights
     rule: WindowRule
     n_groups: int

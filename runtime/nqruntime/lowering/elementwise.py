@@ -11,9 +11,8 @@ from nqruntime.packing.areas import address, aligned_copy
 from nqruntime.packing.sequences import Formula
 
 from .layouts import packed_rows
-from .operation import Clamp, Shape
+from .operation import Clamp, Operation, Shape
 from .plan import PlacedStrides, PlanBuilder, UnplannableError
-from .plane_choice import PlaneChoice
 from .strides import Strides, packed_strides
 
 _OPERATIONS = {
@@ -46,7 +45,7 @@ _FUNCTIONS = {
 
 
 @dataclass(slots=True, kw_only=True)
-class Elementwise:
+class Elementwise(Operation):
     """A function of the first input times a factor, operated on with a second value.
 
     Attributes
@@ -61,9 +60,6 @@ class Elementwise:
         How often the node of a square reads its input.
     """
 
-    inputs: list[str]
-    output: str
-    nodes: list[int]
     formula: Formula
     constant: np.ndarray | None = None
     clamp: Clamp = field(default_factory=Clamp)
@@ -112,9 +108,6 @@ class Elementwise:
         if 0 in found or not found:
             raise UnplannableError
         return found
-
-    def constrain(self, choice: PlaneChoice, shapes: dict[str, Shape]) -> None:
-        """Need no planes."""
 
     def lower(self, plan: PlanBuilder, shapes: dict[str, Shape]) -> None:
         """Append the step."""

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from nqruntime.packing.sequences import Formula
 
 from .layouts import packed_rows
-from .operation import Shape
+from .operation import Operation, Shape
 from .plan import PlacedStrides, PlanBuilder, UnplannableError
-from .plane_choice import PlaneChoice
 from .strides import packed_strides
 
 
 @dataclass(slots=True, kw_only=True)
-class Joined:
+class Joined(Operation):
     """Values one after the other along an axis.
 
     Attributes
@@ -22,20 +21,12 @@ class Joined:
     axis : int
     """
 
-    inputs: list[str]
-    output: str
-    nodes: list[int]
     axis: int
 
     @property
     def label(self) -> str:
         """What computes it."""
         return "copies of values"
-
-    @property
-    def weight_bytes(self) -> int:
-        """None."""
-        return 0
 
     def shape(self, shapes: dict[str, Shape]) -> Shape:
         """Return the shape of the output."""
@@ -48,9 +39,6 @@ class Joined:
         if len(rest) != 1:
             raise UnplannableError
         return (*first[:axis], sum(shape[axis] for shape in given), *first[axis + 1 :])
-
-    def constrain(self, choice: PlaneChoice, shapes: dict[str, Shape]) -> None:
-        """Need no planes."""
 
     def lower(self, plan: PlanBuilder, shapes: dict[str, Shape]) -> None:
         """Append a copy for each value."""

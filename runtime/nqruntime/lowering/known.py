@@ -11,9 +11,8 @@ import numpy as np
 
 from nqformat.errors import FormatError
 
-from .operation import Shape
+from .operation import Operation, Shape
 from .plan import PlanBuilder, UnplannableError
-from .plane_choice import PlaneChoice
 
 MOST_ELEMENTS = 1 << 16
 OF_SHAPES = frozenset({"Shape", "Size"})
@@ -40,7 +39,7 @@ def known_value(shapes: dict[str, Shape], name: str) -> np.ndarray | None:
 
 
 @dataclass(slots=True, kw_only=True)
-class Known:
+class Known(Operation):
     """What a node gives, computed by NumPy when all shapes are known.
 
     Attributes
@@ -54,9 +53,6 @@ class Known:
     reads_shape : bool
     """
 
-    inputs: list[str]
-    output: str
-    nodes: list[int]
     run: Callable[..., Any]
     operands: list[str | np.ndarray | None] = field(default_factory=list)
     reads_shape: bool = False
@@ -65,11 +61,6 @@ class Known:
     def label(self) -> str:
         """When it is computed."""
         return "known from shapes"
-
-    @property
-    def weight_bytes(self) -> int:
-        """None."""
-        return 0
 
     def shape(self, shapes: dict[str, Shape]) -> Shape:
         """Compute the value; return its shape."""
@@ -94,9 +85,6 @@ class Known:
         if math.prod(known.shape) > MOST_ELEMENTS:
             raise UnplannableError
         return known
-
-    def constrain(self, choice: PlaneChoice, shapes: dict[str, Shape]) -> None:
-        """Need no planes."""
 
     def lower(self, plan: PlanBuilder, shapes: dict[str, Shape]) -> None:
         """Append nothing: others read what is known."""

@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass, field
 
-from .operation import Shape
+from .operation import Operation, Shape
 from .plan import PlanBuilder, UnplannableError
-from .plane_choice import PlaneChoice
 from .strides import Strides
 
 
 @dataclass(slots=True, kw_only=True)
-class Moved(ABC):
+class Moved(Operation):
     """A value whose elements are among those of another one."""
-
-    inputs: list[str]
-    output: str
-    nodes: list[int]
 
     @property
     def label(self) -> str:
         """Nothing is computed."""
         return "no work"
-
-    @property
-    def weight_bytes(self) -> int:
-        """None."""
-        return 0
 
     @abstractmethod
     def found(self, layout: Strides) -> tuple[int, Strides]:
@@ -40,10 +30,6 @@ class Moved(ABC):
         if 0 in shape or not shape:
             raise UnplannableError
         return shape
-
-    def constrain(self, choice: PlaneChoice, shapes: dict[str, Shape]) -> None:
-        """Need no planes."""
-        return
 
     def lower(self, plan: PlanBuilder, shapes: dict[str, Shape]) -> None:
         """Let the output lie within the input."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
 
 from .plan import PlanBuilder
 from .plane_choice import PlaneChoice
@@ -25,7 +25,8 @@ class Clamp:
         return self.low == -math.inf and self.high == math.inf
 
 
-class Operation(Protocol):
+@dataclass(slots=True, kw_only=True)
+class Operation(ABC):
     """One node, or several in one.
 
     Attributes
@@ -42,23 +43,22 @@ class Operation(Protocol):
     nodes: list[int]
 
     @property
+    @abstractmethod
     def label(self) -> str:
         """What computes it, as far as that is decided."""
-        ...
 
     @property
     def weight_bytes(self) -> int:
         """Bytes held for weights."""
-        ...
+        return 0
 
+    @abstractmethod
     def shape(self, shapes: dict[str, Shape]) -> Shape:
         """Return the shape of the output; UnplannableError if the inputs' shapes do not fit."""
-        ...
 
-    def constrain(self, choice: PlaneChoice, shapes: dict[str, Shape]) -> None:
-        """Say what planes the operation needs, when all shapes are known."""
-        ...
+    def constrain(self, choice: PlaneChoice, shapes: dict[str, Shape]) -> None:  # noqa: B027
+        """Say what planes the operation needs, when all shapes are known; by default none."""
 
+    @abstractmethod
     def lower(self, plan: PlanBuilder, shapes: dict[str, Shape]) -> None:
         """Append the steps and define the output."""
-        ...

@@ -12,13 +12,13 @@ from nqruntime.packing.plane_layout import Area, PlaneLayout
 from nqruntime.packing.plane_steps import PlanesCall, scale_planes
 
 from .layouts import packed_rows
-from .operation import Clamp, Shape
+from .operation import Clamp, Operation, Shape
 from .plan import PlanBuilder, UnplannableError
 from .plane_choice import PlaneChoice
 
 
 @dataclass(slots=True, kw_only=True)
-class Pointwise:
+class Pointwise(Operation):
     """The first input times a factor plus a bias, both by channel, plus the second input, clamped.
 
     Attributes
@@ -28,9 +28,6 @@ class Pointwise:
     factors, bias : ndarray of float32, shape (channels,), or None
     """
 
-    inputs: list[str]
-    output: str
-    nodes: list[int]
     clamp: Clamp = field(default_factory=Clamp)
     factors: np.ndarray | None = None
     bias: np.ndarray | None = None

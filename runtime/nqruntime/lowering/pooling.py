@@ -11,7 +11,7 @@ from nqruntime.packing.plane_layout import Area
 from nqruntime.packing.pooling import PoolWindow, pack_pool
 
 from .layouts import packed_rows
-from .operation import Shape
+from .operation import Operation, Shape
 from .plan import PlanBuilder, UnplannableError
 from .plane_choice import PlaneChoice
 
@@ -19,7 +19,7 @@ _MOST_REACH = 1 << 12
 
 
 @dataclass(slots=True, kw_only=True)
-class Pool:
+class Pool(Operation):
     """The largest element, or the mean, of each window.
 
     Attributes
@@ -30,9 +30,6 @@ class Pool:
     counts_padding : bool
     """
 
-    inputs: list[str]
-    output: str
-    nodes: list[int]
     rule: WindowRule
     average: bool
     counts_padding: bool = False
@@ -41,11 +38,6 @@ class Pool:
     def label(self) -> str:
         """What computes it."""
         return f"{'mean' if self.average else 'largest'} of windows of planes"
-
-    @property
-    def weight_bytes(self) -> int:
-        """None."""
-        return 0
 
     def shape(self, shapes: dict[str, Shape]) -> Shape:
         """Return the shape of the output."""
@@ -98,7 +90,7 @@ class Pool:
 
 
 @dataclass(slots=True, kw_only=True)
-class GlobalAverage:
+class GlobalAverage(Operation):
     """The mean of each channel.
 
     Attributes
@@ -109,9 +101,6 @@ class GlobalAverage:
         Rank that the operator demands of its input.
     """
 
-    inputs: list[str]
-    output: str
-    nodes: list[int]
     keeps_axes: bool = True
     rank: int | None = None
 
@@ -119,11 +108,6 @@ class GlobalAverage:
     def label(self) -> str:
         """What computes it."""
         return "mean of planes"
-
-    @property
-    def weight_bytes(self) -> int:
-        """None."""
-        return 0
 
     def shape(self, shapes: dict[str, Shape]) -> Shape:
         """Return the shape of the output."""

@@ -23,9 +23,8 @@ from nqruntime.symbols import MatrixWeights
 
 from .layouts import Rows
 from .measuring import Chooser
-from .operation import Clamp, Shape
+from .operation import Clamp, Operation, Shape
 from .plan import PlacedRows, PlanBuilder, UnplannableError
-from .plane_choice import PlaneChoice
 
 _MANY_VECTORS = 8
 _SMALL_BYTES = 1 << 18
@@ -38,7 +37,7 @@ Form = TypeVar("Form", RowForm, RowForm | PackedColumns)
 
 
 @dataclass(slots=True, kw_only=True)
-class Product:
+class Product(Operation):
     """A constant matrix times the vectors along a value's last axis, plus a bias, clamped.
 
     Attributes
@@ -58,9 +57,6 @@ class Product:
         Nonzeros of a vector up to which it is used.
     """
 
-    inputs: list[str]
-    output: str
-    nodes: list[int]
     weights: MatrixWeights | None
     chooser: Chooser
     rank: int | None = None
@@ -105,9 +101,6 @@ class Product:
         if not given or given[-1] != n_columns or 0 in given or self.rank not in (None, len(given)):
             raise UnplannableError
         return (*given[:-1], n_rows)
-
-    def constrain(self, choice: PlaneChoice, shapes: dict[str, Shape]) -> None:
-        """Need no planes."""
 
     def lower(self, plan: PlanBuilder, shapes: dict[str, Shape]) -> None:
         """Append the product."""

@@ -9,7 +9,7 @@ from nqruntime.kernels.blocks import COPY_ROWS
 from nqruntime.packing.copy_steps import ChannelsCall, copy_phase, copy_to_planes
 
 from .layouts import image_size
-from .operation import Shape
+from .operation import Operation, Shape
 from .plan import PlacedPlanes, PlanBuilder, UnplannableError
 from .plane_choice import PlaneChoice
 
@@ -17,7 +17,7 @@ _WHOLE = slice(None)
 
 
 @dataclass(slots=True, kw_only=True)
-class Crop:
+class Crop(Operation):
     """Every n-th row and column of a range of an image, between channels of zeros.
 
     Attributes
@@ -28,9 +28,6 @@ class Crop:
         Channels of zeros.
     """
 
-    inputs: list[str]
-    output: str
-    nodes: list[int]
     ranges: dict[int, slice] = field(default_factory=dict)
     before: int = 0
     after: int = 0
@@ -39,11 +36,6 @@ class Crop:
     def label(self) -> str:
         """What computes it."""
         return "copy of parts of planes"
-
-    @property
-    def weight_bytes(self) -> int:
-        """None."""
-        return 0
 
     def takes(self, ranges: dict[int, slice]) -> bool:
         """Whether ranges of further axes can join."""
@@ -100,22 +92,13 @@ class Crop:
 
 
 @dataclass(slots=True, kw_only=True)
-class Concatenation:
+class Concatenation(Operation):
     """Channels of several values, one value after the other."""
-
-    inputs: list[str]
-    output: str
-    nodes: list[int]
 
     @property
     def label(self) -> str:
         """What computes it."""
         return "copies of planes"
-
-    @property
-    def weight_bytes(self) -> int:
-        """None."""
-        return 0
 
     def shape(self, shapes: dict[str, Shape]) -> Shape:
         """Return the shape of the output."""

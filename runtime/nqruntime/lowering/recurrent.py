@@ -27,9 +27,8 @@ from nqruntime.symbols import MatrixWeights
 from .known import known_value
 from .layouts import Rows, packed_rows
 from .measuring import Chooser
-from .operation import Shape
+from .operation import Operation, Shape
 from .plan import PlacedStrides, PlanBuilder, UnplannableError
-from .plane_choice import PlaneChoice
 from .product import Product
 from .strides import Strides, packed_strides
 
@@ -119,7 +118,7 @@ class Direction:
 
 
 @dataclass(slots=True, kw_only=True)
-class Recurrent:
+class Recurrent(Operation):
     """LSTM, GRU or RNN in one or two directions.
 
     Attributes
@@ -138,9 +137,6 @@ class Recurrent:
         Axes of the output in the order in which they are stored; the last one stays the last.
     """
 
-    inputs: list[str]
-    output: str
-    nodes: list[int]
     cell: int
     units: int
     directions: list[Direction]
@@ -199,9 +195,6 @@ class Recurrent:
         """Return the shape of the states of one step."""
         batch, directions = self._sizes(shapes)[1], len(self.directions)
         return (batch, directions, self.units) if self.batch_first else (directions, batch, self.units)
-
-    def constrain(self, choice: PlaneChoice, shapes: dict[str, Shape]) -> None:
-        """Need no planes."""
 
     def lower(self, plan: PlanBuilder, shapes: dict[str, Shape]) -> None:
         """Append the products of the inputs, the first states and the loop."""
@@ -303,7 +296,7 @@ class Recurrent:
 
 
 @dataclass(slots=True, kw_only=True)
-class LastState:
+class LastState(Operation):
     """State or cell of a recurrent layer after the last step.
 
     Attributes
@@ -312,28 +305,17 @@ class LastState:
     number : int
     """
 
-    output: str
-    nodes: list[int]
     layer: Recurrent
     number: int
-    inputs: list[str] = field(default_factory=list)
 
     @property
     def label(self) -> str:
         """Nothing is computed."""
         return self.layer.label
 
-    @property
-    def weight_bytes(self) -> int:
-        """None: the layer has them."""
-        return 0
-
     def shape(self, shapes: dict[str, Shape]) -> Shape:
         """Return the shape of the states."""
         return self.layer.state_shape(shapes)
-
-    def constrain(self, choice: PlaneChoice, shapes: dict[str, Shape]) -> None:
-        """Need no planes."""
 
     def lower(self, plan: PlanBuilder, shapes: dict[str, Shape]) -> None:
         """Let the output lie where the loop leaves it."""

@@ -21,9 +21,8 @@ from nqruntime.packing.sequences import (
 )
 
 from .layouts import packed_rows
-from .operation import Shape
+from .operation import Operation, Shape
 from .plan import PlacedRows, PlacedStrides, PlanBuilder, UnplannableError
-from .plane_choice import PlaneChoice
 from .strides import Strides, joined_axes, packed_strides
 
 
@@ -32,7 +31,7 @@ def _vectors(placed: PlacedRows) -> Vectors:
 
 
 @dataclass(slots=True, kw_only=True)
-class Softmax:
+class Softmax(Operation):
     """Softmax along the last axis of the first input times a factor, plus an addend.
 
     Attributes
@@ -47,9 +46,6 @@ class Softmax:
     addend : ndarray of float32 or None
     """
 
-    inputs: list[str]
-    output: str
-    nodes: list[int]
     axis: int
     is_flat: bool
     scale: float = 1.0
@@ -89,9 +85,6 @@ class Softmax:
             return self.addend.shape
         return shapes[self.inputs[1]] if len(self.inputs) > 1 else ()
 
-    def constrain(self, choice: PlaneChoice, shapes: dict[str, Shape]) -> None:
-        """Need no planes."""
-
     def lower(self, plan: PlanBuilder, shapes: dict[str, Shape]) -> None:
         """Append the step."""
         shape = shapes[self.output]
@@ -118,7 +111,7 @@ class Softmax:
 
 
 @dataclass(slots=True, kw_only=True)
-class Normal:
+class Normal(Operation):
     """Vectors minus their mean over their deviation, times factors plus a bias.
 
     Attributes
@@ -135,9 +128,6 @@ class Normal:
         Whether the mean is subtracted.
     """
 
-    inputs: list[str]
-    output: str
-    nodes: list[int]
     axis: int
     epsilon: float
     factors: np.ndarray | None = None
@@ -168,9 +158,6 @@ class Normal:
         if any(size not in (1, columns) for size in sizes):
             raise UnplannableError
         return shape
-
-    def constrain(self, choice: PlaneChoice, shapes: dict[str, Shape]) -> None:
-        """Need no planes."""
 
     def lower(self, plan: PlanBuilder, shapes: dict[str, Shape]) -> None:
         """Append the step."""
@@ -219,7 +206,7 @@ def _as_columns(placed: PlacedRows, columns: int) -> Vectors:
 
 
 @dataclass(slots=True, kw_only=True)
-class Mean:
+class Mean(Operation):
     """The mean or the sum over neighbouring axes.
 
     Attributes
@@ -229,9 +216,6 @@ class Mean:
     is_sum : bool
     """
 
-    inputs: list[str]
-    output: str
-    nodes: list[int]
     axes: tuple[int, ...]
     keeps_axes: bool
     is_sum: bool = False
@@ -240,11 +224,6 @@ class Mean:
     def label(self) -> str:
         """What is computed."""
         return "sum of rows" if self.is_sum else "mean of rows"
-
-    @property
-    def weight_bytes(self) -> int:
-        """None."""
-        return 0
 
     def _range(self, shape: Shape) -> tuple[int, int]:
         """Return the first axis and the one after the last."""
@@ -263,9 +242,6 @@ class Mean:
         if stop - first == len(shape) and not self.keeps_axes:
             raise UnplannableError
         return (*shape[:first], *((1,) * (stop - first) if self.keeps_axes else ()), *shape[stop:])
-
-    def constrain(self, choice: PlaneChoice, shapes: dict[str, Shape]) -> None:
-        """Need no planes."""
 
     def lower(self, plan: PlanBuilder, shapes: dict[str, Shape]) -> None:
         """Append the step."""

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 
 from .known import known_value
 from .layouts import packed_rows
-from .operation import Shape
+from .operation import Operation, Shape
 from .plan import PlanBuilder, UnplannableError
-from .plane_choice import PlaneChoice
 
 
 @dataclass(slots=True, kw_only=True)
-class View:
+class View(Operation):
     """What Flatten and Reshape give: the same numbers in C order.
 
     Attributes
@@ -26,9 +25,6 @@ class View:
         Of Reshape: the value that says so, known before the run.
     """
 
-    inputs: list[str]
-    output: str
-    nodes: list[int]
     axis: int | None = None
     target: tuple[int, ...] | None = None
     known: str | None = None
@@ -37,11 +33,6 @@ class View:
     def label(self) -> str:
         """Nothing is computed."""
         return "no work"
-
-    @property
-    def weight_bytes(self) -> int:
-        """None."""
-        return 0
 
     def shape(self, shapes: dict[str, Shape]) -> Shape:
         """Return the new shape."""
@@ -72,9 +63,6 @@ class View:
         if found is None:
             raise UnplannableError
         return tuple(int(size) for size in found.reshape(-1))
-
-    def constrain(self, choice: PlaneChoice, shapes: dict[str, Shape]) -> None:
-        """Need no planes."""
 
     def lower(self, plan: PlanBuilder, shapes: dict[str, Shape]) -> None:
         """Let the output lie where the input does, unless that has gaps in the wrong places."""
