@@ -9,7 +9,7 @@ from harness import read
 from tables.compression import codec, huge, whole_path
 from tables.headline import headline
 from tables.inference import inference
-from tables.onnx import onnx_consumers, onnx_forms
+from tables.onnx import onnx_consumers, onnx_forms, onnx_large
 from tables.posttraining import posttraining
 from tables.quantizers import quantizers
 from tables.reliability import reliability
@@ -49,7 +49,10 @@ BLOCKS: dict[str, dict[str, Callable[[], list[str]]]] = {
     "docs/post-training.md": {"posttraining": _of("posttraining", posttraining, "networks")},
     "docs/quantizers.md": {"quantizers": _of("quantizers", quantizers)},
     "docs/inference.md": {"inference": _of("inference", inference, "rows")},
-    "docs/onnx.md": {"onnx": _of("onnx_models", onnx_forms)},
+    "docs/onnx.md": {
+        "onnx": _of("onnx_models", onnx_forms),
+        "large": _of("onnx_large", onnx_large, "steps"),
+    },
 }
 """Pages, and their blocks between ``<!-- name: start -->`` and ``<!-- name: stop -->``."""
 

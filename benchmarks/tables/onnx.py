@@ -71,6 +71,26 @@ def _round_trips(trips: dict[str, Any]) -> list[str]:
     ]
 
 
+def onnx_large(results: dict[str, Any]) -> list[str]:
+    """Table of the steps of a model over 2 GB."""
+    steps = results["steps"]
+    model_bytes, compared = steps["make"]["bytes"], steps["compare"]
+    lines = [
+        f"A model of {model_bytes / 1e9:.2f} GB in external data, weights of 16 values, there and back",
+        f"without loss: {compared['equal']} of {compared['tensors']} tensors come back bit-identical; each",
+        "step in a process of its own, verification of the exports included (`benchmarks/onnx_large.py`):",
+        "",
+        "| step | bytes | seconds CPU | peak memory over the model | largest difference |",
+        "|---|---|---|---|---|",
+    ]
+    for step in ("convert", "export codebook", "export dense"):
+        row = steps[step]
+        peak = row["peak_bytes"] / model_bytes
+        difference = f"{row['max_difference']:.1g}" if "max_difference" in row else ""
+        lines.append(f"| {step} | {row['bytes']:,} | {row['cpu_seconds']:.0f} | {peak:.1f} | {difference} |")
+    return lines
+
+
 def onnx_consumers(results: dict[str, Any]) -> list[str]:
     """Table of programs and the forms that they run to 1e-4 of the largest output."""
     if not results:
