@@ -18,6 +18,7 @@ __all__ = ["METHODS", "PRESET_METHODS", "Retrained", "retrain_by_method"]
 PRESET_METHODS = {name: name for name in ("soft-weight-sharing", "adaptive", "inq", "hashed")}
 """Which method a preset retrains with if the training data does not say; the others prune by magnitude."""
 
+_SHARED_SHARE = 0.125
 _FINAL_SHARE = 0.3
 
 
@@ -141,7 +142,8 @@ def _soft_weight_sharing(call: _Call) -> str:
         call.training.loss,
         settings=SharingSettings(**dict[str, Any](call.training.options)),
         epochs=call.training.epochs,
-        **call.common(),
+        final_epochs=max(1, round(_SHARED_SHARE * call.training.epochs)),
+        **call.judged(),
     )
     told = f"{len(result.components)} shared values, {100 * result.density:.1f} % of the weights not zero"
     return told + (f"; prior weakened for {', '.join(result.collapsed)}" if result.collapsed else "")

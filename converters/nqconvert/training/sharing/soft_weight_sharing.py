@@ -18,6 +18,7 @@ from nqconvert.training.training_data import Loss, TrainingData, count_samples
 from nqconvert.training.weight_names import checked_names
 
 from .mixture import Component, Mixture, MixtureSettings, merged_components
+from .tied_values import TiedValues
 
 __all__ = ["SharedWeights", "SharingSettings", "SoftWeightSharing", "share_weights_softly"]
 
@@ -72,7 +73,7 @@ class SharedWeights:
     Attributes
     ----------
     components : tuple of Component
-        After merging; the weights are their means.
+        After merging; the weights are their means, moved on in the final epochs.
     density : float
         Share of weights that are not zero.
     collapsed : tuple of str
@@ -114,6 +115,7 @@ class SoftWeightSharing(Technique):
         self._strength = dict.fromkeys(self._names, 1.0)
         self._collapsed: dict[str, None] = {}
         self._kept = 1.0
+        self._is_shared = False
 
     @property
     def collapsed(self) -> tuple[str, ...]:
@@ -129,8 +131,15 @@ class SoftWeightSharing(Technique):
             for parameter, rate in zip(self.mixture.parameters(), rates, strict=True)
         ]
 
+    def begin(self, run: Run, stage: int) -> None:
+        """Give the weights their means when the first stage is over."""
+        if stage > 0 and not self._is_shared:
+            self.share(run.module)
+
     def before_step(self, run: Run, place: Place) -> None:
         """Let the prior in by and by, and look for collapse."""
+        if self._is_shared:
+            return
         warm_up = self._settings.warm_up
         self._share = min(1.0, place.fraction / warm_up) if warm_up else 1.0
         if place.step % _CHECK_STEPS == 0:
@@ -153,7 +162,7 @@ class SoftWeightSharing(Technique):
     def penalty(self, run: Run) -> torch.Tensor | None:
         """Return minus the log prior for one sample."""
         factor = self._settings.tau * self._share / self._n_samples
-        if factor == 0.0:
+        if factor == 0.0 or self._is_shared:
             return None
         weights = [_weakened(run.parameters[name], self._strength[name]) for name in self._names]
         return factor * self.mixture.loss(weights)
@@ -162,9 +171,14 @@ class SoftWeightSharing(Technique):
         """Return the share of weights that belong to components besides zero."""
         return self._kept
 
-    def share(self, module: torch.nn.Module) -> tuple[Component, ...]:
+    @property
+    def components(self) -> tuple[Component, ...]:
+        """The merged components."""
+        return tuple(merged_components(self.mixture.components(), self._settings.closeness))
+
+    def share(self, module: torch.nn.Module) -> None:
         """Give every weight of `module` the mean of the merged component that it belongs to."""
-        components = merged_components(self.mixture.components(), self._settings.closeness)
+        components = self.components
         parameters = dict(module.named_parameters(remove_duplicate=False))
         means = torch.tensor([component.mean for component in components])
         n_kept, n_all = 0, 0
@@ -173,7 +187,7 @@ class SoftWeightSharing(Technique):
             weight.copy_(means[assigned(weight, components)] + 0.0)
             n_kept, n_all = n_kept + int((weight != 0).sum()), n_all + weight.numel()
         self._kept = n_kept / n_all
-        return tuple(components)
+        self._is_shared = True
 
     def state(self) -> dict[str, Any]:
         """Return the mixture and what is known of collapse."""
@@ -182,12 +196,14 @@ class SoftWeightSharing(Technique):
             "strength": dict(self._strength),
             "collapsed": list(self._collapsed),
             "kept": self._kept,
+            "is_shared": self._is_shared,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take up the mixture."""
         self.mixture.restore(state["mixture"])
         self._strength, self._kept = dict(state["strength"]), state["kept"]
+        self._is_shared = state["is_shared"]
         self._collapsed = dict.fromkeys(state["collapsed"])
 
     def describe(self) -> str:
@@ -247,9 +263,11 @@ def share_weights_softly(
     *,
     settings: SharingSettings | None = None,
     epochs: int = 40,
+    final_epochs: int = 5,
     lr: float = 5e-4,
     seed: int = 0,
     n_samples: int | None = None,
+    validation: Iterable[Any] | None = None,
     parameters: Sequence[str] | None = None,
     techniques: Sequence[Technique] = (),
     progress: Progress | None = None,
@@ -260,10 +278,13 @@ def share_weights_softly(
 
     Parameters
     ----------
-    module, loader, loss, lr, seed, progress, checkpoint, resume
+    module, loader, loss, lr, seed, validation, progress, checkpoint, resume
         As in :func:`nqconvert.training.retrain`; `loss` is a mean over samples in nats.
     settings : SharingSettings or None
     epochs : int
+    final_epochs : int
+        Epochs after sharing: shared values, each tensor's own, and what is under no prior are trained on, of
+        which the best by validation loss is kept. The paper has none.
     n_samples : int or None
         Of the training data; None: counted in a pass over the loader unless it has a dataset.
     parameters : sequence of str, optional
@@ -288,18 +309,23 @@ def share_weights_softly(
         settings or SharingSettings(),
         n_samples=count_samples(loader) if n_samples is None else n_samples,
     )
+    final = Stage(n_epochs=final_epochs, lr=lr, schedule="cosine", choose_best=validation is not None)
     loop = TrainingLoop(
         module,
-        TrainingData(loader=loader, loss=loss),
-        stages=[Stage(n_epochs=epochs, lr=lr, schedule="constant")],
+        TrainingData(loader=loader, loss=loss, validation=validation),
+        stages=[Stage(n_epochs=epochs, lr=lr, schedule="constant"), *([final] if final_epochs else [])],
         settings=LoopSettings(optimizer="adam", weight_decay=0.0, seed=seed),
-        techniques=[technique, *techniques],
+        techniques=[technique, TiedValues(names, first_stage=1), *techniques],
         progress=progress,
         checkpoint=checkpoint,
         resume=resume,
     )
     log = loop.run()
-    components = technique.share(module)
+    if not final_epochs:
+        technique.share(module)
     return SharedWeights(
-        components=components, density=technique.density() or 0.0, collapsed=technique.collapsed, log=log
+        components=technique.components,
+        density=technique.density() or 0.0,
+        collapsed=technique.collapsed,
+        log=log,
     )

@@ -1,3 +1,4 @@
+import copy
 import math
 
 import numpy as np
@@ -109,7 +110,11 @@ def test_weights_become_few_values_and_the_network_still_answers():
     retrain(module, Shuffled(), LOSS, epochs=60, lr=0.02)
     before = mean_loss(module)
     settings = SharingSettings(tau=2e-2, mixture=MixtureSettings(components=6, zero_share=0.8))
-    result = share_weights_softly(module, Shuffled(), LOSS, settings=settings, epochs=60, lr=5e-3)
+    shared = copy.deepcopy(module)
+    result = share_weights_softly(
+        shared, Shuffled(), LOSS, settings=settings, epochs=60, final_epochs=0, lr=5e-3
+    )
+    module = shared
     values = torch.cat([module[0].weight.detach().reshape(-1), module[3].weight.detach().reshape(-1)])
     means = {component.mean for component in result.components}
     assert values.unique().numel() <= 7
@@ -118,16 +123,37 @@ def test_weights_become_few_values_and_the_network_still_answers():
     assert mean_loss(module) < before + 0.35
 
 
-def test_an_interrupted_run_resumes_to_the_same_weights(tmp_path):
-    whole = network()
-    share_weights_softly(whole, Shuffled(), LOSS, epochs=4, lr=5e-3)
-    path = tmp_path / "run.ckpt"
-    with pytest.raises(KeyboardInterrupt):
+def test_final_epochs_move_shared_values_and_lower_the_loss():
+    dense = network()
+    settings = SharingSettings(tau=2e-2, mixture=MixtureSettings(components=6, zero_share=0.8))
+    made = {}
+    for final_epochs in (0, 6):
+        module = copy.deepcopy(dense)
+        made[final_epochs] = module
         share_weights_softly(
-            network(), InterruptedAfter(Shuffled(), 7), LOSS, epochs=4, lr=5e-3, checkpoint=path, n_samples=96
+            module, Shuffled(), LOSS, settings=settings, epochs=30, final_epochs=final_epochs, lr=5e-3
         )
+    for name in ("0.weight", "3.weight"):
+        before, after = (made[n].get_parameter(name).detach().reshape(-1) for n in (0, 6))
+        assert torch.equal(before == 0, after == 0) and not torch.equal(before, after)
+        for value in before.unique():
+            assert after[before == value].unique().numel() == 1
+    assert mean_loss(made[6]) < mean_loss(made[0])
+
+
+@pytest.mark.parametrize("interruptions", [(7,), (17,), (7, 11)])
+def test_an_interrupted_run_resumes_to_the_same_weights(tmp_path, interruptions):
+    whole = network()
+    run = {"epochs": 4, "final_epochs": 2, "lr": 5e-3}
+    share_weights_softly(whole, Shuffled(), LOSS, **run)
+    path = tmp_path / "run.ckpt"
     fresh = network()
-    share_weights_softly(fresh, Shuffled(), LOSS, epochs=4, lr=5e-3, checkpoint=path)
+    for batches in interruptions:
+        with pytest.raises(KeyboardInterrupt):
+            share_weights_softly(
+                network(), InterruptedAfter(Shuffled(), batches), LOSS, **run, checkpoint=path, n_samples=96
+            )
+    share_weights_softly(fresh, Shuffled(), LOSS, **run, checkpoint=path)
     assert same(whole.state_dict(), fresh.state_dict())
 
 
