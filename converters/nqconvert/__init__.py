@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .sensitivity.images import ImageFolder
     from .sources import ModelSource, load_source
     from .training.fine_tuning import FineTuning
-    from .training.stage import Training
+    from .training.training_data import Training
 
 __all__ = [
     "Comparison",
@@ -42,7 +42,7 @@ _HOMES = {
     "ModelSource": "sources",
     "RepairSettings": "repair.settings",
     "Report": "report",
-    "Training": "training.stage",
+    "Training": "training.training_data",
     "compare": "comparison",
     "convert": "conversion",
     "export_onnx": "export",

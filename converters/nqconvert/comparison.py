@@ -15,7 +15,8 @@ import numpy as np
 from nqformat.errors import ConversionError, MissingDependencyError
 
 from .baselines import BASELINES, Baseline, baseline_file
-from .comparison_table import Comparison, ComparisonRow
+from .comparison_row import ComparisonRow
+from .comparison_table import Comparison
 from .encoding import Encoding
 from .memory import PeakMemory
 from .network import load_network, network_calibration, network_sensitivities, network_surgeon

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from nqformat.errors import ConversionError
 from nqformat.optional_packages import require_package
 
-if TYPE_CHECKING:
-    from .comparison_table import Comparison
+from .comparison_row import ComparisonRow
 
 __all__ = ["draw_comparison"]
 
 
-def draw_comparison(comparison: Comparison, path: str | os.PathLike[str]) -> None:
+def draw_comparison(rows: Sequence[ComparisonRow], path: str | os.PathLike[str]) -> None:
     """Draw accuracy with its intervals over file bytes, a line for each method."""
     canvas = require_package("matplotlib.backends.backend_agg").FigureCanvasAgg
-    judged = [row for row in comparison.rows if row.accuracy is not None and row.file_bytes is not None]
+    judged = [row for row in rows if row.accuracy is not None and row.file_bytes is not None]
     if not judged:
         raise ConversionError("a plot of size against accuracy needs a test")
     figure = require_package("matplotlib.figure").Figure(figsize=(8, 5))

@@ -6,49 +6,11 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["Comparison", "ComparisonRow"]
+from .comparison_row import ComparisonRow
+
+__all__ = ["Comparison"]
 
 _SCHEMA_VERSION = 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ComparisonRow:
-    """One method at one bound.
-
-    Attributes
-    ----------
-    method : str
-        Name of a quantizer, ``original``, ``pruned``, or a baseline such as ``int8+lzma``.
-    target : str
-        The bound, as given; empty without one.
-    file_bytes : int or None
-        None if the bound was missed or there is no file.
-    setting : str
-        The value of the searched setting.
-    accuracy, low, high : float or None
-        Top-1, with Wilson's 95 % interval.
-    lost, won : int or None
-        Test samples that the original gets right and this one wrong, and the reverse: the paired comparison.
-    seconds : float
-        Search, quantization and encoding.
-    peak_bytes : int or None
-        Largest resident memory above that at the start of this work; None if the system does not tell.
-    note : str
-        Why there is no file.
-    """
-
-    method: str
-    target: str = ""
-    file_bytes: int | None = None
-    setting: str = ""
-    accuracy: float | None = None
-    low: float | None = None
-    high: float | None = None
-    lost: int | None = None
-    won: int | None = None
-    seconds: float = 0.0
-    peak_bytes: int | None = None
-    note: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,4 +94,4 @@ class Comparison:
         """
         from .comparison_plot import draw_comparison
 
-        draw_comparison(self, path)
+        draw_comparison(self.rows, path)

@@ -36,7 +36,7 @@ from .sensitivity.loss_check import LossCheck, check_losses
 from .sensitivity.settings import SensitivitySettings
 from .sources import ModelSource
 from .training.fine_tuning import FineTuning, fine_tune_centres
-from .training.stage import Training
+from .training.training_data import Training
 from .verification import file_runner, verify_file
 
 __all__ = ["convert"]
@@ -100,7 +100,7 @@ def convert(
         A name of :data:`nqconvert.presets.PRESETS`.
     training : Training, optional
         Data to retrain the module (a copy of it) with, and the method; see
-        :class:`~nqconvert.training.stage.Training`.
+        :class:`~nqconvert.training.training_data.Training`.
     evaluate : callable, optional
         Takes a function from feeds to outputs; returns an accuracy, or an array with the score of each sample
         (right or wrong, or a loss with its sign turned), which the drop has an interval from. Called for

@@ -30,7 +30,8 @@ from .sensitivity.settings import SensitivitySettings
 from .sensitivity.stage import StageData, source_sensitivities
 from .sources import ModelSource, Runner, is_module, load_source
 from .sources.batch_axis import declared_samples, opened_source
-from .training.stage import Training, prune_module, prune_tensors
+from .training.preparation import prune_module, prune_tensors
+from .training.training_data import Training
 
 __all__ = [
     "Measured",

@@ -16,7 +16,7 @@ from nqformat.optional_packages import require_package
 from .accuracy import Evaluation
 from .conversion import convert
 from .training.methods import PRESET_METHODS
-from .training.stage import Training
+from .training.training_data import Training
 
 __all__ = ["SPACES", "Trial", "TuningResult", "tune"]
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .records import EpochRecord
+from .training_data import Training
 
 if TYPE_CHECKING:
     from nqconvert.sources import ModelSource
 
-    from .stage import Training
 
 __all__ = ["METHODS", "PRESET_METHODS", "Retrained", "retrain_by_method"]
 

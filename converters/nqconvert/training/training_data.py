@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Loss", "TrainingData", "count_samples", "n_items"]
+__all__ = ["Loss", "Training", "TrainingData", "count_samples", "n_items"]
 
 Loss = Callable[[Any, Any], Any]
 
@@ -65,3 +66,48 @@ def n_items(targets: Any) -> int:
     while isinstance(targets, (tuple, list)) and targets:
         targets = targets[0]
     return int(targets.shape[0]) if getattr(targets, "ndim", 0) else 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training(TrainingData):
+    """What retraining needs, besides the data.
+
+    Attributes
+    ----------
+    method : str or None
+        A name of :data:`nqconvert.training.methods.METHODS`: ``magnitude``, ``surgery``, ``variational``
+        (prune), ``soft-weight-sharing``, ``inq``, ``adaptive``, ``rate`` (quantize; the file keeps what they
+        make with method ``none``, unless the exporter folds a batch norm into them: fold it before),
+        ``hashed`` (the same with any method). None:
+        what the preset is about, else ``magnitude``.
+    epochs : int
+        Of all methods but ``magnitude`` and ``adaptive``.
+    steps, epochs_per_step : int
+        Pruning steps, and epochs after each (``magnitude``).
+    final_epochs : int or None
+        Epochs after the last step's own; None: as many as in all steps together.
+    lr : float
+    scope : {"layer", "global"}
+        The same density in each layer, or one magnitude threshold for all: smaller for networks whose
+        layers have like scales, dangerous for others.
+    per_layer : mapping of parameter name to float
+        Final densities of single layers.
+    patience : int or None
+        Stop after so many epochs without a better loss on `validation`, in methods that prune.
+    options : mapping of str to number
+        Further settings of the method, such as ``tau`` of soft weight-sharing; those of its settings class.
+    checkpoint : path-like, optional
+        File from which an interrupted run goes on.
+    """
+
+    method: str | None = None
+    epochs: int = 30
+    steps: int = 10
+    epochs_per_step: int = 2
+    final_epochs: int | None = None
+    lr: float = 1e-3
+    scope: str = "layer"
+    per_layer: Mapping[str, float] = field(default_factory=dict)
+    patience: int | None = None
+    options: Mapping[str, float] = field(default_factory=dict)
+    checkpoint: str | os.PathLike[str] | None = None

@@ -243,7 +243,7 @@ def test_pruning_to_a_density_takes_the_weights_of_least_loss(density: float) ->
     by_layer = [np.count_nonzero(t.decode()) / t.decode().size for t in made.tensors.values()]
     assert max(by_layer) > 1.3 * min(by_layer)
 
-    from nqconvert.training.stage import prune_tensors
+    from nqconvert.training.preparation import prune_tensors
 
     pruned = prune_tensors(source.tensors, density)
     run = load_source(small_model()).run

@@ -1,12 +1,10 @@
-"""The pruning stage: a module with retraining, or tensors by magnitude alone."""
+"""What a conversion does before it quantizes: a module is retrained, or tensors are pruned by magnitude."""
 
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -14,62 +12,15 @@ from nqconvert.presets import ConvertSettings
 from nqconvert.quantization import is_weight
 from nqformat.errors import ConversionError
 
+from .methods import PRESET_METHODS, Retrained, retrain_by_method
 from .pruning import apply_masks, magnitude_masks
-from .training_data import TrainingData
+from .training_data import Training
 
-if TYPE_CHECKING:
-    from .methods import Retrained
-
-__all__ = ["DEFAULT_DENSITY", "Training", "prune_module", "prune_tensors"]
+__all__ = ["DEFAULT_DENSITY", "prune_module", "prune_tensors"]
 
 NEEDS_TRAINING = ("soft-weight-sharing", "adaptive", "hashed")
 DEFAULT_DENSITY = 0.1
 """Share of weights kept if retraining data is given and no density (Han et al. keep 8 to 11 %)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Training(TrainingData):
-    """What retraining needs, besides the data.
-
-    Attributes
-    ----------
-    method : str or None
-        A name of :data:`nqconvert.training.methods.METHODS`: ``magnitude``, ``surgery``, ``variational``
-        (prune), ``soft-weight-sharing``, ``inq``, ``adaptive``, ``rate`` (quantize; the file keeps what they
-        make with method ``none``, unless the exporter folds a batch norm into them: fold it before),
-        ``hashed`` (the same with any method). None:
-        what the preset is about, else ``magnitude``.
-    epochs : int
-        Of all methods but ``magnitude`` and ``adaptive``.
-    steps, epochs_per_step : int
-        Pruning steps, and epochs after each (``magnitude``).
-    final_epochs : int or None
-        Epochs after the last step's own; None: as many as in all steps together.
-    lr : float
-    scope : {"layer", "global"}
-        The same density in each layer, or one magnitude threshold for all: smaller for networks whose
-        layers have like scales, dangerous for others.
-    per_layer : mapping of parameter name to float
-        Final densities of single layers.
-    patience : int or None
-        Stop after so many epochs without a better loss on `validation`, in methods that prune.
-    options : mapping of str to number
-        Further settings of the method, such as ``tau`` of soft weight-sharing; those of its settings class.
-    checkpoint : path-like, optional
-        File from which an interrupted run goes on.
-    """
-
-    method: str | None = None
-    epochs: int = 30
-    steps: int = 10
-    epochs_per_step: int = 2
-    final_epochs: int | None = None
-    lr: float = 1e-3
-    scope: str = "layer"
-    per_layer: Mapping[str, float] = field(default_factory=dict)
-    patience: int | None = None
-    options: Mapping[str, float] = field(default_factory=dict)
-    checkpoint: str | os.PathLike[str] | None = None
 
 
 def prune_module(
@@ -101,8 +52,6 @@ def prune_module(
     if not hasattr(model, "named_parameters"):
         raise ConversionError("retraining needs a torch module; files and state dicts cannot be trained")
     from nqconvert.sources.torch_module import module_with_weights
-
-    from .methods import PRESET_METHODS, retrain_by_method
 
     own = PRESET_METHODS.get(settings.preset)
     if settings.preset in NEEDS_TRAINING and training.method not in (None, own):
