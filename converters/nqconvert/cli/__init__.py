@@ -24,6 +24,7 @@ __all__ = ["main"]
 COMMANDS = {
     "convert": "turn a trained model into a .nqz file",
     "inspect": "show what a .nqz file holds and where its bytes go",
+    "report": "write a page about a .nqz file: tensors, bytes, values, and what differs from the original",
     "verify": "check a .nqz file: checksums, structure, every tensor, graph against tensors",
     "run": "run a .nqz file on inputs",
     "export": "write a .nqz file as ONNX",
