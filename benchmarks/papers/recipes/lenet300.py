@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from nqconvert.training import (
@@ -68,12 +70,15 @@ def _soft_sharing(settings: SharingSettings, epochs: int) -> Train:
     return train
 
 
+def _row(**settings: Any) -> Recipe:
+    """Return a row of LeNet-300-100, from the dense network trained on the images as they are by default."""
+    return Recipe(**{"network": "LeNet-300-100", "fp32_bytes": _BYTES, "dense": _PLAIN, **settings})
+
+
 LENET300: dict[str, Recipe] = {
-    "lenet300-augmented": Recipe(
-        network="LeNet-300-100",
+    "lenet300-augmented": _row(
         method="surgery, grids, distillation",
         note="affine copies, LeNet-5 as teacher",
-        fp32_bytes=_BYTES,
         dense=first_seed(lenet300_augmented),
         train=with_outside_teacher(
             SparseRecipe(
@@ -88,82 +93,58 @@ LENET300: dict[str, Recipe] = {
         goals=((150, 1.50), (125, 1.90), (64, 1.50)),
         paper=_PAPERS,
     ),
-    "lenet300-plain-125": Recipe(
-        network="LeNet-300-100",
+    "lenet300-plain-125": _row(
         method="surgery, grids, own teachers, small",
         note="no augmentation, no outside teacher",
-        fp32_bytes=_BYTES,
-        dense=_PLAIN,
         train=_with_own_teachers(0.033, GridSettings(coarseness=1.6, vector_bits=4)),
         goals=((125, 1.90),),
         paper=_PAPERS,
     ),
-    "lenet300-plain-64": Recipe(
-        network="LeNet-300-100",
+    "lenet300-plain-64": _row(
         method="surgery, grids, own teachers",
         note="no augmentation, no outside teacher",
-        fp32_bytes=_BYTES,
-        dense=_PLAIN,
         train=_with_own_teachers(0.068, GridSettings(coarseness=1.4, vector_bits=5)),
         goals=((64, 1.50),),
         paper=_PAPERS,
     ),
-    "lenet300-soft-weight-sharing": Recipe(
-        network="LeNet-300-100",
+    "lenet300-soft-weight-sharing": _row(
         method="soft weight-sharing",
         note="labels alone",
-        fp32_bytes=_BYTES,
-        dense=_PLAIN,
         train=_soft_sharing(SharingSettings(mixture=MixtureSettings(spread=0.6, deviation=0.25)), 30),
         goals=((64, 1.94),),
         paper="Ullrich 64 x by formula, 1.89 -> 1.94 %",
     ),
-    "lenet300-surgery": Recipe(
-        network="LeNet-300-100",
+    "lenet300-surgery": _row(
         method="surgery alone",
         note="labels alone, weights stay float32",
-        fp32_bytes=_BYTES,
-        dense=_PLAIN,
         train=surgery_with_labels(SurgerySettings(density=0.0178), 14, 10),
         goals=(),
         paper="Guo 56 x by count, 2.28 -> 1.99 %",
     ),
-    "lenet300-adaptive": Recipe(
-        network="LeNet-300-100",
+    "lenet300-adaptive": _row(
         method="adaptive",
         note="no retraining",
-        fp32_bytes=_BYTES,
-        dense=_PLAIN,
         train=adaptive(AdaptiveSettings(max_rise=0.02, iterations=40), 10_000),
         goals=(),
         paper="Khoram 64 x on LeNet-5, 0.65 -> 0.77 %",
     ),
-    "lenet300-variational": Recipe(
-        network="LeNet-300-100",
+    "lenet300-variational": _row(
         method="variational dropout alone",
         note="labels alone, weights stay float32",
-        fp32_bytes=_BYTES,
-        dense=_PLAIN,
         train=variational(VariationalSettings(), 24, 8),
         goals=(),
         paper="Molchanov 68 x by count, 1.64 -> 1.92 %",
     ),
-    "lenet300-inq": Recipe(
-        network="LeNet-300-100",
+    "lenet300-inq": _row(
         method="incremental powers of two",
         note="labels alone, 5 bits",
-        fp32_bytes=_BYTES,
-        dense=_PLAIN,
         train=powers_of_two(3),
         goals=(),
         paper="Zhou: 5 bits without loss, AlexNet 42.76 -> 42.61 %",
     ),
-    "lenet300-hashed": Recipe(
-        network="LeNet-300-100",
+    "lenet300-hashed": _row(
         method="hashed, an eighth of the values",
         note="labels alone",
-        fp32_bytes=_BYTES,
-        dense=_PLAIN,
         train=hashed(0.125, 30, 0.2),
         goals=(),
         paper="Chen 8 x by count, 1.45 % with 1,000 units in one hidden layer",

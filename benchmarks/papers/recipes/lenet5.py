@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from nqconvert.training import retrain
@@ -38,13 +40,15 @@ def _shrunk_first(counts: dict[str, int], epochs: int, recipe: SparseRecipe, pla
     return train
 
 
+def _row(**settings: Any) -> Recipe:
+    """Return a row of LeNet-5, from the dense network trained on affine copies."""
+    return Recipe(network="LeNet-5", fp32_bytes=_BYTES, dense=first_seed(lenet5_augmented), **settings)
+
+
 LENET5: dict[str, Recipe] = {
-    "lenet5-small": Recipe(
-        network="LeNet-5",
+    "lenet5-small": _row(
         method="filters and units first, then surgery, grids, distillation",
         note="affine copies, the dense network as teacher",
-        fp32_bytes=_BYTES,
-        dense=first_seed(lenet5_augmented),
         train=_shrunk_first(
             {"c1": 8, "c2": 16, "fc1": 100},
             3,
@@ -60,12 +64,9 @@ LENET5: dict[str, Recipe] = {
         goals=((400, 0.97), (120, 0.80)),
         paper=_PAPERS,
     ),
-    "lenet5-adaptive": Recipe(
-        network="LeNet-5",
+    "lenet5-adaptive": _row(
         method="adaptive",
         note="no retraining",
-        fp32_bytes=_BYTES,
-        dense=first_seed(lenet5_augmented),
         train=adaptive(AdaptiveSettings(max_rise=0.02, iterations=30), 5_000),
         goals=(),
         paper="Khoram 64 x, 0.65 -> 0.77 %",
