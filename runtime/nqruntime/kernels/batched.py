@@ -14,8 +14,9 @@ import numpy as np
 from nqformat.kernels.words import helper
 
 from .arrays import items, moved, parameters, three_axes
+from .blocks import LANES
 from .copies import emit_square
-from .emitter import LANES, VECTOR, Emitter, kernel_intrinsic
+from .emitter import VECTOR, Emitter, kernel_intrinsic
 from .lanes import first_lanes, less, load_lanes, store_lanes
 
 _PANEL_VECTORS = 2

@@ -48,6 +48,9 @@ there has no effect.
 
 from __future__ import annotations
 
+LANES = 16
+"""Floats of a vector."""
+
 PROGRAM, FLOAT_ROWS, NIBBLE_ROWS, BYTE_ROWS, SLICE_ROWS, SKIP_COLUMNS, MEET, GAP_ROWS = range(8)
 
 SPARSE_PLANES, DENSE_PLANES, DEPTHWISE_PLANES, SCALE_PLANES = range(32, 36)

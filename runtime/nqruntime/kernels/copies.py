@@ -10,7 +10,8 @@ import numpy as np
 from nqformat.kernels.memory import clear_bytes, load_parameter
 from nqformat.kernels.words import U0, U1, U2, U4, U64, helper
 
-from .emitter import LANES, VECTOR, Emitter, kernel_intrinsic
+from .blocks import LANES
+from .emitter import VECTOR, Emitter, kernel_intrinsic
 from .lanes import (
     first_lanes,
     first_of_pairs,

@@ -16,8 +16,8 @@ from llvmlite import ir
 from nqformat.kernels.memory import load_parameter
 from nqformat.kernels.words import U0, U1, U2, U4, U6, U64, helper
 
-from .blocks import BYTE_WEIGHTS, FLOAT_WEIGHTS, NIBBLE_WEIGHTS, OUTPUTS_TOGETHER
-from .emitter import I8, I32, I64, INDICES, LANES, VECTOR, Emitter, has_avx512, kernel_intrinsic
+from .blocks import BYTE_WEIGHTS, FLOAT_WEIGHTS, LANES, NIBBLE_WEIGHTS, OUTPUTS_TOGETHER
+from .emitter import I8, I32, I64, INDICES, VECTOR, Emitter, has_avx512, kernel_intrinsic
 from .lanes import look_up_among_256, one_of
 from .planes import HIGH, LOW, clear_margins, start_sums, store_sums
 

@@ -14,7 +14,8 @@ import numpy as np
 from nqformat.kernels.memory import clear_bytes, load32, load_parameter
 from nqformat.kernels.words import U0, U1, U2, U4, U6, U8, U64, helper
 
-from .emitter import F32, I32, I64, LANES, VECTOR, Emitter, has_avx512, kernel_intrinsic
+from .blocks import LANES
+from .emitter import F32, I32, I64, VECTOR, Emitter, has_avx512, kernel_intrinsic
 from .lanes import (
     first_lanes,
     first_of_pairs,

@@ -10,8 +10,8 @@ import numpy as np
 from nqformat.kernels.words import helper
 
 from .arrays import items, moved, parameters, three_axes
-from .blocks import ADD, DIVIDE, DIVIDE_BY_FIRST, LARGEST, MULTIPLY, SMALLEST, SUBTRACT, SUBTRACT_FIRST
-from .emitter import LANES, Emitter, kernel_intrinsic
+from .blocks import ADD, DIVIDE, DIVIDE_BY_FIRST, LANES, LARGEST, MULTIPLY, SMALLEST, SUBTRACT, SUBTRACT_FIRST
+from .emitter import Emitter, kernel_intrinsic
 from .functions import apply_function, choose
 from .lanes import first_lanes, larger, less, load_lanes, load_spread, store_lanes
 

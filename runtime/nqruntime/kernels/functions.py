@@ -21,6 +21,7 @@ from .blocks import (
     GELU_TANH,
     HARD_SIGMOID,
     HARD_SWISH,
+    LANES,
     LEAKY_RELU,
     NEGATIVE,
     RECIPROCAL,
@@ -30,7 +31,7 @@ from .blocks import (
     TANH,
 )
 from .coefficients import ERF_ABOVE, ERF_BELOW, EXP_REST
-from .emitter import INDICES, LANES, VECTOR, Emitter
+from .emitter import INDICES, VECTOR, Emitter
 from .lanes import constant_vector, declare
 
 _ROUND = 12582912.0  # 1.5 * 2**23: adding it leaves a rounded integer in the lowest bits

@@ -15,8 +15,8 @@ import numpy as np
 from nqformat.kernels.memory import load_parameter
 from nqformat.kernels.words import U0, U1, U2, U4, U6, U64, helper
 
-from .blocks import OUTPUTS_TOGETHER
-from .emitter import I32, I64, INDICES, LANES, VECTOR, Emitter, has_avx512, kernel_intrinsic
+from .blocks import LANES, OUTPUTS_TOGETHER
+from .emitter import I32, I64, INDICES, VECTOR, Emitter, has_avx512, kernel_intrinsic
 from .integers import add_products, scaled_sums
 from .lanes import mask_lanes, one_of
 from .planes import HIGH, LOW, clear_margins

@@ -16,8 +16,8 @@ from llvmlite import ir
 from nqformat.kernels.memory import load_parameter
 from nqformat.kernels.words import U0, U1, U2, U4, U64, helper
 
-from .blocks import ROW_VECTORS
-from .emitter import I32, INDICES, LANES, VECTOR, Emitter, kernel_intrinsic
+from .blocks import LANES, ROW_VECTORS
+from .emitter import I32, INDICES, VECTOR, Emitter, kernel_intrinsic
 from .integers import BYTES, add_products, look_up_bytes, scaled_sums
 
 _MOST_SOURCES = 6

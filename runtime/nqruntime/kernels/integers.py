@@ -12,7 +12,8 @@ import llvmlite.binding as llvm
 from llvmlite import ir
 from numba.core import config
 
-from .emitter import F32, I8, I16, I32, INDICES, LANES, VECTOR, Emitter
+from .blocks import LANES
+from .emitter import F32, I8, I16, I32, INDICES, VECTOR, Emitter
 from .lanes import constant_vector, pick
 
 BYTES = ir.VectorType(I8, 4 * LANES)

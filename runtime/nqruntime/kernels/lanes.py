@@ -7,7 +7,8 @@ from typing import Any
 
 from llvmlite import ir
 
-from .emitter import F32, I1, I32, INDICES, LANES, VECTOR, Emitter
+from .blocks import LANES
+from .emitter import F32, I1, I32, INDICES, VECTOR, Emitter
 
 _MASK = ir.VectorType(I1, LANES)
 _ALIGNMENT = ir.Constant(I32, 4)

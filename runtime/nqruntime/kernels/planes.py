@@ -17,8 +17,8 @@ from llvmlite import ir
 from nqformat.kernels.memory import clear_bytes, load_parameter
 from nqformat.kernels.words import U0, U1, U2, U6, U64, helper
 
-from .blocks import TILE_VECTORS
-from .emitter import I16, I32, I64, LANES, VECTOR, Emitter, kernel_intrinsic
+from .blocks import LANES, TILE_VECTORS
+from .emitter import I16, I32, I64, VECTOR, Emitter, kernel_intrinsic
 from .lanes import mask_lanes, one_of
 
 _MOST_VECTORS = TILE_VECTORS

@@ -15,7 +15,8 @@ import numpy as np
 from nqformat.kernels.memory import clear_bytes, load_parameter
 from nqformat.kernels.words import U0, U1, U2, U64, helper
 
-from .emitter import F32, I32, I64, LANES, VECTOR, Emitter, kernel_intrinsic
+from .blocks import LANES
+from .emitter import F32, I32, I64, VECTOR, Emitter, kernel_intrinsic
 from .lanes import (
     constant_vector,
     first_lanes,

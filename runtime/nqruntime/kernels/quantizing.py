@@ -15,7 +15,8 @@ from llvmlite import ir
 from nqformat.kernels.memory import load_parameter
 from nqformat.kernels.words import U0, U1, U2, U3, U4, helper
 
-from .emitter import F32, I8, I32, LANES, VECTOR, Emitter, kernel_intrinsic
+from .blocks import LANES
+from .emitter import F32, I8, I32, VECTOR, Emitter, kernel_intrinsic
 from .integers import less_bits, quantized, reduce_lanes, rounded
 from .lanes import first_lanes, load_lanes
 

@@ -23,11 +23,12 @@ from .blocks import (
     GRU,
     GRU_RESET,
     GRU_RESETS_PRODUCT,
+    LANES,
     LSTM,
     RNN_RELU,
     RNN_TANH,
 )
-from .emitter import LANES, VECTOR, Emitter, kernel_intrinsic
+from .emitter import VECTOR, Emitter, kernel_intrinsic
 from .functions import sigmoid, tanh
 from .lanes import constant_vector, first_lanes, less, one_of, store_lanes
 

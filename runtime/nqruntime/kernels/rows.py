@@ -20,8 +20,8 @@ from llvmlite import ir
 from nqformat.kernels.memory import load32, load_parameter
 from nqformat.kernels.words import U0, U1, U2, U4, U8, U64, helper
 
-from .blocks import PIECE_INPUTS, ROW_VECTORS
-from .emitter import I8, I16, I32, INDICES, LANES, VECTOR, Emitter, kernel_intrinsic
+from .blocks import LANES, PIECE_INPUTS, ROW_VECTORS
+from .emitter import I8, I16, I32, INDICES, VECTOR, Emitter, kernel_intrinsic
 
 _MOST_SOURCES = 6
 _WORD_SYMBOLS = 8

@@ -9,7 +9,8 @@ import numpy as np
 from nqformat.kernels.memory import clear_bytes, load32, load_parameter
 from nqformat.kernels.words import U0, U1, U2, U4, U64, helper
 
-from .emitter import F32, I8, I16, I64, LANES, VECTOR, Emitter, kernel_intrinsic
+from .blocks import LANES
+from .emitter import F32, I8, I16, I64, VECTOR, Emitter, kernel_intrinsic
 
 _SIGNS_OFF = U64(0x7FFFFFFF)
 _LOW, _HIGH = U64(8 * 11), U64(8 * 12)

@@ -11,7 +11,8 @@ from llvmlite import ir
 from nqformat.kernels.words import helper
 
 from .arrays import items, moved, parameter, parameters, three_axes
-from .emitter import LANES, VECTOR, Emitter, kernel_intrinsic
+from .blocks import LANES
+from .emitter import VECTOR, Emitter, kernel_intrinsic
 from .functions import exponential, square_root
 from .lanes import constant_vector, first_lanes, keep, larger, less, load_lanes, pick, store_lanes
 

@@ -13,6 +13,7 @@ from nqruntime.kernels.blocks import (
     DEPTHWISE_PLANES,
     DEPTHWISE_ROWS,
     INT8_PLANES,
+    LANES,
     QUANTIZE_PLANES,
     RANGE_PLANES,
     SCALE_PLANES,
@@ -25,7 +26,7 @@ from nqruntime.packing.depthwise import DepthwisePlanes
 from nqruntime.packing.int8_planes import Int8Planes
 from nqruntime.packing.int8_rows import TABLE_FLOATS
 from nqruntime.packing.plane_choice import PlaneWeights, Weights, int8_form, weight_forms
-from nqruntime.packing.plane_layout import LANES, Area, PlaneLayout
+from nqruntime.packing.plane_layout import Area, PlaneLayout
 from nqruntime.packing.plane_steps import (
     PlanesCall,
     dense_planes,

@@ -8,14 +8,14 @@ from typing import TypeVar
 
 import numpy as np
 
-from nqruntime.kernels.blocks import QUANTIZE_ROWS, SKIP_COLUMNS, SLICE_ROWS, SPARSE_PLANES, TRANSPOSE
+from nqruntime.kernels.blocks import LANES, QUANTIZE_ROWS, SKIP_COLUMNS, SLICE_ROWS, SPARSE_PLANES, TRANSPOSE
 from nqruntime.packing.areas import address, aligned_copy
 from nqruntime.packing.choice import row_candidates
 from nqruntime.packing.columns import PackedColumns, pack_columns
 from nqruntime.packing.copy_steps import transpose
 from nqruntime.packing.int8_rows import TABLE_FLOATS, Int8Rows, pack_int8_rows
 from nqruntime.packing.int8_weights import int8_weights
-from nqruntime.packing.plane_layout import LANES, Area
+from nqruntime.packing.plane_layout import Area
 from nqruntime.packing.plane_steps import PlanesCall, sparse_planes
 from nqruntime.packing.rows import BUFFER_FLOATS, PackedRows, nonzeros_of_slices
 from nqruntime.packing.skipping import SkippedColumns, pack_skipped

@@ -12,6 +12,7 @@ from nqruntime.kernels.blocks import (
     FIRST_DIRECTION,
     GRU,
     GRU_RESETS_PRODUCT,
+    LANES,
     LSTM,
     RECURRENT,
     RNN_RELU,
@@ -19,7 +20,6 @@ from nqruntime.kernels.blocks import (
 )
 from nqruntime.packing.areas import address, aligned, aligned_copy, round_up
 from nqruntime.packing.choice import row_candidates
-from nqruntime.packing.plane_layout import LANES
 from nqruntime.packing.rows import BUFFER_FLOATS, PackedRows
 from nqruntime.packing.sequences import Formula
 from nqruntime.symbols import MatrixWeights

@@ -63,7 +63,9 @@ def read_recurrent(reader: Collected, context: NodeContext, index: int) -> bool:
     reader.operations.append(found)
     for number, output in enumerate(node.outputs[1:]):
         if output:
-            reader.operations.append(LastState(inputs=[], output=output, nodes=[index], layer=found, number=number))
+            reader.operations.append(
+                LastState(inputs=[], output=output, nodes=[index], layer=found, number=number)
+            )
     return True
 
 

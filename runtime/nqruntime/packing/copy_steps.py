@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nqruntime.kernels.blocks import LANES
+
 from .areas import float_bits
-from .plane_layout import LANES, Area, PlaneLayout
+from .plane_layout import Area, PlaneLayout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nqruntime.kernels.blocks import BYTE_WEIGHTS, FLOAT_WEIGHTS, NIBBLE_WEIGHTS, OUTPUTS_TOGETHER
+from nqruntime.kernels.blocks import BYTE_WEIGHTS, FLOAT_WEIGHTS, LANES, NIBBLE_WEIGHTS, OUTPUTS_TOGETHER
 
 from .areas import aligned, aligned_copy, round_up
-from .plane_layout import LANES
 from .planes import Taps
 
 _NIBBLE_SYMBOLS = 16

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from nqruntime.kernels.blocks import OUTPUTS_TOGETHER
+from nqruntime.kernels.blocks import LANES, OUTPUTS_TOGETHER
 
 from .areas import address, aligned, aligned_copy, round_up
 from .dense_planes import DensePlanes, pack_dense_planes
 from .int8_weights import Int8Weights
-from .plane_layout import LANES, Area
+from .plane_layout import Area
 from .plane_steps import PlanesCall
 from .planes import Taps
 

@@ -7,11 +7,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from nqruntime.kernels.blocks import INT8_NIBBLE_ROWS, INT8_ROWS, ROW_VECTORS
+from nqruntime.kernels.blocks import INT8_NIBBLE_ROWS, INT8_ROWS, LANES, ROW_VECTORS
 
 from .areas import address, aligned, aligned_copy, float_bits, round_up
 from .int8_weights import Int8Weights
-from .plane_layout import LANES
 
 TABLE_FLOATS = 4
 """Size of a source vector's, or image's, entry in a table of scales."""

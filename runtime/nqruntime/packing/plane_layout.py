@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from nqruntime.kernels.blocks import LANES
+
 from .areas import aligned, round_up
 
-LANES = 16
 _ALIASED_FLOATS = 1024
 
 

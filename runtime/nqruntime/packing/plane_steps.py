@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nqruntime.kernels.blocks import TILE_VECTORS
+from nqruntime.kernels.blocks import LANES, TILE_VECTORS
 
 from .areas import address, float_bits
 from .dense_planes import DensePlanes
-from .plane_layout import LANES, Area, PlaneLayout
+from .plane_layout import Area, PlaneLayout
 from .planes import SparsePlanes
 
 

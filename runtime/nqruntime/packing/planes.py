@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nqruntime.kernels.blocks import TILE_VECTORS
+from nqruntime.kernels.blocks import LANES, TILE_VECTORS
 
 from .areas import aligned_copy
-from .plane_layout import LANES, PlaneLayout
+from .plane_layout import PlaneLayout
 
 MOST_TAPS = 256
 """Weights of an output in a block of input channels: a tap number is a byte."""

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nqruntime.kernels.blocks import LANES
+
 from .areas import address, aligned, aligned_copy, round_up
 from .copy_steps import ChannelsCall
-from .plane_layout import LANES, PlaneLayout
+from .plane_layout import PlaneLayout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

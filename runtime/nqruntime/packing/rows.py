@@ -12,6 +12,7 @@ from nqruntime.kernels.blocks import (
     FLOAT_ROWS,
     GAP_ROWS,
     GAPS_TOGETHER,
+    LANES,
     NIBBLE_ROWS,
     PIECE_INPUTS,
     ROW_VECTORS,
@@ -19,7 +20,6 @@ from nqruntime.kernels.blocks import (
 )
 
 from .areas import address, aligned, aligned_copy, float_bits, round_up
-from .plane_layout import LANES
 
 _BLOCK_ROWS = LANES * ROW_VECTORS
 _MOST_COLUMNS = 1 << 16

@@ -7,8 +7,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from nqruntime.kernels.blocks import LANES
+
 from .areas import address, aligned, aligned_copy, float_bits, round_up
-from .plane_layout import LANES
 
 SKIPS_PLACE = 18
 """Place of the number of steps that a product makes needless."""

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nqruntime.kernels.blocks import TILE_VECTORS
+from nqruntime.kernels.blocks import LANES, TILE_VECTORS
 
 from .copy_steps import ChannelsCall, copy_phase
-from .plane_layout import LANES, Area, PlaneLayout
+from .plane_layout import Area, PlaneLayout
 from .planes import Taps, Window
 
 _TILE_FLOATS = TILE_VECTORS * LANES
