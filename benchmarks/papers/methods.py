@@ -51,14 +51,16 @@ def taught_by_itself(recipe: SparseRecipe, batch: int, *, on_grids: bool = True)
     return train
 
 
-def surgery_with_labels(settings: SurgerySettings, epochs: int, final_epochs: int) -> Train:
-    """Dynamic network surgery as the paper has it: labels, images as they are, floating-point weights."""
+def surgery_with_labels(
+    settings: SurgerySettings, epochs: int, final_epochs: int, *, input_dropout: float
+) -> Train:
+    """Dynamic network surgery as the paper has it: labels and floating-point weights."""
 
     def train(module: torch.nn.Module, work: Work) -> torch.nn.Module:
         data = work.data
         result = prune_by_surgery(
             module,
-            Batches(data.images, data.labels),
+            Batches(data.images, data.labels, input_dropout=input_dropout),
             cross_entropy,
             settings=settings,
             epochs=epochs,

@@ -69,6 +69,8 @@ class Recipe:
         Returns the data.
     rival : callable, optional
         ``rival(module, work)`` trains the same without quantizing, for NNCodec.
+    share_of_rival : float or None
+        Part of NNCodec's bytes to reach at no higher error.
     """
 
     network: str
@@ -81,3 +83,4 @@ class Recipe:
     note: str = ""
     load: Callable[[], Data] = load_mnist
     rival: Callable[[torch.nn.Module, Work], torch.nn.Module] | None = None
+    share_of_rival: float | None = None

@@ -15,19 +15,19 @@ from papers.methods import Train
 from papers.recipe import Recipe, Work
 from papers.sparse import SparseRecipe
 
-_BATCH, _N_ITEMS = 32, 3200
+_BATCH, _N_ITEMS = 32, 4800
 _SPARSE = SparseRecipe(
     loss=place_loss,
     surgery=SurgerySettings(density=0.15),
-    epochs=4,
-    final_epochs=3,
-    grids=GridSettings(coarseness=1.5, vector_bits=6),
+    epochs=6,
+    final_epochs=12,
+    grids=GridSettings(coarseness=2.2, vector_bits=6),
 )
 
 
 def _dense(data: Data) -> torch.nn.Module:
     loader = Batches(data.images, data.labels, batch=_BATCH, n_items=9600)
-    recipe = Dense(name="characters", build=CharacterClassifier, epochs=3, loader=loader)
+    recipe = Dense(name="character_transformer", build=CharacterClassifier, epochs=8, loader=loader)
     return recipe.trained(data, 0)
 
 
@@ -50,6 +50,7 @@ CHARACTERS: dict[str, Recipe] = {
         train=_train(on_grids=True),
         rival=_train(on_grids=False),
         goals=(),
+        share_of_rival=0.6,
         paper="NNCodec after the same training",
         load=load_characters,
     ),

@@ -64,6 +64,24 @@ LENET5: dict[str, Recipe] = {
         goals=((400, 0.97), (120, 0.80)),
         paper=_PAPERS,
     ),
+    "lenet5-near": _row(
+        method="filters and units first, then surgery, grids, distillation, nearer",
+        note="affine copies, the dense network as teacher",
+        train=_shrunk_first(
+            {"c1": 12, "c2": 28, "fc1": 200},
+            3,
+            SparseRecipe(
+                loss=TEACHER_LOSS,
+                surgery=SurgerySettings(density=0.12),
+                epochs=10,
+                final_epochs=7,
+                grids=GridSettings(coarseness=1.6, vector_bits=6),
+            ),
+            plain_share=0.8,
+        ),
+        goals=((120, 0.71),),
+        paper=_PAPERS,
+    ),
     "lenet5-adaptive": _row(
         method="adaptive",
         note="no retraining",

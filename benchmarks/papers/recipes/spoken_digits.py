@@ -16,12 +16,12 @@ def _sparse(density: float) -> SparseRecipe:
         loss=TEACHER_LOSS,
         surgery=SurgerySettings(density=density),
         epochs=20,
-        final_epochs=12,
-        grids=GridSettings(coarseness=1.6, vector_bits=5),
+        final_epochs=24,
+        grids=GridSettings(coarseness=3.0, vector_bits=5),
     )
 
 
-_CNN, _LSTM = _sparse(0.04), _sparse(0.08)
+_CNN, _LSTM = _sparse(0.04), _sparse(0.05)
 
 SPOKEN_DIGITS: dict[str, Recipe] = {
     "spoken-cnn": Recipe(
@@ -33,6 +33,7 @@ SPOKEN_DIGITS: dict[str, Recipe] = {
         train=taught_by_itself(_CNN, 50),
         rival=taught_by_itself(_CNN, 50, on_grids=False),
         goals=(),
+        share_of_rival=0.6,
         paper="NNCodec after the same training",
         load=load_spoken_digits,
     ),
@@ -45,6 +46,7 @@ SPOKEN_DIGITS: dict[str, Recipe] = {
         train=taught_by_itself(_LSTM, 50),
         rival=taught_by_itself(_LSTM, 50, on_grids=False),
         goals=(),
+        share_of_rival=0.6,
         paper="NNCodec after the same training",
         load=load_spoken_digits,
     ),

@@ -68,6 +68,29 @@ def test_the_table_has_a_line_for_each_measured_row_and_counts_goals(monkeypatch
     assert "at least 40 x at no more than the dense network's error: met by 0 of 2 seeds" in text
 
 
+def test_the_share_of_nncodec_is_counted_at_no_higher_error(monkeypatch, tmp_path):
+    monkeypatch.setattr(table, "TABLE", tmp_path / "RESULTS.md")
+    recipe = Recipe(
+        network="Net", method="surgery", fp32_bytes=100_000, dense=lambda mnist: None,
+        train=lambda module, work: module, goals=(), paper="NNCodec", share_of_rival=0.6,
+    )  # fmt: skip
+    curve = [{"bytes": 1_000, "test_percent": 2.0}, {"bytes": 1_800, "test_percent": 1.0}]
+    row = {
+        "seed": 0, "file_bytes": 600, "payload_bytes": 500, "test_percent_before": 1.0, "test_percent": 2.0,
+        "drop": [1.0, 0.1, 1.9], "seconds": 60.0, "peak_bytes": 5e6, "inference_ms": 0.2, "facts": {},
+        "nncodec": curve,
+    }  # fmt: skip
+    better = {**row, "seed": 1, "file_bytes": 1_100, "test_percent": 1.5}
+    least = {**row, "seed": 2, "file_bytes": 1_000, "test_percent": 0.5}
+    unmeasured = {**row, "seed": 3, "nncodec": []}
+    rows = {str(r["seed"]): r for r in (row, better, least, unmeasured)}
+    table.write_table({"a": recipe}, {"a": {"seeds": rows}})
+    text = (tmp_path / "RESULTS.md").read_text()
+    told = "1,800 bytes at 1.00 % (file: 0.56 of it); 1,800 bytes at 1.00 % (file: 0.61 of it); 1,000 bytes"
+    assert told in text
+    assert "at most 0.6 of NNCodec's bytes at no higher error: met by 2 of 3 seeds" in text
+
+
 def test_spectrograms_show_a_tone_where_it_is():
     import numpy as np
     from papers.spoken import N_BANDS, N_FRAMES, SpokenDigitNet, spectrograms
