@@ -17,20 +17,28 @@ from papers.recipe import Recipe, Work
 from papers.sparse import SparseRecipe
 
 _BYTES = 4 * 431_080
+_MENDING_EPOCHS, _PLAIN_SHARE = 3, 0.8
 _PAPERS = "Choi 51.25 x at 0.72 %; Ullrich 162 x at 0.97 %; Havasi 555 x at 0.69 %"
 
 
-def _shrunk_first(counts: dict[str, int], epochs: int, recipe: SparseRecipe, plain_share: float) -> Train:
+def _shrunk_first(counts: dict[str, int], *, density: float, vector_bits: int) -> Train:
     """Take the least important outputs away, mend the smaller network, and train it like the others."""
+    recipe = SparseRecipe(
+        loss=TEACHER_LOSS,
+        surgery=SurgerySettings(density=density),
+        epochs=10,
+        final_epochs=7,
+        grids=GridSettings(coarseness=1.6, vector_bits=vector_bits),
+    )
 
     def train(module: torch.nn.Module, work: Work) -> torch.nn.Module:
         small = shrink(module, units_to_keep(module, counts))
-        loader = augmented(work.data, plain_share=plain_share)
+        loader = augmented(work.data, plain_share=_PLAIN_SHARE)
         log = retrain(
             small,
             loader,
             TEACHER_LOSS,
-            epochs=epochs,
+            epochs=_MENDING_EPOCHS,
             lr=recipe.lr,
             **work.followed(".small"),
         )
@@ -49,36 +57,14 @@ LENET5: dict[str, Recipe] = {
     "lenet5-small": _row(
         method="filters and units first, then surgery, grids, distillation",
         note="affine copies, the dense network as teacher",
-        train=_shrunk_first(
-            {"c1": 8, "c2": 16, "fc1": 100},
-            3,
-            SparseRecipe(
-                loss=TEACHER_LOSS,
-                surgery=SurgerySettings(density=0.15),
-                epochs=10,
-                final_epochs=7,
-                grids=GridSettings(coarseness=1.6, vector_bits=5),
-            ),
-            plain_share=0.8,
-        ),
+        train=_shrunk_first({"c1": 8, "c2": 16, "fc1": 100}, density=0.15, vector_bits=5),
         goals=((400, 0.97), (120, 0.80)),
         paper=_PAPERS,
     ),
     "lenet5-near": _row(
         method="filters and units first, then surgery, grids, distillation, nearer",
         note="affine copies, the dense network as teacher",
-        train=_shrunk_first(
-            {"c1": 12, "c2": 28, "fc1": 200},
-            3,
-            SparseRecipe(
-                loss=TEACHER_LOSS,
-                surgery=SurgerySettings(density=0.12),
-                epochs=10,
-                final_epochs=7,
-                grids=GridSettings(coarseness=1.6, vector_bits=6),
-            ),
-            plain_share=0.8,
-        ),
+        train=_shrunk_first({"c1": 12, "c2": 28, "fc1": 200}, density=0.12, vector_bits=6),
         goals=((120, 0.71),),
         paper=_PAPERS,
     ),
