@@ -45,12 +45,21 @@ def _posttraining(networks: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 def _retraining(rows: dict[str, Any]) -> list[tuple[str, str, str]]:
     published = {
-        "lenet5-small": "soft weight-sharing (Ullrich et al. 2017), by formula: 162 x at 0.97 %",
-        "lenet300-augmented": "soft weight-sharing (Ullrich et al. 2017), by formula: 64 x at 1.94 %",
-        "resnet32-longer": "Choi et al. 2017, by formula: 22 x, 7.42 -> 7.32 % on CIFAR-10 itself",
+        "lenet5-small": (
+            "LeNet-5, MNIST",
+            "soft weight-sharing (Ullrich et al. 2017), by formula: 162 x at 0.97 %",
+        ),
+        "lenet300-augmented": (
+            "LeNet-300-100, MNIST",
+            "soft weight-sharing (Ullrich et al. 2017), by formula: 64 x at 1.94 %",
+        ),
+        "resnet32-longer": (
+            "ResNet-32, JPEG-recompressed CIFAR-10",
+            "Choi et al. 2017, by formula: 22 x, 7.42 -> 7.32 % on CIFAR-10 itself",
+        ),
     }
     found = []
-    for name, other in published.items():
+    for name, (network, other) in published.items():
         if name in rows:
             seeds = list(rows[name]["seeds"].values())
             size = sum(row["file_bytes"] for row in seeds) / len(seeds)
@@ -60,9 +69,7 @@ def _retraining(rows: dict[str, Any]) -> list[tuple[str, str, str]]:
                 f"{size:,.0f} bytes, {seeds[0]['fp32_bytes'] / size:.0f} x at {error:.2f} % error "
                 f"(dense {dense:.2f})"
             )
-            network = rows[name]["network"]
-            data = "" if "," in network else ", MNIST"
-            label = f"{network}{data}, retrained ({rows[name]['note']})"
+            label = f"{network}, retrained ({rows[name]['note']})"
             found.append((label, ratio, other))
     return found
 

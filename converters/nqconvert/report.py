@@ -14,7 +14,7 @@ from .accuracy import Drop
 from .sensitivity.loss_check import LossCheck
 from .verification import OutputComparison
 
-__all__ = ["SCHEMA_VERSION", "Report", "file_json", "file_table"]
+__all__ = ["SCHEMA_VERSION", "Report", "bit_cells", "file_json", "file_table"]
 
 SCHEMA_VERSION = 1
 _NAME_WIDTH = 34
@@ -231,18 +231,22 @@ def file_table(file: FileBytes, *, max_rows: int = 60) -> str:
 def _row(tensor: TensorBytes) -> tuple[str, ...]:
     name = tensor.name if len(tensor.name) <= _NAME_WIDTH else f"...{tensor.name[3 - _NAME_WIDTH :]}"
     layout = "?" if tensor.layout is None else tensor.layout.name.lower()
-    n = tensor.n_elements
-    coded = f"{tensor.coded_bits / n:.3f}" if n and tensor.coded_bits else ""
-    entropy = f"{tensor.entropy_bits / n:.3f}" if n and tensor.coded_bits else ""
     return (
         name,
         f"{tensor.plain_bytes:,}",
         f"{tensor.stored_bytes:,.0f}",
         layout,
         tensor.codec,
-        coded,
-        entropy,
+        *bit_cells(tensor),
     )
+
+
+def bit_cells(tensor: TensorBytes) -> tuple[str, str]:
+    """Return coded bits for each element and their entropy as text; empty where no numbers are coded."""
+    n = tensor.n_elements
+    if not n or not tensor.coded_bits:
+        return "", ""
+    return f"{tensor.coded_bits / n:.3f}", f"{tensor.entropy_bits / n:.3f}"
 
 
 def _line(cells: tuple[str, ...], widths: list[int]) -> str:

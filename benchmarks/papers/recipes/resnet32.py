@@ -63,6 +63,11 @@ def _take_weights(module: torch.nn.Module, path: Path) -> dict[str, np.ndarray]:
     return weights
 
 
+def _taught_by_itself(module: torch.nn.Module, data: Data, n_items: int) -> Taught:
+    """Return moved images with the answers of the network as it is now."""
+    return Taught(MovedImages(data, n_items=n_items), copy.deepcopy(module).eval())
+
+
 def _grids_trained(rate_penalty: float, *, rounds: tuple[int, ...], n_items: int, lr: float) -> Train:
     """Quantize after training, then train on the grids with the float network as the teacher; zeros stay.
 
@@ -70,7 +75,7 @@ def _grids_trained(rate_penalty: float, *, rounds: tuple[int, ...], n_items: int
     """
 
     def train(module: torch.nn.Module, work: Work) -> torch.nn.Module:
-        loader = Taught(MovedImages(work.data, n_items=n_items), copy.deepcopy(module).eval())
+        loader = _taught_by_itself(module, work.data, n_items)
         steps = post_trained(module, work.data, rate_penalty, work.checkpoint.with_suffix(".start.nqz"))
         vectors = [name for name, _ in module.named_parameters() if name not in steps]
         grids = GridSettings(vector_bits=8, first_stage=0)
@@ -96,7 +101,7 @@ def _float_trained(epochs: int, *, n_items: int, lr: float) -> Train:
     """Train the float network on as the quantized ones are, itself as the teacher."""
 
     def train(module: torch.nn.Module, work: Work) -> torch.nn.Module:
-        loader = Taught(MovedImages(work.data, n_items=n_items), copy.deepcopy(module).eval())
+        loader = _taught_by_itself(module, work.data, n_items)
         work.note_seconds(retrain(module, loader, TEACHER_LOSS, epochs=epochs, lr=lr, **work.followed()))
         return module
 

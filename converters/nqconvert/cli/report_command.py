@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     if target.resolve() == source.resolve():
         raise ValueError(f"{target} is the file itself: give -o another name")
     original = {} if arguments.original is None else _original(arguments)
-    with nqformat.safe_open(source, limits=limits_of(arguments), bfloat16="uint16") as file:
+    with nqformat.safe_open(source, limits=limits_of(arguments), bfloat16="float32") as file:
         accounts = account(file)
         by_name = {tensor.name: tensor for tensor in accounts.tensors}
         tensors = list(tensor_facts(file, by_name, original))
@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _original(arguments: argparse.Namespace) -> Mapping[str, np.ndarray]:
     path = Path(arguments.original)
     if path.suffix == ".nqz":
-        return nqformat.load_file(path, limits=limits_of(arguments))
+        return nqformat.load_file(path, limits=limits_of(arguments), bfloat16="float32")
     from nqconvert.sources import load_source
 
     return load_source(path).tensors

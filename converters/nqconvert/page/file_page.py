@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from nqconvert.report import bit_cells
 from nqformat.accounting import FileBytes
 from nqformat.tensor import Layout
 
@@ -139,19 +140,17 @@ def _table(rows: Sequence[TensorFacts], compared: bool) -> str:
 
 
 def _row(row: TensorFacts, compared: bool) -> str:
-    account, n = row.bytes, row.bytes.n_elements
+    account = row.bytes
     layout = "?" if account.layout is None else account.layout.name.lower().replace("_", " ")
     stored_as = f"{layout} of {', '.join(row.sources)}" if row.sources else f"{layout}, {account.codec}"
-    coded = bool(n and account.coded_bits)
     cells = [
         ("name", account.name),
         ("", f"{' x '.join(map(str, row.shape)) or 'scalar'} {row.dtype}"),
         ("", stored_as),
         ("n", f"{account.plain_bytes:,}"),
         ("n", f"{account.stored_bytes:,.0f}"),
-        ("n", f"{account.coded_bits / n:.3f}" if coded else ""),
-        ("n", f"{account.entropy_bits / n:.3f}" if coded else ""),
-        ("n", f"{100 * row.density:.1f} %" if n else ""),
+        *(("n", text) for text in bit_cells(account)),
+        ("n", f"{100 * row.density:.1f} %" if account.n_elements else ""),
         *([("n", _decibels(row.snr_db))] if compared else []),
     ]
     written = "".join(f'<td class="{kind}">{escape(text)}</td>' for kind, text in cells)

@@ -11,7 +11,6 @@ import numpy as np
 import nqformat
 from nqconvert.verification import signal_to_noise_db
 from nqformat.accounting import TensorBytes
-from nqformat.dtypes import DType
 
 __all__ = ["TensorFacts", "tensor_facts"]
 
@@ -62,7 +61,7 @@ def tensor_facts(
     Parameters
     ----------
     file : NqzFile
-        Opened with ``bfloat16="uint16"``.
+        Opened with ``bfloat16="float32"``.
     accounts : mapping of str to TensorBytes
     original : mapping of str to ndarray
         Tensors of the same name and shape are compared.
@@ -72,16 +71,14 @@ def tensor_facts(
     FormatError, UnsupportedFeatureError
         If a tensor cannot be decoded.
     """
-    for name, stored in file.tensors():
+    for name, values in file.tensors():
         info = file.info(name)
-        dtype = info.dtype
-        values = _widened(stored) if dtype is DType.BFLOAT16 else stored
         before = original.get(name)
         counts, low, high = _histogram(values)
         yield TensorFacts(
             bytes=accounts[name],
             shape=info.shape,
-            dtype="" if dtype is None else dtype.label,
+            dtype="" if info.dtype is None else info.dtype.label,
             sources=info.sources,
             n_nonzero=int(np.count_nonzero(values)),
             counts=counts,
@@ -97,11 +94,6 @@ def _snr_db(before: np.ndarray, values: np.ndarray) -> float:
         return math.inf
     with np.errstate(invalid="ignore", over="ignore"):
         return signal_to_noise_db([before], [values])
-
-
-def _widened(bits: np.ndarray) -> np.ndarray:
-    """Return bfloat16 bits as float32."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 def _histogram(values: np.ndarray) -> tuple[tuple[int, ...], float, float]:

@@ -81,7 +81,8 @@ class Training(TrainingData):
         ``hashed`` (the same with any method). None:
         what the preset is about, else ``magnitude``.
     epochs : int
-        Of all methods but ``magnitude`` and ``adaptive``.
+        Of all methods but ``magnitude`` and ``adaptive``; ``soft-weight-sharing`` adds an eighth for the
+        shared values.
     steps, epochs_per_step : int
         Pruning steps, and epochs after each (``magnitude``).
     final_epochs : int or None

@@ -30,7 +30,6 @@ def _product(reader: Collected, context: NodeContext, index: int) -> bool:
     if weight is None or len(weight.shape) != 2 or 0 in weight.shape or context.constant(0) is not None:
         return False
     is_gemm = node.op_type == "Gemm"
-    bias: np.ndarray | None = None
     transposed = True
     if is_gemm:
         plain = context.number("alpha", 1.0) == context.number("beta", 1.0) == 1.0
@@ -39,11 +38,9 @@ def _product(reader: Collected, context: NodeContext, index: int) -> bool:
         transposed = not context.integer("transB", 0)
     matrix = weight.transposed((1, 0) if transposed else (0, 1))
     n_rows, n_columns = matrix.shape
-    if is_gemm and context.has_input(2):
-        constant = context.constant(2)
-        bias = None if constant is None else _vector(constant, n_rows)
-        if bias is None:
-            return False
+    bias = _bias(context, n_rows)
+    if bias is None and context.has_input(2):
+        return False
     weights = _float32_matrix(matrix, (n_rows, n_columns))
     if weights is None:
         return False
@@ -97,12 +94,9 @@ def _convolution(reader: Collected, context: NodeContext, index: int) -> bool:
         return False
     if groups < 1 or weight.shape[0] % groups:
         return False
-    bias: np.ndarray | None = None
-    if context.has_input(2):
-        constant = context.constant(2)
-        bias = None if constant is None else _vector(constant, weight.shape[0])
-        if bias is None:
-            return False
+    bias = _bias(context, weight.shape[0])
+    if bias is None and context.has_input(2):
+        return False
     weights = _float32_matrix(weight, (weight.shape[0], math.prod(weight.shape[1:])))
     if weights is None:
         return False
@@ -314,6 +308,12 @@ def _float32_matrix(constant: Constant, shape: tuple[int, int]) -> MatrixWeights
 def _integers(constant: Constant | None) -> list[int] | None:
     """Return the numbers of a constant; None if it is not known before the run."""
     return None if constant is None else [int(number) for number in constant.array().reshape(-1)]
+
+
+def _bias(context: NodeContext, length: int) -> np.ndarray | None:
+    """Return a constant third input as a vector; None if there is none, or not such a one."""
+    constant = context.constant(2) if context.has_input(2) else None
+    return None if constant is None else _vector(constant, length)
 
 
 def _vector(constant: Constant, size: int) -> np.ndarray | None:

@@ -115,7 +115,6 @@ class SoftWeightSharing(Technique):
         self._strength = dict.fromkeys(self._names, 1.0)
         self._collapsed: dict[str, None] = {}
         self._kept = 1.0
-        self._is_shared = False
 
     @property
     def collapsed(self) -> tuple[str, ...]:
@@ -133,12 +132,13 @@ class SoftWeightSharing(Technique):
 
     def begin(self, run: Run, stage: int) -> None:
         """Give the weights their means when the first stage is over."""
-        if stage > 0 and not self._is_shared:
+        if stage > 0:
             self.share(run.module)
 
     def before_step(self, run: Run, place: Place) -> None:
-        """Let the prior in by and by, and look for collapse."""
-        if self._is_shared:
+        """Let the prior in by and by, and look for collapse; there is none once weights are shared."""
+        if place.stage > 0:
+            self._share = 0.0
             return
         warm_up = self._settings.warm_up
         self._share = min(1.0, place.fraction / warm_up) if warm_up else 1.0
@@ -162,7 +162,7 @@ class SoftWeightSharing(Technique):
     def penalty(self, run: Run) -> torch.Tensor | None:
         """Return minus the log prior for one sample."""
         factor = self._settings.tau * self._share / self._n_samples
-        if factor == 0.0 or self._is_shared:
+        if factor == 0.0:
             return None
         weights = [_weakened(run.parameters[name], self._strength[name]) for name in self._names]
         return factor * self.mixture.loss(weights)
@@ -187,7 +187,6 @@ class SoftWeightSharing(Technique):
             weight.copy_(means[assigned(weight, components)] + 0.0)
             n_kept, n_all = n_kept + int((weight != 0).sum()), n_all + weight.numel()
         self._kept = n_kept / n_all
-        self._is_shared = True
 
     def state(self) -> dict[str, Any]:
         """Return the mixture and what is known of collapse."""
@@ -196,14 +195,12 @@ class SoftWeightSharing(Technique):
             "strength": dict(self._strength),
             "collapsed": list(self._collapsed),
             "kept": self._kept,
-            "is_shared": self._is_shared,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take up the mixture."""
         self.mixture.restore(state["mixture"])
         self._strength, self._kept = dict(state["strength"]), state["kept"]
-        self._is_shared = state["is_shared"]
         self._collapsed = dict.fromkeys(state["collapsed"])
 
     def describe(self) -> str:
@@ -309,11 +306,13 @@ def share_weights_softly(
         settings or SharingSettings(),
         n_samples=count_samples(loader) if n_samples is None else n_samples,
     )
-    final = Stage(n_epochs=final_epochs, lr=lr, schedule="cosine", choose_best=validation is not None)
     loop = TrainingLoop(
         module,
         TrainingData(loader=loader, loss=loss, validation=validation),
-        stages=[Stage(n_epochs=epochs, lr=lr, schedule="constant"), *([final] if final_epochs else [])],
+        stages=[
+            Stage(n_epochs=epochs, lr=lr, schedule="constant"),
+            Stage(n_epochs=final_epochs, lr=lr, schedule="cosine", choose_best=validation is not None),
+        ],
         settings=LoopSettings(optimizer="adam", weight_decay=0.0, seed=seed),
         techniques=[technique, TiedValues(names, first_stage=1), *techniques],
         progress=progress,
@@ -321,8 +320,6 @@ def share_weights_softly(
         resume=resume,
     )
     log = loop.run()
-    if not final_epochs:
-        technique.share(module)
     return SharedWeights(
         components=technique.components,
         density=technique.density() or 0.0,

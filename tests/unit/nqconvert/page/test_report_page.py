@@ -39,7 +39,7 @@ def model(tmp_path):
 
 
 def facts(path, original):
-    with nqformat.safe_open(path, bfloat16="uint16") as file:
+    with nqformat.safe_open(path, bfloat16="float32") as file:
         accounts = {tensor.name: tensor for tensor in account(file).tensors}
         return {row.bytes.name: row for row in tensor_facts(file, accounts, original)}
 
