@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from character_model import CharacterModel, Texts, library_texts
 from torch import nn
 
 from .data import Data
-from .dense import TEACHER_LOSS
 
 _VALIDATION_SHARE = 20
 _N_TRAINING, _N_VALIDATION, _N_TEST = 28_800, 1000, 2000
@@ -48,20 +45,3 @@ def load_characters() -> Data:
 def _windows(texts: Texts, part: str, n: int) -> tuple[torch.Tensor, torch.Tensor]:
     inputs, targets = texts.windows(part, n, seed=0)
     return torch.from_numpy(inputs), torch.from_numpy(targets)
-
-
-def place_loss(logits: torch.Tensor, targets: Any) -> torch.Tensor:
-    """The distillation loss, over places."""
-    if isinstance(targets, (tuple, list)):
-        return _flat_loss(logits, (targets[0].flatten(), _by_place(targets[1])))
-    return _flat_loss(logits, targets.flatten())
-
-
-def _flat_loss(logits: torch.Tensor, targets: Any) -> torch.Tensor:
-    value: torch.Tensor = TEACHER_LOSS(_by_place(logits), targets)
-    return value
-
-
-def _by_place(logits: torch.Tensor) -> torch.Tensor:
-    """Return logits of shape (n places, characters)."""
-    return logits.transpose(1, 2).flatten(0, 1)

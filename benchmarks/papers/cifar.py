@@ -10,13 +10,13 @@ import torch
 from harness import loaders, required_data_folder
 from networks import CIFAR_MEAN, CIFAR_STD, CifarResNet, cifar_resnet
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from nqconvert.training import fold_batch_norms
 
 from .data import Batches, Data
 
 N_VALIDATION = 5000
 _SHIFT = 4
-_NORMED = (("conv1", "bn1"), ("conv2", "bn2"))
 
 
 class PixelResNet(nn.Module):
@@ -27,13 +27,7 @@ class PixelResNet(nn.Module):
 
     def __init__(self, network: CifarResNet) -> None:
         super().__init__()
-        self.network = network.eval()
-        for module in list(network.modules()):
-            for conv, norm in _NORMED:
-                if hasattr(module, norm):
-                    fused = fuse_conv_bn_eval(getattr(module, conv), getattr(module, norm))
-                    setattr(module, conv, fused)
-                    setattr(module, norm, nn.Identity())
+        self.network, _ = fold_batch_norms(network.eval())
         self.register_buffer("mean", torch.from_numpy(CIFAR_MEAN).reshape(1, 3, 1, 1))
         self.register_buffer("deviation", torch.from_numpy(CIFAR_STD).reshape(1, 3, 1, 1))
 
@@ -65,8 +59,23 @@ def _tensors(images: np.ndarray, labels: np.ndarray) -> tuple[torch.Tensor, torc
 
 def resnet32_checkpoint() -> nn.Module:
     """The shared ResNet-32 that was tuned on these images, in the memory layout that trains fastest."""
-    network = PixelResNet(cifar_resnet("resnet32_jpegft", 5, required_data_folder()))
+    return _checkpoint("resnet32_jpegft", 5)
+
+
+def _checkpoint(name: str, n_blocks: int) -> nn.Module:
+    network = PixelResNet(cifar_resnet(name, n_blocks, required_data_folder()))
     return network.to(memory_format=torch.channels_last).eval()
+
+
+class BothCheckpoints(nn.Module):
+    """Mean logits of the shared ResNet-32 and ResNet-20, as a teacher."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList([resnet32_checkpoint(), _checkpoint("resnet20_jpegft", 3)])
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return torch.stack([network(pixels) for network in self.networks]).mean(0)
 
 
 class MovedImages:

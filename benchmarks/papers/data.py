@@ -97,29 +97,6 @@ class Batches:
         return together[torch.randperm(len(together))]
 
 
-class Taught:
-    """Batches with a teacher's answers computed for each: targets are ``(labels, logits)``.
-
-    Parameters
-    ----------
-    batches : sized iterable of (inputs, labels)
-    teacher : torch.nn.Module
-        In evaluation mode.
-    """
-
-    def __init__(self, batches: Any, teacher: torch.nn.Module) -> None:
-        self._batches, self._teacher = batches, teacher
-
-    def __len__(self) -> int:
-        return len(self._batches)
-
-    def __iter__(self) -> Iterator[Any]:
-        for inputs, labels in self._batches:
-            with torch.no_grad():
-                logits = self._teacher(inputs)
-            yield inputs, (labels, logits)
-
-
 def in_order(images: torch.Tensor, labels: torch.Tensor) -> Batches:
     """Batches for validation."""
     return Batches(images, labels, batch=1000, shuffled=False)

@@ -15,7 +15,7 @@ import torch
 from .data import Data, errors
 
 _WORKER = Path(__file__).parents[1] / "nncodec_model.py"
-_QPS = tuple(range(-32, 1, 2))
+_QPS = tuple(range(-32, 1))
 
 
 def nncodec_rows(module: torch.nn.Module, data: Data) -> list[dict[str, Any]]:

@@ -171,6 +171,11 @@ PRESETS: dict[str, Preset] = {
         settings=ConvertSettings(preset="inq", method="inq", clusters=16, smaller_of_lossless=False),
         purpose="Zhou et al. 2017: zero and powers of two, 5 bits, without the retraining",
     ),
+    "sparse-grids": Preset(
+        settings=ConvertSettings(preset="sparse-grids", method="none"),
+        purpose="the smallest files: pruning by surgery, then coarse grids, taught by the network as it was "
+        "(needs --train)",
+    ),
     "soft-weight-sharing": Preset(
         settings=ConvertSettings(preset="soft-weight-sharing", method="none"),
         purpose="Ullrich et al. 2017: retraining under a mixture prior (needs --train), kept exactly",

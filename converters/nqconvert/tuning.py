@@ -25,6 +25,7 @@ _EXCESS_PRICE = 10.0
 SPACES: dict[str, dict[str, tuple[float, float]]] = {
     "magnitude": {"lr": (2e-4, 5e-3), "density": (0.02, 0.3)},
     "surgery": {"lr": (2e-4, 5e-3), "density": (0.02, 0.3)},
+    "sparse-grids": {"lr": (2e-4, 5e-3), "density": (0.02, 0.3), "coarseness": (1.0, 4.0)},
     "variational": {"lr": (2e-4, 5e-3), "strength": (0.05, 1.0)},
     "soft-weight-sharing": {"lr": (1e-4, 3e-3), "tau": (5e-4, 5e-2)},
     "inq": {"lr": (1e-4, 5e-3)},

@@ -6,22 +6,24 @@ import copy
 
 import torch
 
-from nqconvert.training.pruning.surgery import SurgerySettings
-from nqconvert.training.quantized.straight_through import GridSettings
-from papers.characters import CharacterClassifier, load_characters, place_loss
-from papers.data import Batches, Data, Taught
-from papers.dense import Dense
+from nqconvert.training import GridSettings, SurgerySettings, Taught
+from papers.characters import CharacterClassifier, load_characters
+from papers.data import Batches, Data
+from papers.dense import TEACHER_LOSS, Dense
 from papers.methods import Train
 from papers.recipe import Recipe, Work
 from papers.sparse import SparseRecipe
 
 _BATCH, _N_ITEMS = 32, 4800
+_N_HIDDEN, _MENDING_EPOCHS = 256, 2
+_COUNTS = {f"model.layers.{number}.wide": _N_HIDDEN for number in range(3)}
 _SPARSE = SparseRecipe(
-    loss=place_loss,
-    surgery=SurgerySettings(density=0.15),
+    loss=TEACHER_LOSS,
+    surgery=SurgerySettings(density=0.22),
     epochs=6,
-    final_epochs=12,
-    grids=GridSettings(coarseness=2.2, vector_bits=6),
+    final_epochs=20,
+    grids=GridSettings(coarseness=2.0, vector_bits=6),
+    bit_penalty=0.2,
 )
 
 
@@ -35,7 +37,9 @@ def _train(*, on_grids: bool) -> Train:
     def train(module: torch.nn.Module, work: Work) -> torch.nn.Module:
         batches = Batches(work.data.images, work.data.labels, batch=_BATCH, n_items=_N_ITEMS)
         loader = Taught(batches, copy.deepcopy(module).eval())
-        return _SPARSE.train(module, loader, work, on_grids=on_grids)
+        return _SPARSE.train_smaller(
+            module, _COUNTS, loader, work, mending_epochs=_MENDING_EPOCHS, on_grids=on_grids
+        )
 
     return train
 
@@ -43,7 +47,7 @@ def _train(*, on_grids: bool) -> Train:
 CHARACTERS: dict[str, Recipe] = {
     "characters": Recipe(
         network="Character transformer, Python's standard library",
-        method="surgery, grids, own teacher",
+        method="hidden units first, then surgery, grids, own teacher",
         note="error: next characters",
         fp32_bytes=4 * sum(parameter.numel() for parameter in CharacterClassifier().parameters()),
         dense=_dense,

@@ -36,10 +36,14 @@ _PAPERS = "Han 40 x at 1.58 %; Ullrich 64 x at 1.94 %; Oktay 124 x at 1.9 %"
 _PLAIN = first_seed(lenet300_plain)
 
 
-def _with_own_teachers(density: float, grids: GridSettings) -> Train:
+def _with_own_teachers(density: float, grids: GridSettings, *, epochs: int, final_epochs: int) -> Train:
     """Train on the images as they are; the teachers are networks of the same kind, trained on the same."""
     recipe = SparseRecipe(
-        loss=TEACHER_LOSS, surgery=SurgerySettings(density=density), epochs=18, final_epochs=10, grids=grids
+        loss=TEACHER_LOSS,
+        surgery=SurgerySettings(density=density),
+        epochs=epochs,
+        final_epochs=final_epochs,
+        grids=grids,
     )
 
     def train(module: torch.nn.Module, work: Work) -> torch.nn.Module:
@@ -59,7 +63,7 @@ def _soft_sharing(settings: SharingSettings, epochs: int) -> Train:
             cross_entropy,
             settings=settings,
             epochs=epochs,
-            final_epochs=6,
+            final_epochs=20,
             lr=5e-4,
             n_samples=len(work.data.images),
             parameters=prunable_weights(module),
@@ -97,28 +101,34 @@ LENET300: dict[str, Recipe] = {
     "lenet300-plain-125": _row(
         method="surgery, grids, own teachers, small",
         note="no augmentation, no outside teacher",
-        train=_with_own_teachers(0.033, GridSettings(coarseness=1.6, vector_bits=4)),
+        train=_with_own_teachers(
+            0.033, GridSettings(coarseness=1.6, vector_bits=4), epochs=18, final_epochs=10
+        ),
         goals=((125, 1.90),),
         paper=_PAPERS,
     ),
     "lenet300-plain-64": _row(
         method="surgery, grids, own teachers",
         note="no augmentation, no outside teacher",
-        train=_with_own_teachers(0.068, GridSettings(coarseness=1.4, vector_bits=5)),
+        train=_with_own_teachers(
+            0.07, GridSettings(coarseness=1.5, vector_bits=5), epochs=36, final_epochs=24
+        ),
         goals=((64, 1.50),),
         paper=_PAPERS,
     ),
     "lenet300-soft-weight-sharing": _row(
         method="soft weight-sharing, then training of the shared values",
         note="labels alone",
-        train=_soft_sharing(SharingSettings(mixture=MixtureSettings(spread=0.6, deviation=0.25)), 30),
+        train=_soft_sharing(
+            SharingSettings(tau=8e-3, mixture=MixtureSettings(spread=0.6, deviation=0.25)), 90
+        ),
         goals=((64, 1.94),),
         paper="Ullrich 64 x by formula, 1.89 -> 1.94 %",
     ),
     "lenet300-surgery": _row(
         method="surgery alone",
         note="labels alone, a tenth of the pixels dropped, weights stay float32",
-        train=surgery_with_labels(SurgerySettings(density=0.0178), 24, 14, input_dropout=0.1),
+        train=surgery_with_labels(SurgerySettings(density=0.0178), 80, 40, input_dropout=0.1),
         goals=(),
         paper="Guo 56 x by count, 2.28 -> 1.99 %",
     ),

@@ -6,8 +6,6 @@ from typing import Any
 
 import torch
 
-from nqconvert.training import retrain
-from nqconvert.training.pruning.structured import shrink, units_to_keep
 from nqconvert.training.pruning.surgery import SurgerySettings
 from nqconvert.training.quantized.adaptive import AdaptiveSettings
 from nqconvert.training.quantized.straight_through import GridSettings
@@ -32,18 +30,8 @@ def _shrunk_first(counts: dict[str, int], *, density: float, vector_bits: int) -
     )
 
     def train(module: torch.nn.Module, work: Work) -> torch.nn.Module:
-        small = shrink(module, units_to_keep(module, counts))
         loader = augmented(work.data, plain_share=_PLAIN_SHARE)
-        log = retrain(
-            small,
-            loader,
-            TEACHER_LOSS,
-            epochs=_MENDING_EPOCHS,
-            lr=recipe.lr,
-            **work.followed(".small"),
-        )
-        work.note_seconds(log)
-        return recipe.train(small, loader, work)
+        return recipe.train_smaller(module, counts, loader, work, mending_epochs=_MENDING_EPOCHS)
 
     return train
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,16 @@ import nqconvert
 import nqformat
 from nqconvert import FineTuning, RepairSettings
 from nqconvert.quantizers.grids import find_grid
-from nqconvert.training import GridSettings, StraightThrough, prunable_weights, prune_and_retrain, retrain
-from papers.cifar import MovedImages, load_cifar, resnet32_checkpoint
-from papers.data import Data, Taught, as_inputs
+from nqconvert.training import (
+    GridSettings,
+    StraightThrough,
+    Taught,
+    prunable_weights,
+    prune_and_retrain,
+    retrain,
+)
+from papers.cifar import BothCheckpoints, MovedImages, load_cifar, resnet32_checkpoint
+from papers.data import Data, as_inputs
 from papers.dense import TEACHER_LOSS
 from papers.methods import Train
 from papers.recipe import Recipe, Work
@@ -63,32 +71,51 @@ def _take_weights(module: torch.nn.Module, path: Path) -> dict[str, np.ndarray]:
     return weights
 
 
-def _taught_by_itself(module: torch.nn.Module, data: Data, n_items: int) -> Taught:
-    """Return moved images with the answers of the network as it is now."""
-    return Taught(MovedImages(data, n_items=n_items), copy.deepcopy(module).eval())
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """Epochs of training on the grids, over which the learning rate falls to zero.
 
-
-def _grids_trained(rate_penalty: float, *, rounds: tuple[int, ...], n_items: int, lr: float) -> Train:
-    """Quantize after training, then train on the grids with the float network as the teacher; zeros stay.
-
-    Each round has so many epochs, and a learning rate that falls to zero.
+    Attributes
+    ----------
+    epochs, n_items : int
+        Of `n_items` images each.
+    lr : float
+    both : bool
+        The shared ResNet-32 and ResNet-20 teach together, instead of the float network alone.
+    vector_bits : int
     """
 
+    epochs: int
+    n_items: int = 9000
+    lr: float = 5e-4
+    both: bool = False
+    vector_bits: int = 8
+
+
+def _loader(module: torch.nn.Module, work: Work, n_items: int, *, both: bool) -> Taught:
+    """Return moved images with a teacher's answers: of the network as it is now, or of both checkpoints."""
+    teacher = BothCheckpoints() if both else copy.deepcopy(module)
+    return Taught(MovedImages(work.data, n_items=n_items), teacher.eval())
+
+
+def _grids_trained(rate_penalty: float, *rounds: Round) -> Train:
+    """Quantize after training, then train on the grids; zeros stay."""
+
     def train(module: torch.nn.Module, work: Work) -> torch.nn.Module:
-        loader = _taught_by_itself(module, work.data, n_items)
+        loaders = [_loader(module, work, chosen.n_items, both=chosen.both) for chosen in rounds]
         steps = post_trained(module, work.data, rate_penalty, work.checkpoint.with_suffix(".start.nqz"))
         vectors = [name for name, _ in module.named_parameters() if name not in steps]
-        grids = GridSettings(vector_bits=8, first_stage=0)
         masks = {name: module.get_parameter(name).detach() != 0 for name in steps}
-        for number, epochs in enumerate(rounds):
+        for number, (chosen, loader) in enumerate(zip(rounds, loaders, strict=True)):
+            grids = GridSettings(vector_bits=chosen.vector_bits, first_stage=0)
             log = retrain(
                 module,
                 loader,
                 TEACHER_LOSS,
                 masks=masks,
                 techniques=[StraightThrough((), vectors, grids, steps=steps)],
-                epochs=epochs,
-                lr=lr,
+                epochs=chosen.epochs,
+                lr=chosen.lr,
                 **{**work.followed(f".round{number}"), "seed": work.seed + _SEEDS * number},
             )
             work.note_seconds(log)
@@ -97,11 +124,11 @@ def _grids_trained(rate_penalty: float, *, rounds: tuple[int, ...], n_items: int
     return train
 
 
-def _float_trained(epochs: int, *, n_items: int, lr: float) -> Train:
-    """Train the float network on as the quantized ones are, itself as the teacher."""
+def _float_trained(epochs: int, *, n_items: int, lr: float, both: bool = False) -> Train:
+    """Train the float network on as the quantized ones are, with the same teacher."""
 
     def train(module: torch.nn.Module, work: Work) -> torch.nn.Module:
-        loader = _taught_by_itself(module, work.data, n_items)
+        loader = _loader(module, work, n_items, both=both)
         work.note_seconds(retrain(module, loader, TEACHER_LOSS, epochs=epochs, lr=lr, **work.followed()))
         return module
 
@@ -157,16 +184,35 @@ RESNET32: dict[str, Recipe] = {
     "resnet32": _row(
         method="layer Hessians, then grids and distillation",
         note="the shared checkpoint as start and teacher",
-        train=_grids_trained(0.8, rounds=(6,), n_items=9000, lr=5e-4),
+        train=_grids_trained(0.8, Round(epochs=6)),
         goals=((24, None),),
         paper="Choi 22.17 x by formula, 7.42 -> 7.32 % on exact CIFAR-10",
     ),
     "resnet32-longer": _row(
         method="layer Hessians, then grids and distillation, longer",
         note="the shared checkpoint as start and teacher",
-        train=_grids_trained(0.66, rounds=(28, 24), n_items=9000, lr=5e-4),
+        train=_grids_trained(0.66, Round(epochs=28), Round(epochs=24)),
         goals=((24, None),),
         paper="Choi 22.17 x by formula, 7.42 -> 7.32 % on exact CIFAR-10",
+    ),
+    "resnet32-both": _row(
+        method="layer Hessians, then grids and distillation, longer, then from two teachers",
+        note="the shared ResNet-32 as start, in the end with ResNet-20 as teacher",
+        train=_grids_trained(
+            0.66,
+            Round(epochs=28),
+            Round(epochs=24),
+            Round(epochs=50, both=True, vector_bits=7),
+        ),
+        goals=((24, None),),
+        paper="Choi 22.17 x by formula, 7.42 -> 7.32 % on exact CIFAR-10",
+    ),
+    "resnet32-float-both": _row(
+        method="float weights, trained on with the same images and the two teachers",
+        note="what retraining alone does, at a tenth of the learning rate",
+        train=_float_trained(6, n_items=9000, lr=5e-5, both=True),
+        goals=(),
+        paper="",
     ),
     "resnet32-float": _row(
         method="float weights, trained on with the same images and teacher",

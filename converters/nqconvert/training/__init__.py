@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .distillation import distillation_loss
+    from .batch_norms import fold_batch_norms
+    from .distillation import Taught, distillation_loss
     from .pruning.gradual import PruningResult, prune_and_retrain
     from .pruning.heads import HeadGroup, head_scores, heads_to_keep, shrink_heads
     from .pruning.structured import shrink, units_to_keep
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from .retraining import retrain
     from .sharing.hashed import save_hashed, train_hashed
     from .sharing.soft_weight_sharing import SharingSettings, share_weights_softly
+    from .sparse_grids import SparseGridSettings, train_sparse_on_grids
     from .weight_names import prunable_weights
 
 __all__ = [
@@ -32,11 +34,14 @@ __all__ = [
     "PruningResult",
     "RateSettings",
     "SharingSettings",
+    "SparseGridSettings",
     "StraightThrough",
     "SurgerySettings",
+    "Taught",
     "TrainingLog",
     "VariationalSettings",
     "distillation_loss",
+    "fold_batch_norms",
     "head_scores",
     "heads_to_keep",
     "prunable_weights",
@@ -52,6 +57,7 @@ __all__ = [
     "shrink",
     "shrink_heads",
     "train_hashed",
+    "train_sparse_on_grids",
     "units_to_keep",
 ]
 
@@ -63,11 +69,14 @@ _HOMES = {
     "PruningResult": "pruning.gradual",
     "RateSettings": "quantized.entropy",
     "SharingSettings": "sharing.soft_weight_sharing",
+    "SparseGridSettings": "sparse_grids",
     "StraightThrough": "quantized.straight_through",
     "SurgerySettings": "pruning.surgery",
+    "Taught": "distillation",
     "TrainingLog": "records",
     "VariationalSettings": "pruning.variational",
     "distillation_loss": "distillation",
+    "fold_batch_norms": "batch_norms",
     "head_scores": "pruning.heads",
     "heads_to_keep": "pruning.heads",
     "prunable_weights": "weight_names",
@@ -83,6 +92,7 @@ _HOMES = {
     "shrink": "pruning.structured",
     "shrink_heads": "pruning.heads",
     "train_hashed": "sharing.hashed",
+    "train_sparse_on_grids": "sparse_grids",
     "units_to_keep": "pruning.structured",
 }
 

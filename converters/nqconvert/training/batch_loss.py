@@ -1,4 +1,4 @@
-"""The loss of one batch."""
+"""What a module answers to a batch, and the loss of it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .training_data import Loss, n_items
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["batch_loss"]
+__all__ = ["answers_of", "batch_loss"]
 
 
 def batch_loss(module: torch.nn.Module, loss: Loss, inputs: Any, targets: Any) -> tuple[torch.Tensor, int]:
@@ -23,10 +23,15 @@ def batch_loss(module: torch.nn.Module, loss: Loss, inputs: Any, targets: Any) -
     inputs : tensor, or tuple or list of arguments
     targets : tensor, or nested tuple or list of tensors
     """
-    device = next(module.parameters()).device
-    inputs, targets = _to_device(inputs, device), _to_device(targets, device)
-    outputs = module(*inputs) if isinstance(inputs, (tuple, list)) else module(inputs)
-    return loss(outputs, targets), n_items(targets)
+    targets = _to_device(targets, next(module.parameters()).device)
+    return loss(answers_of(module, inputs), targets), n_items(targets)
+
+
+def answers_of(module: torch.nn.Module, inputs: Any) -> Any:
+    """Return the outputs for a tensor or a tuple or list of arguments, computed where the module is."""
+    held = next(module.parameters(), None)
+    inputs = inputs if held is None else _to_device(inputs, held.device)
+    return module(*inputs) if isinstance(inputs, (tuple, list)) else module(inputs)
 
 
 def _to_device(value: Any, device: torch.device) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +12,19 @@ from .training_data import Training
 if TYPE_CHECKING:
     from nqconvert.sources import ModelSource
 
+    from .pruning.surgery import SurgerySettings
 
-__all__ = ["METHODS", "PRESET_METHODS", "Retrained", "retrain_by_method"]
+__all__ = ["METHODS", "PRESET_METHODS", "SETTLING_METHODS", "Retrained", "retrain_by_method"]
 
-PRESET_METHODS = {name: name for name in ("soft-weight-sharing", "adaptive", "inq", "hashed")}
+PRESET_METHODS = {name: name for name in ("sparse-grids", "soft-weight-sharing", "adaptive", "inq", "hashed")}
 """Which method a preset retrains with if the training data does not say; the others prune by magnitude."""
+
+SETTLING_METHODS = ("sparse-grids", "soft-weight-sharing", "inq", "adaptive", "rate", "hashed")
+"""Methods that give weights the values that the file is to keep, so that no exporter may change them."""
 
 _SHARED_SHARE = 0.125
 _FINAL_SHARE = 0.3
+_GRID_SHARE = 0.4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,9 +84,9 @@ class _Call:
         """Return those of methods that may stop early, too."""
         return {**self.judged(), "patience": self.training.patience}
 
-    def split(self) -> dict[str, int]:
+    def split(self, final_share: float = _FINAL_SHARE) -> dict[str, int]:
         """Return how many epochs change masks and how many follow."""
-        n_final = max(1, round(_FINAL_SHARE * self.training.epochs))
+        n_final = max(1, round(final_share * self.training.epochs))
         return {"epochs": max(1, self.training.epochs - n_final), "final_epochs": n_final}
 
 
@@ -95,7 +100,7 @@ def _magnitude(call: _Call) -> str:
         training.loss,
         density=call.density,
         per_layer=training.per_layer,
-        scope=training.scope,
+        scope=training.scope or "layer",
         steps=training.steps,
         epochs_per_step=training.epochs_per_step,
         final_epochs=training.final_epochs,
@@ -105,17 +110,46 @@ def _magnitude(call: _Call) -> str:
     return f"pruned to {100 * result.density:.1f} % of the weights and retrained {n_epochs} epochs"
 
 
+def _surgery_settings(call: _Call, options: Mapping[str, Any], *, scope: str) -> SurgerySettings:
+    from .pruning.surgery import SurgerySettings
+
+    per_layer = tuple(call.training.per_layer.items())
+    chosen: dict[str, Any] = {"scope": call.training.scope or scope, **options}
+    return SurgerySettings(density=call.density, per_layer=per_layer, **chosen)
+
+
 def _surgery(call: _Call) -> str:
-    from .pruning.surgery import SurgerySettings, prune_by_surgery
+    from .pruning.surgery import prune_by_surgery
 
     training = call.training
-    per_layer = tuple(training.per_layer.items())
-    options: dict[str, Any] = {"scope": training.scope, **training.options}
-    settings = SurgerySettings(density=call.density, per_layer=per_layer, **options)
+    settings = _surgery_settings(call, training.options, scope="layer")
     result = prune_by_surgery(
         call.module, training.loader, training.loss, settings=settings, **call.split(), **call.patient()
     )
     return f"pruned by surgery to {100 * result.density:.1f} % of the weights"
+
+
+def _sparse_grids(call: _Call) -> str:
+    from .quantized.straight_through import GridSettings
+    from .sparse_grids import SparseGridSettings, train_sparse_on_grids
+
+    grids: dict[str, Any] = {}
+    others: dict[str, Any] = {}
+    own: dict[str, Any] = {}
+    for name, value in call.training.options.items():
+        home = own if name in SparseGridSettings.__dataclass_fields__ else others
+        (grids if name in GridSettings.__dataclass_fields__ else home)[name] = value
+    result = train_sparse_on_grids(
+        call.module,
+        call.training.loader,
+        call.training.loss,
+        settings=SparseGridSettings(
+            surgery=_surgery_settings(call, others, scope="global"), grids=GridSettings(**grids), **own
+        ),
+        **call.split(_GRID_SHARE),
+        **call.patient(),
+    )
+    return f"pruned by surgery to {100 * result.density:.1f} % of the weights, then trained on grids"
 
 
 def _variational(call: _Call) -> str:
@@ -216,6 +250,7 @@ def _hashed(call: _Call) -> Retrained:
 METHODS: dict[str, Callable[[_Call], str | Retrained]] = {
     "magnitude": _magnitude,
     "surgery": _surgery,
+    "sparse-grids": _sparse_grids,
     "variational": _variational,
     "soft-weight-sharing": _soft_weight_sharing,
     "inq": _inq,

@@ -12,13 +12,16 @@ from nqconvert.presets import ConvertSettings
 from nqconvert.quantization import is_weight
 from nqformat.errors import ConversionError
 
-from .methods import PRESET_METHODS, Retrained, retrain_by_method
+from .batch_loss import answers_of
+from .batch_norms import fold_batch_norms
+from .methods import PRESET_METHODS, SETTLING_METHODS, Retrained, retrain_by_method
 from .pruning import apply_masks, magnitude_masks
 from .training_data import Training
 
 __all__ = ["DEFAULT_DENSITY", "prune_module", "prune_tensors"]
 
-NEEDS_TRAINING = ("soft-weight-sharing", "adaptive", "hashed")
+NEEDS_TRAINING = ("sparse-grids", "soft-weight-sharing", "adaptive", "hashed")
+_FOLDING_TOLERANCE = 1e-3
 DEFAULT_DENSITY = 0.1
 """Share of weights kept if retraining data is given and no density (Han et al. keep 8 to 11 %)."""
 
@@ -59,11 +62,14 @@ def prune_module(
             f"preset {settings.preset} retrains by its own method, but the training data asks for "
             f"{training.method!r}: leave out one of the two"
         )
+    method = training.method or own or "magnitude"
     pruned = copy.deepcopy(model) if weights is None else module_with_weights(model, weights)
+    if method in SETTLING_METHODS:
+        pruned = _without_batch_norms(pruned, training, progress)
     was_training = pruned.training
     pruned.train()
     done = retrain_by_method(
-        training.method or own or "magnitude",
+        method,
         pruned,
         training,
         density=DEFAULT_DENSITY if settings.density is None else settings.density,
@@ -72,6 +78,34 @@ def prune_module(
     )
     pruned.train(was_training)
     return pruned, done
+
+
+def _without_batch_norms(module: Any, training: Training, progress: Callable[[str], None]) -> Any:
+    """Fold batch norms, which the exporter would do afterwards; only if the first batch's outputs stay."""
+    folded, names = fold_batch_norms(module)
+    if not names:
+        return module
+    for inputs, _ in training.loader:
+        if not _answer_alike(module, folded, inputs):
+            return module
+        break
+    progress(f"batch norms folded into the layers before them: {len(names)}")
+    return folded
+
+
+def _answer_alike(module: Any, other: Any, inputs: Any) -> bool:
+    import torch
+
+    answers = []
+    for one in (module, other):
+        was_training = one.training
+        with torch.no_grad():
+            answers.append(answers_of(one.eval(), inputs))
+        one.train(was_training)
+    first, second = (torch.utils._pytree.tree_leaves(answer) for answer in answers)
+    scale = max((float(value.abs().max()) for value in first if value.numel()), default=0.0)
+    pairs = zip(first, second, strict=True)
+    return all(float((a - b).abs().max()) <= _FOLDING_TOLERANCE * scale for a, b in pairs if a.numel())
 
 
 def prune_tensors(tensors: Mapping[str, np.ndarray], density: float) -> dict[str, np.ndarray]:

@@ -76,10 +76,9 @@ class Training(TrainingData):
     ----------
     method : str or None
         A name of :data:`nqconvert.training.methods.METHODS`: ``magnitude``, ``surgery``, ``variational``
-        (prune), ``soft-weight-sharing``, ``inq``, ``adaptive``, ``rate`` (quantize; the file keeps what they
-        make with method ``none``, unless the exporter folds a batch norm into them: fold it before),
-        ``hashed`` (the same with any method). None:
-        what the preset is about, else ``magnitude``.
+        (prune), ``sparse-grids``, ``soft-weight-sharing``, ``inq``, ``adaptive``, ``rate`` (quantize; the
+        file keeps what they make with method ``none``), ``hashed`` (the same with any method). Those that
+        quantize fold batch norms before. None: what the preset is about, else ``magnitude``.
     epochs : int
         Of all methods but ``magnitude`` and ``adaptive``; ``soft-weight-sharing`` adds an eighth for the
         shared values.
@@ -88,15 +87,17 @@ class Training(TrainingData):
     final_epochs : int or None
         Epochs after the last step's own; None: as many as in all steps together.
     lr : float
-    scope : {"layer", "global"}
-        The same density in each layer, or one magnitude threshold for all: smaller for networks whose
-        layers have like scales, dangerous for others.
+    scope : {"layer", "global"} or None
+        The same density in each layer, or one ranking of all weights, by magnitude for ``magnitude``: smaller
+        for networks whose layers have like scales, dangerous for others. None: ``global`` for
+        ``sparse-grids``, which ranks by sensitivity, else ``layer``.
     per_layer : mapping of parameter name to float
         Final densities of single layers.
     patience : int or None
         Stop after so many epochs without a better loss on `validation`, in methods that prune.
     options : mapping of str to number
-        Further settings of the method, such as ``tau`` of soft weight-sharing; those of its settings class.
+        Further settings of the method, such as ``tau`` of soft weight-sharing; those of its settings class,
+        for ``sparse-grids`` also ``coarseness`` and those of surgery.
     checkpoint : path-like, optional
         File from which an interrupted run goes on.
     """
@@ -107,7 +108,7 @@ class Training(TrainingData):
     epochs_per_step: int = 2
     final_epochs: int | None = None
     lr: float = 1e-3
-    scope: str = "layer"
+    scope: str | None = None
     per_layer: Mapping[str, float] = field(default_factory=dict)
     patience: int | None = None
     options: Mapping[str, float] = field(default_factory=dict)

@@ -135,7 +135,9 @@ def test_batch_norms_folded_into_convolutions_change_nothing():
 
 def test_moved_images_are_shifted_mirrored_and_taught():
     from papers.cifar import MovedImages
-    from papers.data import Data, Taught
+    from papers.data import Data
+
+    from nqconvert.training import Taught
 
     square = torch.zeros(40, 3, 32, 32, dtype=torch.uint8)
     square[:, :, 12:20, 4:8] = 255
@@ -154,16 +156,6 @@ def test_moved_images_are_shifted_mirrored_and_taught():
     columns = bright.any(1).float().argmax(1)
     assert 0 <= int(columns.min()) < 8 and 20 <= int(columns.max()) < 32, "some are mirrored"
     assert len({tuple(image.nonzero()[0].tolist()) for image in bright}) > 15
-
-
-def test_the_loss_of_places_is_the_mean_over_them():
-    from papers.characters import place_loss
-
-    torch.manual_seed(0)
-    logits, labels = torch.randn(2, 5, 3), torch.randint(0, 5, (2, 3))
-    plain = torch.nn.functional.cross_entropy(logits, labels)
-    assert torch.allclose(place_loss(logits, labels), plain)
-    assert torch.allclose(place_loss(logits, (labels, logits)), 0.3 * plain), "the teacher says the same"
 
 
 def test_recurrent_and_character_networks_give_logits_in_the_order_of_labels():
