@@ -22,7 +22,8 @@ from torch.utils.data import DataLoader, TensorDataset
 import nqconvert
 from nqruntime import InferenceSession
 
-SMALLEST_RATIO = 24
+DENSITY = 0.06
+SMALLEST_RATIO = 60
 LARGEST_LOSS = 0.005
 
 # Runs in a process of its own that must never import torch.
@@ -124,7 +125,7 @@ def exported_difference(path: Path, target: Path, images: np.ndarray) -> float:
     return float(np.abs(ours - theirs).max())
 
 
-def show(name: str, module: nn.Module, density: float, folder: Path) -> list[str]:
+def show(name: str, module: nn.Module, folder: Path) -> list[str]:
     """Take one network through the whole path; returns a row of the final table."""
     train_x, train_y, test_x, test_y = digits()
     loader = batches(train_x, train_y)
@@ -138,17 +139,9 @@ def show(name: str, module: nn.Module, density: float, folder: Path) -> list[str
         module,
         path,
         example_inputs=torch.from_numpy(train_x[:256]),
-        preset="deep-compression",
-        density=density,
-        training=nqconvert.Training(
-            loader=loader,
-            loss=nn.functional.cross_entropy,
-            scope="global",
-            steps=8,
-            epochs_per_step=2,
-            final_epochs=16,
-            lr=2e-3,
-        ),
+        preset="sparse-grids",
+        density=DENSITY,
+        training=nqconvert.Training(loader=loader, loss=nn.functional.cross_entropy, epochs=32, lr=2e-3),
     )
     print(f"{report}\n")
     data = folder / "test.npz"
@@ -180,7 +173,7 @@ def main() -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        rows = [show("mlp", mlp(), 0.08, Path(folder)), show("cnn", cnn(), 0.06, Path(folder))]
+        rows = [show("mlp", mlp(), Path(folder)), show("cnn", cnn(), Path(folder))]
     header = [
         "network",
         "float32 ONNX",
