@@ -34,6 +34,8 @@ class AdaptiveSettings:
     max_rise : float
         Of the mean loss over `loader`, in nats.
     iterations : int
+        The bound rises to `max_rise` in as many equal parts: weights that fall a little each time are told
+        apart better than those that are cut at once.
     radius : float
         First bound of the change of a weight, relative to its tensor's scale (a power of two not below its
         largest magnitude).
@@ -44,8 +46,8 @@ class AdaptiveSettings:
     """
 
     max_rise: float = 0.01
-    iterations: int = 25
-    radius: float = 1.0 / 64
+    iterations: int = 40
+    radius: float = 1.0 / 16
     least_radius: float = 1e-4
     max_bits: int = 12
 
@@ -194,7 +196,8 @@ def quantize_adaptively(
 
     Each iteration takes the gradient at the present weights, lets every weight move within a tolerance that
     the gradient and the trust region allow, and gives it the shortest fraction there. The step is kept if
-    the loss keeps to the bound; the region grows after good steps and shrinks after bad ones. The module
+    the loss keeps to the part of the bound that is due; the region grows after good steps and shrinks after
+    bad ones. The module
     computes in evaluation mode, and each iteration is two passes over the loader, at most.
 
     Parameters
@@ -230,6 +233,30 @@ def quantize_adaptively(
         module.train(was_training)
 
 
+@dataclass(slots=True)
+class _Region:
+    """How far the slopes are trusted.
+
+    They bound the rise of the loss if all weights move against it; most moves cancel out, so that once the
+    radius is the whole range, `optimism` tells how many times the slack the bound may be.
+    """
+
+    radius: float
+    optimism: float = 1.0
+
+    def grow(self) -> None:
+        if self.radius < 1.0:
+            self.radius = min(1.0, 2.0 * self.radius)
+        else:
+            self.optimism *= 2.0
+
+    def shrink(self) -> None:
+        if self.optimism > 1.0:
+            self.optimism /= 2.0
+        else:
+            self.radius /= 2.0
+
+
 class _Search:
     def __init__(
         self,
@@ -252,23 +279,24 @@ class _Search:
         start, slopes = self._loss_and_slopes()
         if not math.isfinite(start):
             raise ConversionError(f"the loss is {start} before quantization")
-        bound, now, radius = start + settings.max_rise, start, settings.radius
+        region, now = _Region(settings.radius), start
         bits = {name: torch.full(w.shape, settings.max_bits) for name, w in self._weights.items()}
         records: list[AdaptiveRecord] = []
         for iteration in range(settings.iterations):
             kept = {name: weight.detach().clone() for name, weight in self._weights.items()}
-            tried, predicted = self._step(slopes, bound - now, radius)
+            slack = start + settings.max_rise * (iteration + 1) / settings.iterations - now
+            used = region.radius
+            tried, predicted = self._step(slopes, slack * region.optimism, used)
             found, new_slopes = self._loss_and_slopes()
-            accepted = math.isfinite(found) and found <= bound
-            used = radius
+            accepted = math.isfinite(found) and found - now <= slack
             if accepted:
-                good = found - now <= 0.5 * max(bound - now, 1e-12)
+                if found - now <= 0.5 * slack:
+                    region.grow()
                 bits, now, slopes = tried, found, new_slopes
-                radius = min(1.0, radius * (2.0 if good else 1.0))
             else:
                 for name, weight in self._weights.items():
                     weight.data.copy_(kept[name])
-                radius /= 2.0
+                region.shrink()
             mean_bits = sum(float(b.sum()) for b in bits.values()) / sum(b.numel() for b in bits.values())
             records.append(
                 AdaptiveRecord(
@@ -282,7 +310,7 @@ class _Search:
             )
             if progress is not None:
                 progress(records[-1])
-            if radius < settings.least_radius:
+            if region.radius < settings.least_radius:
                 break
         if not any(record.accepted for record in records):
             bits = self._step(slopes, 0.0, 2.0**-settings.max_bits)[0]

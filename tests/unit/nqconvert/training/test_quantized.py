@@ -149,6 +149,17 @@ def test_adaptive_quantization_keeps_to_its_bound(trained):
     assert more.mean_bits < result.mean_bits
 
 
+def test_adaptive_quantization_rises_to_its_bound_step_by_step(trained):
+    settings = AdaptiveSettings(max_rise=0.1, iterations=40)
+    result = quantize_adaptively(copy_of(trained), [problem()], LOSS, settings=settings)
+    assert result.loss - result.loss_before > 0.05, "the bound is used"
+    for record in result.records:
+        due = result.loss_before + 0.1 * (record.iteration + 1) / 40
+        assert record.accepted == (record.loss <= due)
+    few = AdaptiveSettings(max_rise=0.1, iterations=3)
+    assert quantize_adaptively(copy_of(trained), [problem()], LOSS, settings=few).mean_bits > result.mean_bits
+
+
 def test_bad_adaptive_settings_are_refused():
     for bad in (
         {"max_rise": 0.0},
