@@ -156,8 +156,6 @@ def test_adaptive_quantization_rises_to_its_bound_step_by_step(trained):
     for record in result.records:
         due = result.loss_before + 0.1 * (record.iteration + 1) / 40
         assert record.accepted == (record.loss <= due)
-    few = AdaptiveSettings(max_rise=0.1, iterations=3)
-    assert quantize_adaptively(copy_of(trained), [problem()], LOSS, settings=few).mean_bits > result.mean_bits
 
 
 def test_bad_adaptive_settings_are_refused():
