@@ -106,6 +106,12 @@ def augmented(mnist: Data, *, plain_share: float = 0.25, teacher: bool = True) -
     )
 
 
+def first_affine_copy(mnist: Data) -> torch.Tensor:
+    """One affine copy of each training image."""
+    n_images = len(mnist.images)
+    return affine_copies(mnist.images, N_COPIES, working_folder())[n_images : 2 * n_images]
+
+
 def lenet5_augmented(mnist: Data, seed: int) -> torch.nn.Module:
     """LeNet-5 trained on affine copies of the training images."""
     loader = augmented(mnist, teacher=False)

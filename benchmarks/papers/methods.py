@@ -18,7 +18,7 @@ from nqconvert.training import (
 )
 
 from .data import Batches, Data, answers, cross_entropy
-from .dense import augmented
+from .dense import augmented, first_affine_copy
 from .recipe import Work
 from .sparse import SparseRecipe
 
@@ -74,12 +74,13 @@ def surgery_with_labels(
     return train
 
 
-def adaptive(settings: AdaptiveSettings, n_images: int) -> Train:
-    """Adaptive quantization on the first training images, without retraining."""
+def adaptive(settings: AdaptiveSettings, n_images: int, *, moved: bool = False) -> Train:
+    """Adaptive quantization on the first training images, or affine copies of them, without retraining."""
 
     def train(module: torch.nn.Module, work: Work) -> torch.nn.Module:
         data = work.data
-        loader = Batches(data.images[:n_images], data.labels[:n_images], shuffled=False)
+        images = first_affine_copy(data) if moved else data.images
+        loader = Batches(images[:n_images], data.labels[:n_images], shuffled=False)
         result = quantize_adaptively(
             module,
             loader,

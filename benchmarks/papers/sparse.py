@@ -33,7 +33,6 @@ class SparseRecipe:
     final_epochs: int
     lr: float = 2e-3
     grids: GridSettings = field(default_factory=GridSettings)
-    bit_penalty: float = 0.0
 
     def train_smaller(
         self,
@@ -66,9 +65,7 @@ class SparseRecipe:
             **work.judged(),
         }
         if on_grids:
-            settings = SparseGridSettings(
-                surgery=self.surgery, grids=self.grids, bit_penalty=self.bit_penalty, teacher_share=0.0
-            )
+            settings = SparseGridSettings(surgery=self.surgery, grids=self.grids, teacher_share=0.0)
             result = train_sparse_on_grids(module, loader, self.loss, settings=settings, **same)
         else:
             result = prune_by_surgery(module, loader, self.loss, settings=self.surgery, **same)

@@ -22,8 +22,7 @@ _SPARSE = SparseRecipe(
     surgery=SurgerySettings(density=0.22),
     epochs=6,
     final_epochs=20,
-    grids=GridSettings(coarseness=2.0, vector_bits=6),
-    bit_penalty=0.2,
+    grids=GridSettings(coarseness=2.8, vector_bits=6),
 )
 
 

@@ -111,7 +111,7 @@ LENET300: dict[str, Recipe] = {
         method="surgery, grids, own teachers",
         note="no augmentation, no outside teacher",
         train=_with_own_teachers(
-            0.07, GridSettings(coarseness=1.5, vector_bits=5), epochs=36, final_epochs=24
+            0.068, GridSettings(coarseness=1.4, vector_bits=5), epochs=18, final_epochs=10
         ),
         goals=((64, 1.50),),
         paper=_PAPERS,
@@ -128,14 +128,14 @@ LENET300: dict[str, Recipe] = {
     "lenet300-surgery": _row(
         method="surgery alone",
         note="labels alone, a tenth of the pixels dropped, weights stay float32",
-        train=surgery_with_labels(SurgerySettings(density=0.0178), 80, 40, input_dropout=0.1),
+        train=surgery_with_labels(SurgerySettings(density=0.0178), 24, 14, input_dropout=0.1),
         goals=(),
         paper="Guo 56 x by count, 2.28 -> 1.99 %",
     ),
     "lenet300-adaptive": _row(
         method="adaptive",
         note="no retraining",
-        train=adaptive(AdaptiveSettings(max_rise=0.02, iterations=60), 10_000),
+        train=adaptive(AdaptiveSettings(max_rise=0.02, iterations=60, max_bits=6), 10_000),
         goals=(),
         paper="Khoram 64 x on LeNet-5, 0.65 -> 0.77 %",
     ),

@@ -58,8 +58,8 @@ LENET5: dict[str, Recipe] = {
     ),
     "lenet5-adaptive": _row(
         method="adaptive",
-        note="no retraining",
-        train=adaptive(AdaptiveSettings(max_rise=0.03, iterations=60), 5_000),
+        note="no retraining, bound on affine copies",
+        train=adaptive(AdaptiveSettings(max_rise=0.055, iterations=60, max_bits=6), 5_000, moved=True),
         goals=(),
         paper="Khoram 64 x, 0.65 -> 0.77 %",
     ),

@@ -42,14 +42,14 @@ class AdaptiveSettings:
     least_radius : float
         The search ends below it.
     max_bits : int
-        Longest fraction.
+        Longest fraction. Weights start from there, and steep ones stay: fewer distinct numbers, smaller files.
     """
 
     max_rise: float = 0.01
     iterations: int = 40
     radius: float = 1.0 / 16
     least_radius: float = 1e-4
-    max_bits: int = 12
+    max_bits: int = 8
 
     def __post_init__(self) -> None:
         if not self.max_rise > 0:
