@@ -36,14 +36,10 @@ _PAPERS = "Han 40 x at 1.58 %; Ullrich 64 x at 1.94 %; Oktay 124 x at 1.9 %"
 _PLAIN = first_seed(lenet300_plain)
 
 
-def _with_own_teachers(density: float, grids: GridSettings, *, epochs: int, final_epochs: int) -> Train:
+def _with_own_teachers(density: float, grids: GridSettings) -> Train:
     """Train on the images as they are; the teachers are networks of the same kind, trained on the same."""
     recipe = SparseRecipe(
-        loss=TEACHER_LOSS,
-        surgery=SurgerySettings(density=density),
-        epochs=epochs,
-        final_epochs=final_epochs,
-        grids=grids,
+        loss=TEACHER_LOSS, surgery=SurgerySettings(density=density), epochs=18, final_epochs=10, grids=grids
     )
 
     def train(module: torch.nn.Module, work: Work) -> torch.nn.Module:
@@ -101,18 +97,14 @@ LENET300: dict[str, Recipe] = {
     "lenet300-plain-125": _row(
         method="surgery, grids, own teachers, small",
         note="no augmentation, no outside teacher",
-        train=_with_own_teachers(
-            0.033, GridSettings(coarseness=1.6, vector_bits=4), epochs=18, final_epochs=10
-        ),
+        train=_with_own_teachers(0.033, GridSettings(coarseness=1.6, vector_bits=4)),
         goals=((125, 1.90),),
         paper=_PAPERS,
     ),
     "lenet300-plain-64": _row(
         method="surgery, grids, own teachers",
         note="no augmentation, no outside teacher",
-        train=_with_own_teachers(
-            0.068, GridSettings(coarseness=1.4, vector_bits=5), epochs=18, final_epochs=10
-        ),
+        train=_with_own_teachers(0.068, GridSettings(coarseness=1.4, vector_bits=5)),
         goals=((64, 1.50),),
         paper=_PAPERS,
     ),

@@ -42,7 +42,7 @@ class AdaptiveSettings:
     least_radius : float
         The search ends below it.
     max_bits : int
-        Longest fraction. Weights start from there, and steep ones stay: fewer distinct numbers, smaller files.
+        Longest fraction; all start from it, and weights of steep slopes keep it.
     """
 
     max_rise: float = 0.01
