@@ -124,11 +124,11 @@ def _grids_trained(rate_penalty: float, *rounds: Round) -> Train:
     return train
 
 
-def _float_trained(epochs: int, *, n_items: int, lr: float, both: bool = False) -> Train:
+def _float_trained(epochs: int, *, n_items: int, lr: float) -> Train:
     """Train the float network on as the quantized ones are, with the same teacher."""
 
     def train(module: torch.nn.Module, work: Work) -> torch.nn.Module:
-        loader = _loader(module, work, n_items, both=both)
+        loader = _loader(module, work, n_items, both=False)
         work.note_seconds(retrain(module, loader, TEACHER_LOSS, epochs=epochs, lr=lr, **work.followed()))
         return module
 
@@ -206,13 +206,6 @@ RESNET32: dict[str, Recipe] = {
         ),
         goals=((24, None),),
         paper="Choi 22.17 x by formula, 7.42 -> 7.32 % on exact CIFAR-10",
-    ),
-    "resnet32-float-both": _row(
-        method="float weights, trained on with the same images and the two teachers",
-        note="what retraining alone does, at a tenth of the learning rate",
-        train=_float_trained(6, n_items=9000, lr=5e-5, both=True),
-        goals=(),
-        paper="",
     ),
     "resnet32-float": _row(
         method="float weights, trained on with the same images and teacher",
