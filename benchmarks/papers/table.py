@@ -26,7 +26,8 @@ Errors are percent of the test set, 10,000 images for MNIST; the interval is the
 drop in points, of the seed in the middle. Seconds are wall-clock seconds of retraining on one core of a
 machine that others kept busy. NNCodec's bytes are of tensors alone, at the coarsest of its whole-numbered
 quantization parameters that errs no more on the test set. ResNet-32 starts from a checkpoint that had seen
-all training images, so nothing was chosen by its validation images.
+all training images, so nothing was chosen by its validation images; its last row was 0.5 % too large for 24 x
+at first (12.29 %), and the cut to the goal's bytes, by gradients of training images, followed.
 """
 
 

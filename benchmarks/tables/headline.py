@@ -53,7 +53,7 @@ def _retraining(rows: dict[str, Any]) -> list[tuple[str, str, str]]:
             "LeNet-300-100, MNIST",
             "soft weight-sharing (Ullrich et al. 2017), by formula: 64 x at 1.94 %",
         ),
-        "resnet32-longer": (
+        "resnet32-both": (
             "ResNet-32, JPEG-recompressed CIFAR-10",
             "Choi et al. 2017, by formula: 22 x, 7.42 -> 7.32 % on CIFAR-10 itself",
         ),
