@@ -37,6 +37,11 @@ def _checkpoint(data: Data) -> torch.nn.Module:
     return resnet32_checkpoint()
 
 
+def _contiguous(module: torch.nn.Module) -> torch.nn.Module:
+    """Return a copy in the memory layout that conversions take."""
+    return copy.deepcopy(module).to(memory_format=torch.contiguous_format).eval()
+
+
 def post_trained(module: torch.nn.Module, data: Data, rate_penalty: float, path: Path) -> dict[str, float]:
     """Put the weights on grids by error feedback through layer Hessians; returns each weight's step.
 
@@ -46,7 +51,7 @@ def post_trained(module: torch.nn.Module, data: Data, rate_penalty: float, path:
         images = data.images[torch.from_numpy(np.random.default_rng(0).permutation(len(data.images)))]
         calibration = as_inputs(images[:_N_CALIBRATION]).numpy()
         nqconvert.convert(
-            copy.deepcopy(module).to(memory_format=torch.contiguous_format),
+            _contiguous(module),
             path,
             example_inputs=calibration[:64],
             calibration=calibration,
@@ -100,8 +105,9 @@ def _loader(module: torch.nn.Module, work: Work, n_items: int, *, both: bool) ->
 
 
 def _bytes_of(module: torch.nn.Module, data: Data, path: Path) -> int:
-    copied = copy.deepcopy(module).to(memory_format=torch.contiguous_format).eval()
-    nqconvert.convert(copied, path, example_inputs=as_inputs(data.validation_images[:64]), preset="lossless")
+    nqconvert.convert(
+        _contiguous(module), path, example_inputs=as_inputs(data.validation_images[:64]), preset="lossless"
+    )
     return path.stat().st_size
 
 
@@ -195,7 +201,7 @@ def _deep_compression(density: float, *, n_items: int) -> Train:
         work.note_seconds(result.log)
         path = work.checkpoint.with_suffix(".shared.nqz")
         nqconvert.convert(
-            copy.deepcopy(module).to(memory_format=torch.contiguous_format),
+            _contiguous(module),
             path,
             example_inputs=as_inputs(work.data.images[:64]),
             preset="deep-compression",

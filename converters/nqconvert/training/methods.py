@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from .records import EpochRecord
@@ -129,16 +129,18 @@ def _surgery(call: _Call) -> str:
     return f"pruned by surgery to {100 * result.density:.1f} % of the weights"
 
 
+def _taken(options: dict[str, Any], settings: Any) -> dict[str, Any]:
+    """Take the options out that a settings class has, and return them."""
+    return {field.name: options.pop(field.name) for field in fields(settings) if field.name in options}
+
+
 def _sparse_grids(call: _Call) -> str:
     from .quantized.straight_through import GridSettings
     from .sparse_grids import SparseGridSettings, train_sparse_on_grids
 
-    grids: dict[str, Any] = {}
-    others: dict[str, Any] = {}
-    own: dict[str, Any] = {}
-    for name, value in call.training.options.items():
-        home = own if name in SparseGridSettings.__dataclass_fields__ else others
-        (grids if name in GridSettings.__dataclass_fields__ else home)[name] = value
+    others: dict[str, Any] = dict(call.training.options)
+    grids = _taken(others, GridSettings)
+    own = _taken(others, SparseGridSettings)
     result = train_sparse_on_grids(
         call.module,
         call.training.loader,

@@ -197,8 +197,7 @@ def quantize_adaptively(
     Each iteration takes the gradient at the present weights, lets every weight move within a tolerance that
     the gradient and the trust region allow, and gives it the shortest fraction there. The step is kept if
     the loss keeps to the part of the bound that is due; the region grows after good steps and shrinks after
-    bad ones. The module
-    computes in evaluation mode, and each iteration is two passes over the loader, at most.
+    bad ones. The module computes in evaluation mode, and each iteration is one pass over the loader.
 
     Parameters
     ----------
