@@ -94,18 +94,22 @@ def _without_batch_norms(module: Any, training: Training, progress: Callable[[st
 
 
 def _answer_alike(module: Any, other: Any, inputs: Any) -> bool:
-    import torch
-
-    answers = []
-    for one in (module, other):
-        was_training = one.training
-        with torch.no_grad():
-            answers.append(answers_of(one.eval(), inputs))
-        one.train(was_training)
-    first, second = (torch.utils._pytree.tree_leaves(answer) for answer in answers)
+    first, second = _answers(module, inputs), _answers(other, inputs)
     scale = max((float(value.abs().max()) for value in first if value.numel()), default=0.0)
     pairs = zip(first, second, strict=True)
     return all(float((a - b).abs().max()) <= _FOLDING_TOLERANCE * scale for a, b in pairs if a.numel())
+
+
+def _answers(module: Any, inputs: Any) -> list[Any]:
+    """Return the tensors among the outputs."""
+    import torch
+
+    from nqconvert.sources.state_dict import is_torch_tensor
+    from nqconvert.sources.torch_module import evaluation_mode
+
+    with evaluation_mode(module), torch.no_grad():
+        outputs = answers_of(module, inputs)
+    return [leaf for leaf in torch.utils._pytree.tree_leaves(outputs) if is_torch_tensor(leaf)]
 
 
 def prune_tensors(tensors: Mapping[str, np.ndarray], density: float) -> dict[str, np.ndarray]:
